@@ -1,1 +1,1 @@
-"""Mautic operations by Slack: one LXD system container a tenant."""
+"""Mautic operations from Slack: one LXD system container per tenant."""

@@ -1,9 +1,9 @@
-"""The command line: `python -m bot run` is the bot; the other verbs bring its world up and down."""
+"""The command line: `python -m bot run` runs the bot; the other verbs set up and remove its environment."""
 
 import gc
 import sys
 
-# What is loaded stays: to look through it for garbage, again and again, takes a tenth of the start.
+# Loaded modules are never freed: collecting garbage among them takes a tenth of the startup time.
 gc.disable()
 
 from bot.program import main  # noqa: E402

@@ -1,6 +1,6 @@
 """Checks whether each setting works on this machine and in Slack, for `doctor` and at the start.
 
-A check returns what is well, or raises Refused with what is not, and what helps.
+A check returns a short text about what works, or raises Refused with the problem and what helps.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 ROOM = 500 << 20
-"""Bytes that the bot's own folder needs, for its database to go on."""
+"""Free bytes that the bot's own folder needs, so that the database can be written."""
 ANSWER = 5.0
 """Seconds that DNS has to answer."""
 WEEK = 7 * 86_400
-"""Seconds that what Slack saw of the audit log is compared with it, and that a log which is not that is told of."""
+"""Seconds back for which the audit log is compared with Slack's messages, and the start of a new log is reported."""
 SOON = timedelta(days=30)
-"""How long before its end a certificate is told of."""
+"""How long before its expiry a certificate is reported."""
 
 
 def state(context: Context) -> str:
-    """`bot.state` can be written, and there is room."""
+    """Check that `bot.state` is writable and has at least `ROOM` bytes free."""
     folder = context.settings.state
     try:
         tempfile.TemporaryFile(dir=folder).close()
@@ -54,7 +54,7 @@ def state(context: Context) -> str:
 
 
 def domain(context: Context) -> str:
-    """`bot.base_domain` leads somewhere, by a wildcard."""
+    """Check that any name under `bot.base_domain` resolves, and that `edge.tls` can serve a `.localhost` domain."""
     base, edge = context.settings.bot.base_domain, context.settings.edge
     if base.endswith(".localhost"):
         if edge.tls == "automatic":
@@ -75,7 +75,7 @@ def domain(context: Context) -> str:
 
 
 def listen(context: Context) -> str:
-    """`edge.listen` is an address of the host, where that is this machine."""
+    """Check that `edge.listen` is an address of this machine, where the LXD server is on this machine."""
     lxd, address = context.settings.lxd, context.settings.edge.listen
     if lxd.simulated or lxd.endpoint.startswith("https://"):
         return f"{address} is not checked: the server is not on this machine"
@@ -88,7 +88,7 @@ def listen(context: Context) -> str:
 
 
 def certificates(context: Context) -> str:
-    """The certificates of `[lxd]` and `[servers]` can be read, go with their keys, and are valid."""
+    """Check that the certificates of `[lxd]` and `[servers]` are readable, match their keys and do not expire soon."""
     servers = {"lxd": context.settings.lxd} | {f"servers.{name}": one for name, one in context.settings.servers.items()}
     told = []
     for name, server in servers.items():
@@ -105,7 +105,7 @@ def _pair(name: str, certificate: str, key: str) -> datetime:
     found = _certificate(f"{name}.certificate", certificate)
     _read(f"{name}.key", key)
     try:
-        # No password: nobody is there to type it.
+        # Without this OpenSSL would prompt for a password, and nobody is there to type one.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password=lambda: "")
     except (OSError, ValueError) as error:
         raise Refused(f"`{name}.key`, {key}, does not match {certificate}, or has a password.") from error
@@ -113,7 +113,7 @@ def _pair(name: str, certificate: str, key: str) -> datetime:
 
 
 def _certificate(key: str, path: str) -> x509.Certificate:
-    # It takes a while, and most bots speak to LXD by its socket.
+    # Importing this takes a while, and most bots reach LXD through its socket, without a certificate.
     from cryptography import x509
 
     try:
@@ -133,7 +133,7 @@ def _read(key: str, path: str) -> bytes:
 
 
 def archive(context: Context) -> str:
-    """Each release that the settings name is there, and is what its `sha256` says."""
+    """Check that each release's archive is readable and matches its `sha256`; URLs are not downloaded for this."""
     told = [_archive(one) for one in sources(context.settings)]
     if not told:
         return "none set, so new blueprints contain a demo stand-in, not the real Mautic"
@@ -155,7 +155,7 @@ def _archive(source: Source) -> str:
 
 
 def app(context: Context) -> str:
-    """The Slack app has the scopes that the bot uses."""
+    """Check that the Slack app has the scopes that the bot uses."""
     lacks = sorted(set(SCOPES) - context.people.scopes) if context.people.scopes else []
     if lacks:
         raise Refused(
@@ -166,7 +166,7 @@ def app(context: Context) -> str:
 
 
 def channel(context: Context) -> str:
-    """`slack.channel` can be posted to."""
+    """Check that the bot can post to `slack.channel`."""
     place = context.settings.slack.channel
     if not place:
         raise Refused("`slack.channel` is not set, so no digest or incident is posted")
@@ -180,7 +180,7 @@ def channel(context: Context) -> str:
 
 
 def roles(context: Context) -> str:
-    """Somebody has each role that a policy names."""
+    """Check that somebody has each role that a policy names."""
     empty = []
     named = dict.fromkeys(role for one in context.settings.policies.values() for role in (*one.ask, *one.approve))
     for role in named:
@@ -197,14 +197,14 @@ def roles(context: Context) -> str:
 
 
 def approvers(context: Context) -> str:
-    """Whatever may be asked for, somebody else can approve."""
+    """Check that enough people other than the requester can approve each kind of request."""
     short: dict[tuple[Deciders, int, tuple[str, ...]], list[str]] = {}
     for name, policy in context.settings.policies.items():
         if not (policy.ask and policy.approvals):
             continue
         try:
             found = context.people.deciders(policy.approve, policy.approvals + 1)
-            # Nobody approves their own: where approvers may ask too, it takes one more of them.
+            # Nobody approves their own request: where approvers may request too, one more of them is needed.
             needed = policy.approvals + context.people.may_ask(found.people, policy)
         except Untold as error:
             raise Refused("Slack does not say who can approve. Try again in a minute.") from error
@@ -216,10 +216,10 @@ def approvers(context: Context) -> str:
 
 
 def unknown_heads(context: Context, since: float = 0.0) -> list[tuple[int, str]]:
-    """Return the heads of the audit log that Slack saw within a week and that are not in it: row and begin of the hash.
+    """Return the audit log heads in Slack's messages of the last week that the log lacks: (row, start of the hash).
 
-    Newest first; none without a channel. Raises NotPosted where Slack does not tell, TooBusy where not all was read.
-    `since`: epoch seconds, where less than a week is enough.
+    Newest first; empty without a channel. Raises NotPosted where Slack does not answer, and TooBusy where the bot found
+    none but could not read all messages. `since`: epoch seconds, to look back less than a week.
     """
     place = context.settings.slack.channel
     if not place:
@@ -245,11 +245,11 @@ CHECKS: Mapping[str, Callable[[Context], str]] = {
     "Roles": roles,
     "Approvers": approvers,
 }
-"""The checks of settings by the name that people read, which ask neither LXD nor the edge."""
+"""The checks of settings by the name that people read; none of them asks LXD or the edge."""
 
 
 def warnings(context: Context, within: float) -> list[str]:
-    """Return what is not well of the settings, as sentences; what does not answer within some seconds is left out."""
+    """Return the problems of the settings, as sentences; a check that takes over `within` seconds is left out."""
 
     def problem(check: Callable[[Context], str]) -> str:
         try:
@@ -257,7 +257,7 @@ def warnings(context: Context, within: float) -> list[str]:
         except (Refused, LxdError) as error:
             return str(error)
         except Exception as error:
-            # It only warns: whatever it is, the bot starts all the same.
+            # These are only warnings: the bot starts in spite of any error here.
             return explain(error, f"checking {check.__name__}")[0]
         return ""
 

@@ -1,4 +1,4 @@
-"""The pages that are made from the code: manifest, configuration, modules, the README's command table."""
+"""Generates pages from the code: the Slack manifest, configuration, modules, the README's command table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bot.settings import DEFAULTS, load
 
 
 def configuration() -> str:
-    """Return the configuration reference: the shipped file's own comments, a heading and a table for each section."""
+    """Return the configuration reference: the sections of the shipped file, with their comments and tables of keys."""
     lines = ["# Configuration", "", "Made from `bot/default.toml` by `make docs`; do not edit it here.", ""]
     for section in DEFAULTS.read_text().strip().split("\n\n"):
         lines += _section(section)
@@ -21,7 +21,7 @@ def configuration() -> str:
 
 
 def _section(text: str) -> list[str]:
-    """A section of the file: comments before its name are about all of it, those before a key about that key."""
+    """Return the lines of a section: comments before its name describe the section, those before a key that key."""
     lines: list[str] = []
     rows: list[tuple[str, str, str]] = []
     said: list[str] = []
@@ -57,7 +57,7 @@ def command_table(registry: Registry) -> str:
 
 
 def modules(root: Path) -> str:
-    """Return every module of the bot in a line, room by room, from their docstrings."""
+    """Return the page that lists every module of the bot by folder, with the first paragraph of its docstring."""
     lines = ["# Modules", "", "Made from the modules' docstrings by `make docs`; do not edit it here.", ""]
     folders = sorted(path.parent for path in (root / "bot").rglob("__init__.py"))
     for folder in folders:

@@ -52,36 +52,39 @@ from bot.store.vault import Vault
 
 log = logging.getLogger("bot")
 ARENA_MAX = -8
-"""M_ARENA_MAX of glibc's malloc.h: how many places memory is taken from. Other C libraries have no such thing."""
+"""M_ARENA_MAX of glibc's malloc.h: the number of arenas that memory comes from. Other C libraries have none."""
 DRAIN = 30.0
-"""Seconds that all which is in hand at the end has together; what they cut goes on at the next start."""
+"""Seconds that all work in progress has together at shutdown; what is cut off continues at the next start."""
 
 
 def hold_after_a_restore(context: Context) -> None:
-    """Let nothing go on by itself of a database that is older than what is known of it, before anything begins."""
+    """Cancel, leave to people or pause what waits in a database that was restored from a backup.
+
+    A restored database lacks a row that the head file or Slack knows. Called before anything starts.
+    """
     if not restored.goes_on(context.operations):
         return
     lost = audit.unknown(context.database, restored.kept_head(context.settings.state))
     if not lost:
         newest = audit.recent(context.database, limit=1)
         try:
-            # What was posted since its newest row: next to nothing, but after a restore.
+            # Reads the messages since the newest row: hardly any, except after a restore.
             lost = checks.unknown_heads(context, newest[0]["at"] if newest else 0.0)
         except NotPosted as error:
-            # The hourly look tells of it then.
+            # The hourly job `integrity` reports a restore then.
             log.warning("whether the database is the newest one is not known: %s", error)
     if lost and restored.hold(context.operations, lost[0]):
         log.warning("the database was restored from a backup: what waited in it is cancelled")
 
 
 def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post: Post) -> Context:
-    """Build what commands use, over given LXD servers, their edges and the transport to Slack."""
+    """Build the context that commands use, from LXD servers, their edges and the transport to Slack."""
     file, key = settings.state / "bot.db", settings.state / "vault.key"
     anew = key.exists() and not file.exists()
     database = Database(file)
     post.head = partial(audit.newest, database)
     if anew:
-        # Who removed the old log is to find that it is known.
+        # Recorded so that nobody can remove the old log unnoticed.
         with database.transaction() as transaction:
             audit.record(transaction, audit.Event(audit.ANEW, SYSTEM), time.time())
     uptime = Uptime(database)
@@ -120,7 +123,7 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
 
 @dataclass
 class Bot:
-    """The running parts, in the order in which they start."""
+    """The parts of the running bot."""
 
     context: Context
     announcer: Announcer
@@ -129,7 +132,7 @@ class Bot:
     scheduler: Scheduler
 
     def stop(self) -> None:
-        """Drain: begin nothing, give what is in hand its time, say what is left to say, close."""
+        """Begin nothing new, wait for work in progress, post what is left to post, and close the database."""
         give_up = time.monotonic() + DRAIN
 
         def left() -> float:
@@ -144,8 +147,11 @@ class Bot:
 
 
 def take(state: Path) -> None:
-    """Have a state alone as long as this process lives: a second bot would run the first one's operations again."""
-    # A bare descriptor, as nothing is to close it before the end; no child inherits it.
+    """Lock a state folder for as long as this process lives: a second bot would run the first one's operations again.
+
+    Raises CannotBringUp where another bot has the lock.
+    """
+    # A bare descriptor, so that nothing closes it before the process ends; no child process inherits it.
     lock = os.open(state / "bot.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -161,14 +167,14 @@ def take(state: Path) -> None:
 def run() -> int:
     """Run the bot until SIGTERM or SIGINT."""
     settings = local_stack.load_to_begin()
-    # Acknowledging is short work among longer work: let it have the interpreter sooner than after the usual 5 ms.
+    # An acknowledgement is short work among longer work: it gets the interpreter sooner than after the default 5 ms.
     sys.setswitchinterval(0.0005)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings.state.mkdir(0o700, parents=True, exist_ok=True)
     settings.slack.check_tokens()
     take(settings.state)
     limit_arenas()
-    # What people wrote and what is held is for this user alone.
+    # Only this user may read what people wrote, and stored credentials.
     os.umask(0o077)
     servers = open_servers(settings)
     edge = open_edge(settings, servers)
@@ -214,29 +220,29 @@ def run() -> int:
     warn(context)
     ready.write_text(str(os.getpid()))
     log.info("ready")
-    # What was made at the start stays: the collector need not walk it again.
+    # Objects from the start live until the end: the garbage collector need not walk them again.
     gc.collect()
     gc.freeze()
     while not over.wait(1):
-        # A signal that another thread took is handled by this one, which has to wake for it.
+        # Python handles signals in this thread, which has to wake up for one that another thread received.
         pass
     log.info("stopping")
     ready.unlink(missing_ok=True)
     transport.close()
     bot.stop()
     logging.shutdown()
-    # Python would wait for a delivery that was cut, however long it takes.
+    # A normal exit would wait for a delivery that was cut off, however long it takes.
     os._exit(0)
 
 
 def limit_arenas() -> None:
-    """Have the memory of all threads come from two places: glibc gives each thread its own, and takes none back."""
+    """Limit malloc to two arenas for all threads: glibc gives each thread an arena of its own, and takes none back."""
     with suppress(AttributeError):
         ctypes.CDLL(None).mallopt(ARENA_MAX, 2)
 
 
 def warn(context: Context) -> None:
-    """Say what is not well of the settings, in the log and, by way of a file, in `make up`."""
+    """Log the problems of the settings, and write them to a file that `make up` prints."""
     found = checks.warnings(context, within=5)
     for one in found:
         log.warning("%s", one)
@@ -244,14 +250,14 @@ def warn(context: Context) -> None:
 
 
 def write_docs() -> int:
-    """Write the pages that are made from the code."""
+    """Write the pages that are generated from the code."""
     for path, text in docs.pages(local_stack.ROOT, Registry(commands)).items():
         path.write_text(text)
     return 0
 
 
 def main(words: list[str]) -> int:
-    """The command line."""
+    """Run a verb of the command line, and return the exit code."""
     verbs = {
         "run": run,
         "up": local_stack.up,

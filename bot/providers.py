@@ -1,4 +1,4 @@
-"""The doors to the LXD servers and to the edges of their hosts, real or simulated, as the settings say."""
+"""Opens the LXD servers and the edges of their hosts, real or simulated, as the settings say."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from bot.settings import ServerSettings, Settings
 
 
 def endpoint(settings: Settings) -> str:
-    """Return where the LXD server of `[lxd]` answers: as configured, or as found on this machine."""
+    """Return the address of the LXD server of `[lxd]`: as configured, or as found on this machine.
+
+    Raises LxdUnavailable where none is configured and none runs here.
+    """
     if settings.lxd.endpoint:
         return settings.lxd.endpoint
     found = local_lxd.find(settings.state)
@@ -36,7 +39,7 @@ def endpoint(settings: Settings) -> str:
 
 
 def gateway(settings: Settings) -> LxdGateway:
-    """Return the door to the LXD server of `[lxd]`."""
+    """Return the gateway to the LXD server of `[lxd]`."""
     lxd = settings.lxd
     first = ServerSettings(
         endpoint(settings), certificate=lxd.certificate, key=lxd.key, server_certificate=lxd.server_certificate
@@ -58,17 +61,17 @@ def _gateway(settings: Settings, server: ServerSettings) -> LxdGateway:
 
 
 def gateways(settings: Settings) -> dict[str, LxdGateway]:
-    """Return the doors to all configured LXD servers by name, that of `[lxd]` first."""
+    """Return the gateways to all configured LXD servers by name, that of `[lxd]` first."""
     return {settings.lxd.name: gateway(settings), **more_gateways(settings)}
 
 
 def more_gateways(settings: Settings) -> dict[str, LxdGateway]:
-    """Return the doors to the LXD servers beside that of `[lxd]`, by name."""
+    """Return the gateways to the LXD servers other than that of `[lxd]`, by name."""
     return {name: _gateway(settings, server) for name, server in settings.servers.items()}
 
 
 def open_servers(settings: Settings) -> Mapping[str, Lxd]:
-    """Return the doors to all configured LXD servers, or to a simulated one that has a blueprint."""
+    """Return all configured LXD servers by name, or a simulated one that has a blueprint."""
     if not settings.lxd.simulated:
         return gateways(settings)
     lxd = SimulatedLxd(state=settings.state / "simulated-lxd.json", speak=run_mautic_ctl, lay=close_candidate)
@@ -78,7 +81,7 @@ def open_servers(settings: Settings) -> Mapping[str, Lxd]:
 
 
 def open_edge(settings: Settings, servers: Mapping[str, Lxd]) -> EdgeDoor:
-    """Return the door to the reverse proxies of those LXD servers."""
+    """Return the reverse proxies of these LXD servers as one edge."""
     return SimulatedEdge(*servers.values()) if settings.lxd.simulated else real_edges(settings, servers)
 
 
@@ -89,11 +92,11 @@ def real_edges(settings: Settings, servers: Mapping[str, Lxd]) -> Edges:
 
     def known() -> dict[str, Edge]:
         found: dict[str, Edge] = {}
-        # Of a server that does not answer the members are taken to be those that it had.
+        # A server that does not answer keeps the members that it had.
         told, _ = each(servers, lambda _, lxd: lxd.members(), within=ANSWER)
         members.update(told)
         for server, lxd in servers.items():
-            # A member's edge listens where the member itself does.
+            # A member's edge listens on the member's own address.
             places = {member.name: urlsplit(member.address).hostname or "" for member in members.get(server, ())}
             for member, listen in (places or {"": _listen(settings, server)}).items():
                 if (server, member) not in made or made[server, member].listen != listen:
@@ -109,11 +112,11 @@ def _listen(settings: Settings, server: str) -> str:
 
 
 def real_edge(settings: Settings, lxd: Lxd, member: str = "", listen: str = "") -> Edge:
-    """Return the edge of one host; `listen` is its address, where it is not the front's."""
+    """Return the edge of one host; `listen`: its address, "" for that of the front."""
     return Edge(
         lxd.at(member) if member else lxd,
         base_domain=settings.bot.base_domain,
-        # Public certificates can be had only where DNS points to; the other edges are spoken to by that one.
+        # Only the front, where DNS points, can get public certificates; it forwards to the other edges.
         tls=settings.edge.tls if listen in ("", settings.edge.listen) else "internal",
         email=settings.edge.email,
         listen=listen or settings.edge.listen,
@@ -123,15 +126,15 @@ def real_edge(settings: Settings, lxd: Lxd, member: str = "", listen: str = "") 
         subnet=settings.lxd.subnet,
         cache=settings.state / "cache",
         member=member,
-        # One edge alone has nobody to tell it to.
+        # A single edge has no other edge to share the secret with.
         hop=_hop(settings.state) if settings.servers or member else "",
     )
 
 
 def _hop(state: Path) -> str:
-    """Return the secret by which the fleet's edges know each other, made once: with another they would all be reloaded.
+    """Return the secret by which the fleet's edges recognise each other.
 
-    Only whoever reads the state has it, and the edges.
+    It is made once, as a new one would reload all edges. Only the edges know it, and those who can read the state.
     """
     file = state / "hop.key"
     if not file.exists():
@@ -139,7 +142,7 @@ def _hop(state: Path) -> str:
         descriptor, part = tempfile.mkstemp(prefix="hop.", suffix=".part", dir=state)
         with os.fdopen(descriptor, "w") as whole:
             whole.write(secrets.token_urlsafe(32))
-        # Whole or not at all, and of two that make it at once the first one's: the bot, and `make up`.
+        # The link appears with complete content or not at all. Where the bot and `make up` race, the first one wins.
         with suppress(FileExistsError):
             os.link(part, file)
         Path(part).unlink()

@@ -1,7 +1,7 @@
-"""Settings: the shipped `default.toml`, laid over by a file and by the environment. Frozen.
+"""Settings: the shipped `default.toml`, overlaid with a file and with the environment. Frozen.
 
-Each field names its form (`bot/model/forms.py`), by which it is read: a value of another form is refused, by its key.
-Of numbers that count or last, 0 means none, or never. A little longer than others, as all tables stand together.
+Each field names the form (`bot/model/forms.py`) that reads it; the error about a value of another form names the key.
+Where a number is a count or a duration, 0 means none, or never. Longer than other modules, to keep all tables together.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class SlackSettings:
         ),
     ]
     http_port: Annotated[int, whole(0, 65535)]
-    # From the environment alone, and never shown.
+    # From the environment only, and never shown.
     bot_token: Annotated[str, secret()] = field(default="", repr=False)
     app_token: Annotated[str, secret()] = field(default="", repr=False)
     signing_secret: Annotated[str, secret()] = field(default="", repr=False)
 
     def check_tokens(self) -> None:
-        """Raise InvalidSettings when something is missing that a bot needs to speak with Slack, or to believe it."""
+        """Raise InvalidSettings for a missing or wrong token, or a missing secret to verify Slack's requests with."""
         if not self.bot_token:
             raise InvalidSettings("SLACK_BOT_TOKEN is not set; `make up` without tokens starts the local workspace.")
         for name, token, kind in (("BOT", self.bot_token, "xoxb"), ("APP", self.app_token, "xapp")):
@@ -115,7 +115,7 @@ class LxdSettings:
 
     @property
     def simulated(self) -> bool:
-        """Whether there is no LXD and every message says so."""
+        """Whether LXD is simulated, which every message then says."""
         return self.endpoint == "simulated"
 
 
@@ -160,7 +160,7 @@ class ReleaseSettings:
 
 @dataclass(frozen=True)
 class AdvisorySettings:
-    """More advisories than the bot comes with, and from which severity on a version is refused to new tenants."""
+    """Advisories beside the built-in ones, and the severity from which a version is refused to new tenants."""
 
     extra: File
     sha256: Annotated[str, optional(forms.hexadecimal(64))]
@@ -171,10 +171,10 @@ class AdvisorySettings:
 
 @dataclass(frozen=True)
 class SnapshotSettings:
-    """How many of each tier are kept of a tenant's snapshots, and what room they may take.
+    """How many of a tenant's snapshots are kept of each tier, and how much space they may take.
 
-    `reserve`: percent of a pool that is kept free of them; `limit`: percent of a plan's disk that a tenant's may hold.
-    `ballast`: room that is given up where a pool is full, as an LXD size.
+    `reserve`: percent of a pool that is kept free of snapshots. `limit`: percent of a plan's disk that a tenant's
+    snapshots may hold. `ballast`: space that the bot occupies and gives up when a pool is full, as an LXD size.
     """
 
     hourly: Count
@@ -209,14 +209,14 @@ class HealthSettings:
 
 @dataclass(frozen=True)
 class JobSettings:
-    """Mautic's jobs in tenants; `unconditional`: minutes after which one runs whatever there is to do."""
+    """Mautic's jobs in tenants; `unconditional`: minutes after which a job runs even if there is nothing to do."""
 
     unconditional: Annotated[int, whole(0, 1440)]
 
 
 @dataclass(frozen=True)
 class CapacitySettings:
-    """How many tenants a host carries; `reserve` in percent of its memory, or an LXD size."""
+    """How many tenants a host may run; `reserve`: percent of its memory, or an LXD size."""
 
     reserve: Annotated[
         str, text("a share of a host's memory, such as `10%`, or a size, such as `4GiB`", r"\d{1,2}%|\d+([kKMGT]i?B)?")
@@ -232,7 +232,7 @@ class CapacitySettings:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How a batch is carried out; `approvals`: how many it takes at least."""
+    """How a batch is carried out; `approvals`: the fewest that a batch needs."""
 
     at_once: Annotated[int, whole(1, 64)]
     at_once_host: Annotated[int, whole(1, 64)]
@@ -244,8 +244,8 @@ class BatchSettings:
 class UpgradeSettings:
     """When upgrades begin, and for how long they are watched.
 
-    `window`: the hours in which they begin, "": any. `watch`: minutes after an upgrade for which a tenant is held
-    against the day before; 0: none.
+    `window`: the hours in which upgrades begin, "": any. `watch`: minutes after an upgrade for which a tenant is
+    compared with the day before; 0: none.
     """
 
     window: Annotated[str, optional(forms.hours())]
@@ -254,7 +254,7 @@ class UpgradeSettings:
 
 @dataclass(frozen=True)
 class RolloutSettings:
-    """In which rings a rollout upgrades tenants; `share` in percent, `soak` in minutes."""
+    """The rings in which a rollout upgrades tenants; `share` in percent, `soak` in minutes."""
 
     canary: Annotated[str, text("a tag", r"[a-z0-9][a-z0-9.-]{0,29}")]
     share: Annotated[int, whole(1, 100)]
@@ -264,7 +264,7 @@ class RolloutSettings:
 
 @dataclass(frozen=True)
 class RollbackSettings:
-    """What a rollback carries back; `carried`: percent of all contacts from which on it is taken for a fault."""
+    """What a rollback carries back; `carried`: percent of all contacts above which the number counts as a fault."""
 
     carried: Percent
 
@@ -281,7 +281,7 @@ class PictureSettings:
 
 @dataclass(frozen=True)
 class Role:
-    """Who has a role: Slack user ids, and user groups by id or handle; `everyone`: each full member."""
+    """Who has a role: Slack user ids, and user groups by id or handle; `everyone`: every full member."""
 
     users: Annotated[
         list[str],
@@ -307,7 +307,7 @@ Roles = Annotated[list[str], forms.names("a list of names of roles, such as `app
 class Policy:
     """Who may ask, who may approve, how many approvals, hours until expiry, and the step-up of the approver.
 
-    With no approvals it is done as soon as it is asked for.
+    With 0 approvals an operation is done as soon as it is requested.
     """
 
     ask: Roles
@@ -343,14 +343,15 @@ class Settings:
     plans: Mapping[str, PlanSize]
 
     def responders(self, command: str) -> list[str]:
-        """Return the roles of those who are called when an operation needs a person; not such as everyone has."""
+        """Return the roles that are called when an operation needs a person, without those that everyone has."""
         policy = self.policy(command)
         return [role for role in dict.fromkeys([*policy.ask, *policy.approve]) if not self.roles[role].everyone]
 
     def policy(self, command: str, *, batch: bool = False) -> Policy:
-        """Return the policy of a command, or the default one; a `batch` of it may take more approvals.
+        """Return the policy of a command, or the default one; a `batch` may need more approvals.
 
-        What is a batch of another command's goes by that one's, and takes no less by one of its own.
+        A command that is a batch of another command follows the policy of that command; a policy of its own can only
+        be stricter.
         """
         child, own = BATCHES_OF.get(command, ""), self.policies.get(command)
         policy = own or self.policies.get(child) or self.policies["default"]
@@ -361,17 +362,17 @@ class Settings:
         return replace(policy, approvals=max(policy.approvals, self.batches.approvals))
 
     def snapshots_allowed(self, plan: str) -> int:
-        """Return the bytes that a tenant of a plan may have in snapshots beside what it has; 0: there is no limit."""
+        """Return the bytes that the snapshots of a tenant of a plan may hold beside its data; 0: there is no limit."""
         return forms.lxd_bytes(self.plans[plan].disk) * self.snapshots.limit // 100 if plan in self.plans else 0
 
     @property
     def state(self) -> Path:
-        """The folder that the bot keeps its own things in."""
+        """The folder for the bot's own files."""
         return Path(self.bot.state)
 
 
 def stricter(one: Policy, other: Policy) -> Policy:
-    """Return the policy that lets nobody do what either of two forbids."""
+    """Return a policy that forbids whatever either of two policies forbids."""
     return replace(
         one,
         ask=[role for role in one.ask if role in other.ask],
@@ -383,17 +384,20 @@ def stricter(one: Policy, other: Policy) -> Policy:
 
 
 BATCHES_OF = {"rollout": "upgrade"}
-"""Commands that are a batch of another command's."""
+"""Commands that are a batch of another command, with that command."""
 ON_COPIES = frozenset({"rehearse"})
-"""Commands that change copies alone, so that a batch of them takes no more approvals than one."""
+"""Commands that change only copies, so that a batch needs no more approvals than a single one."""
 RENAMED = {"retention.former_days": "retired_days"}
-"""Settings by the names that earlier releases gave them, with today's: a file that has one keeps its meaning."""
+"""Names of settings in earlier releases, with today's key: files that use an old name keep working."""
 OPEN_TABLES = frozenset({"servers", "releases", "roles", "policies", "plans"})
-"""Tables that take new entries; everywhere else a key that the default file lacks is a mistake."""
+"""Tables that accept new entries; in all other tables, a key that `default.toml` lacks is an error."""
 
 
 def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the settings: default.toml ← `file` (or MAUTIC_OPS_CONFIG, or ./mautic-ops.toml) ← the environment."""
+    """Read the settings: default.toml ← `file` (or MAUTIC_OPS_CONFIG, or ./mautic-ops.toml) ← the environment.
+
+    Raises InvalidSettings.
+    """
     merged = tomllib.loads(DEFAULTS.read_text())
     sources: dict[str, str] = {}
     named = environment.get(PREFIX + "CONFIG")
@@ -442,12 +446,12 @@ def _lay_over(base: dict[str, Any], own: dict[str, Any], source: str, sources: d
 
 
 def _agree(settings: Settings) -> None:
-    """Refuse settings that are well each, and do not go together."""
+    """Raise InvalidSettings for settings that are valid each, but do not go together."""
     for name, policy in settings.policies.items():
         unknown = sorted({*policy.ask, *policy.approve} - set(settings.roles))
         if unknown:
             raise InvalidSettings(f"policies.{name} names the role {unknown[0]!r}, which [roles] does not have.")
-        # With nobody who may ask, a command is switched off.
+        # An empty `ask` switches a command off.
         if policy.ask and policy.approvals and not policy.approve:
             raise InvalidSettings(
                 f"policies.{name}.approve names no role, so nobody could ever approve; an empty `ask` switches it off."
@@ -495,4 +499,4 @@ FORMS: Mapping[str, Form] = {
     for key, shape in forms.hints_of(forms.hints_of(Settings)[table.name]).items()
     if (form := form_of(shape))
 }
-"""The form of each key of the tables that take no new entries, as `bot.workers`."""
+"""The form of each key, such as `bot.workers`, of the tables that accept no new entries."""

@@ -43,7 +43,7 @@ def audit(context: Context, what: Literal["recent", "verify", "export"] = "recen
 
 
 def _unknown(context: Context) -> tuple[list[tuple[int, str]], str]:
-    """Return what Slack saw that is not in the log, and why that is not known of all, as a sentence."""
+    """Return the heads in Slack's messages that the log lacks, and a sentence why not all were compared, or ""."""
     try:
         return unknown_heads(context), ""
     except TooBusy as error:

@@ -16,7 +16,7 @@ from bot.store import audit
 from bot.store.operations import TenantBusy
 
 _RUNNING = BoundedSemaphore(2)
-"""One may take minutes, and people's decisions must not wait behind them all."""
+"""Limits how many commands run at once: one may take minutes, and people's requests must not wait behind them all."""
 
 
 @decides
@@ -48,14 +48,14 @@ def console(context: Context, tenant: TenantArgument, *command: FreeWords) -> Me
 
 @contextmanager
 def _held(context: Context, tenant: str, words: Sequence[str]) -> Iterator[None]:
-    """Have the tenant alone for one that changes something, or raise Refused."""
+    """Lock the tenant for a command that changes something, or raise Refused."""
     if words[0] in READS:
         yield
         return
     change = Change("console", tenant, context.actor, planned=True, passes=True)
     context.operations.wait_for_maintenance(tenant)
     try:
-        # Taken before it is looked for operations: what is queued from now on waits.
+        # Locked before the guard looks for operations: what is queued from now on waits.
         with context.operations.at_work.take(tenant, f"`{words[0]}` is running") as other:
             if other:
                 raise TenantBusy(f"{other} in `{tenant}`. Try again when that has finished.")
@@ -66,7 +66,7 @@ def _held(context: Context, tenant: str, words: Sequence[str]) -> Iterator[None]
 
 
 def _record_once(context: Context, tenant: str, words: Sequence[str]) -> None:
-    """Record that it is run, or refuse when this delivery has run it before: it may have sent mail."""
+    """Record the run, or raise Refused if this delivery has run the command before: it may have sent mail."""
     before = "SELECT 1 FROM audit WHERE tenant = ? AND event = 'console.run' AND json_extract(detail, '$.delivery') = ?"
     event = audit.Event(
         "console.run", context.actor.id, tenant, 0, {"words": " ".join(words), "delivery": context.delivery}

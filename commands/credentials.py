@@ -25,7 +25,7 @@ def credentials(context: Context, tenant: TenantArgument) -> Modal:
     try:
         context.vault.refuse_unless_waiting(tenant, context.actor.id)
     except Refused:
-        # Of a name that there is not, nothing was collected; where a server is silent that is not known.
+        # For an unknown name refuse with that instead, unless a server does not answer, so that nobody can tell.
         with suppress(LxdError):
             context.fleet.tenant(tenant)
         raise

@@ -51,12 +51,12 @@ def delete(context: Context, tenant: TenantArgument) -> Plan:
 
 
 def _archived(tenant: str) -> str:
-    """Return what the container of an archived tenant is called."""
+    """Return the name of an archived tenant's container."""
     return f"{tenant}--archived"
 
 
 def _find(context: Context, tenant: str) -> Tenant:
-    """Return the tenant, or refuse, also where the name of its archive is taken."""
+    """Return the tenant; raise Refused where there is none, or the name of its archive is taken."""
     everything, archived = context.fleet.all(Role.TENANT, Role.ARCHIVED), _archived(tenant)
     if any(one.instance == archived for one in everything):
         raise Refused(
@@ -73,7 +73,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     host = run.fleet.of(found)
 
     def name_now() -> str:
-        """The instance's name at this moment: before or after the renaming."""
+        """Return the instance's name at this moment: before or after the renaming."""
         with suppress(NotFound):
             if label_of(host.lxd.instance(archived).config, "operation") == str(run.operation):
                 return archived
@@ -98,7 +98,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
             host.lxd.rename(found.instance, archived)
 
     def undo() -> None:
-        """Bring the tenant back under its name, running or stopped as before."""
+        """Bring the tenant back under its previous name, running or stopped as before."""
         instance = host.lxd.instance(name_now())
         if (label_of(instance.config, "role"), label_of(instance.config, "operation")) != (
             "archived",

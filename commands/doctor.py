@@ -47,7 +47,7 @@ def doctor(context: Context) -> Message:
             well, words = True, check(context)
         except (LxdError, Refused, DatabaseUnavailable) as error:
             well, words = False, str(error)
-        # The words of these are ours alone, and may name people.
+        # The texts of these checks are the bot's own, and may mention people.
         found.append((name, well, told(words, "") if name in CHECKS else words))
     return context.renderer.message("commands/doctor.j2", checks=found)
 

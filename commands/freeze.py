@@ -16,7 +16,7 @@ from bot.store.freezes import EVERYTHING, Freezes, subject
 LONGEST = 366 * 86_400
 """Seconds that a freeze may last; one without an end lasts until somebody ends it."""
 REASON = 300
-"""Characters that a reason may have: it stands on every card."""
+"""Characters that a reason may have, as every card shows it."""
 _USAGE = (
     "Type for example `/mautic freeze all 2h because <reason>`. Instead of `all`, name a tenant; instead of `2h`, "
     "write `3d` or `2026-12-01 18:00`, or leave the time out to freeze until `/mautic unfreeze`."
@@ -45,7 +45,7 @@ def freeze(context: Context, tenant_or_all: str = "", until: str = "", *because:
 
 
 def _read(words: Sequence[str], now: float, zone: ZoneInfo) -> tuple[str, float | None, str]:
-    """Return the tenant (EVERYTHING for all), the end (None: there is none) and the reason, or refuse with the form."""
+    """Return the tenant (EVERYTHING for all), the end (None: no end) and the reason; raise Refused with the usage."""
     at = next((place for place, word in enumerate(words) if word.lower().rstrip(",:…") == "because"), len(words))
     before, reason = [word.rstrip(",") for word in words[:at]], " ".join(" ".join(words[at + 1 :]).split())
     if not reason:
@@ -69,7 +69,7 @@ def _read(words: Sequence[str], now: float, zone: ZoneInfo) -> tuple[str, float 
 
 
 def _refuse_unknown(context: Context, tenant: str) -> None:
-    """Raise Refused when there is nothing of that name; where a server is silent it may be there, and it is frozen."""
+    """Raise Refused for an unknown name, unless a server does not answer, where the tenant may be."""
     seen = context.fleet.inventory(*Role)
     if not seen.silent and not any(one.name == tenant for one in seen.tenants):
         context.fleet.tenant(tenant)

@@ -35,7 +35,10 @@ def give_up(context: Context, id: OperationNumber, *because: FreeWords) -> Messa
 
 
 def _may_serve(context: Context, operation: Operation) -> bool:
-    """Whether the new container exists, or may exist: a host that is lost for good is no longer in the settings."""
+    """Return whether the new container exists, or may exist on a server that does not answer.
+
+    A host that is lost for good does not count once it is no longer in the settings.
+    """
     seen = context.fleet.inventory(Role.TENANT, Role.INCOMING)
     return bool(seen.silent) or any(
         one.instance == candidate_name(operation.tenant, operation.id) for one in seen.tenants
@@ -43,7 +46,7 @@ def _may_serve(context: Context, operation: Operation) -> bool:
 
 
 def _next(context: Context, tenant: str) -> str:
-    """Say how to start a tenant that was left halfway."""
+    """Return a sentence about how to start a tenant that was left half-way, or ""."""
     for one in context.fleet.inventory(Role.TENANT).tenants:
         if (one.name, one.state) == (tenant, State.MOVING):
             return f"`/mautic start {tenant}` starts the current container again."

@@ -17,7 +17,7 @@ def help_(context: Context, command: str = "") -> Message:
     policy = context.settings.policy
 
     def of_many(one: Command) -> int:
-        """Return how many approvals one request for several tenants takes, 0 where there is no such request."""
+        """Return how many approvals one request for several tenants needs, 0 where there is no such request."""
         return policy(one.name, batch=True).approvals if one.many else 0
 
     commands = list(context.registry.commands.values())
@@ -36,7 +36,7 @@ def help_(context: Context, command: str = "") -> Message:
 
 
 def _askers(context: Context, roles: Sequence[str]) -> str:
-    """Name who may request a command: "everyone" where everybody has one of the roles."""
+    """Return who may request a command: "everyone" where everybody has one of the roles."""
     if any(context.settings.roles[role].everyone for role in roles):
         return "everyone"
     return names(roles, 2) if roles else "nobody, the command is switched off"

@@ -1,4 +1,4 @@
-"""`/mautic hosts`: what tenants run on."""
+"""`/mautic hosts`: lists the hosts that tenants run on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bot.slack.messages import Message
 
 @dataclass(frozen=True)
 class Row:
-    """A host as it is shown; `problem` is why it has no room to tell of; without a version its server is silent."""
+    """A host as it is shown. `problem`: why its free space is unknown; without a version its server does not answer."""
 
     name: str
     cluster: str = ""
@@ -34,8 +34,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Slots:
-    """How the heavy jobs of a host's tenants are spread: how many tenants have a slot, how many begin at most within
-    ten seconds of one another, and how many have none, so that theirs begin when everybody's would.
+    """How the heavy jobs of a host's tenants are spread.
+
+    Attributes:
+        spread: tenants that have a slot.
+        at_once: the most of these whose jobs begin within ten seconds of one another.
+        without: tenants without a slot, whose jobs all begin at the same time.
     """
 
     spread: int
@@ -44,7 +48,7 @@ class Slots:
 
     @classmethod
     def of(cls, tenants: Iterable[Tenant]) -> Slots:
-        """Return those of some tenants."""
+        """Return how the jobs of some tenants are spread."""
         found = [one.slot for one in tenants]
         given = [one for one in found if one is not None]
         return cls(len(given), most_at_once(given, 10), len(found) - len(given))

@@ -29,7 +29,7 @@ def list_(context: Context, part: str = "", *, page: int = 1, archived: bool = F
         if (within in tenant.name or within in tenant.domain) and (not tag or tag in tenant.tags)
     ]
     known = conditions(context, found)
-    # What needs a person comes first: nobody reads the last page.
+    # Tenants that need a person come first: nobody reads the last page.
     found.sort(key=lambda tenant: known[tenant.instance].urgency)
     pages = max(1, -(-len(found) // PAGE))
     if not 1 <= page <= pages:

@@ -44,7 +44,7 @@ def logs(
 
 
 def _blocks(rows: list[str]) -> tuple[list[str], int]:
-    """Put the last of the lines into blocks that fit; return these, and how many lines they hold."""
+    """Put the last lines into blocks that fit; return the blocks, and how many lines they hold."""
     blocks: list[list[str]] = [[]]
     room, shown = OUTPUT, 0
     for row in reversed(rows):

@@ -26,7 +26,7 @@ DOWNTIME = "2 to 5 seconds, with a maintenance page"
 
 @dataclass(frozen=True)
 class Inputs:
-    """`days`: for which the previous container is kept; 0: for ever."""
+    """What the steps are made from. `days`: for which the previous container is kept; 0: for ever."""
 
     old: Tenant
     target: Place
@@ -82,7 +82,7 @@ def migrate(context: Context, tenant: TenantArgument, host: str, *, at: str = ""
 
 
 def _way_back(tenant: str, source: Host, target: Host) -> str:
-    """Return how the move can be undone, or refuse where the target cannot import from the source."""
+    """Return how the move can be undone, or raise Refused where the target cannot import from the source."""
     here, there = source.lxd.server().product, target.lxd.server().product
     if not takes(there, here):
         raise Refused(f"`{tenant}` cannot move to {target.name}: {there} cannot import containers from {here}.")
@@ -92,7 +92,7 @@ def _way_back(tenant: str, source: Host, target: Host) -> str:
 
 
 def _free_space(source: Host, target: Host, old: Tenant) -> dict[str, str]:
-    """Return how much is copied and how much space is free, or refuse when the target has too little.
+    """Return how much is copied and how much space is free, or raise Refused when the target has too little.
 
     The copy includes the snapshots, and what the tenant shares with its blueprint.
     """
@@ -110,7 +110,7 @@ def _free_space(source: Host, target: Host, old: Tenant) -> dict[str, str]:
 
 @steps_of(migrate)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Make the candidate while the old container runs; sync the last changes when that is closed."""
+    """Make the candidate while the old container runs; sync the last changes when the old container is closed."""
     move = _Move(run, inputs)
     cutover = move.cutover
     return Steps(
@@ -131,7 +131,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
 
 class _Move:
-    """The steps. The snapshots `move-<operation>-<n>` mark how far the copy is; the last step deletes them."""
+    """The steps of a move. Snapshots `move-<operation>-<n>` mark how far the copy is; the last step deletes them."""
 
     def __init__(self, run: Run, inputs: Inputs) -> None:
         self.run = run
@@ -145,10 +145,10 @@ class _Move:
 
     def _snapshot(self, number: int, *, closed: bool = False) -> None:
         lxd = self.cutover.source.lxd
-        # A kill may have left it frozen in the middle of one; by the label it is known to be ours.
+        # A kill may have left the container frozen during a snapshot; a label tells that the bot froze it.
         let_go_on(lxd, self.old.instance)
         with suppress(AlreadyExists):
-            # Taken before a crash; later changes are in the next one.
+            # Taken before a crash; later changes are in the next snapshot.
             name = f"move-{self.run.operation}-{number}"
             lxd.snapshot(self.old.instance, name, config=as_labels(taken=int(self.run.now())), closed=closed)
 
@@ -165,9 +165,9 @@ class _Move:
     def copy(self) -> None:
         if self.cutover.serves():
             return
-        # First, as the source shows whether there is anything to copy.
+        # First, as this fails where there is no source to copy.
         self._snapshot(1)
-        # The final sync comes from the closed source, and closes the candidate too.
+        # Need not be closed here: the final sync comes from the closed source, and closes the candidate too.
         self.cutover.make(lambda config, devices: self._receive(config, devices, refresh=False), closed=True)
 
     def _refresh(self) -> None:
@@ -195,7 +195,7 @@ class _Move:
         told = self.cutover.keep()
         patiently(lambda: self._forget(self.target, self.cutover.name))
         with suppress(LxdUnavailable):
-            # They are deleted with the previous container at the latest.
+            # These snapshots are deleted with the previous container at the latest.
             self._forget(self.cutover.source, self.old.instance)
         return told
 

@@ -32,12 +32,12 @@ from bot.model.text import limit
 from bot.slack.messages import Modal, modal, select_input, text_input
 
 _TAKING = threading.Lock()
-"""One operation at a time takes a domain."""
+"""Lets one operation at a time claim a domain."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """`plan` is the name of the `size`. `bring`: the blueprint has to be copied to the place first."""
+    """What the steps are made from. `plan`: the name of `size`. `bring`: the blueprint is copied to `place` first."""
 
     name: str
     domain: str
@@ -74,7 +74,7 @@ def new(
     if domain:
         raise Refused("A domain belongs to one tenant; request each tenant that has its own domain separately.")
     names = tenant.strip(",").split(",")
-    # The hosts were chosen when this was requested.
+    # At an approval, `host` lists the hosts that were chosen at the request.
     hosts = host.split(",") if host.count(",") == len(names) - 1 else [host] * len(names)
     placed = dict(zip(names, hosts, strict=True))
     made = batch(
@@ -200,7 +200,7 @@ def _has_space(place: Host) -> dict[str, str]:
 def _refuse_if_taken(everything: list[Tenant], tenant: str, domain: str) -> None:
     for other in everything:
         if tenant in (other.name, other.instance) and other.role == Role.RETIRED:
-            # By the name, too: its snapshots and its data would be offered as the new client's own.
+            # The name counts too: the snapshots and data of that container would be offered as the new client's own.
             raise Refused(
                 f"A previous container of `{tenant}` is still kept (replaced by {other.reason}); choose another name, "
                 f"or delete it: `/mautic purge {other.name} {other.instance}`"
@@ -216,7 +216,7 @@ def _refuse_if_taken(everything: list[Tenant], tenant: str, domain: str) -> None
 
 
 def _refuse_under_ours(context: Context, everything: list[Tenant], tenant: str, domain: str) -> None:
-    """Refuse a name under the agency's domain that is reserved, or that belongs to another tenant."""
+    """Raise Refused for a name under the agency's domain that is reserved, or that belongs to another tenant."""
     base = context.settings.bot.base_domain
     own = f"{tenant}.{base}"
     if domain == base:
@@ -231,7 +231,7 @@ def _refuse_under_ours(context: Context, everything: list[Tenant], tenant: str, 
 
 
 def _refuse_wrong_way(context: Context, host: Host, blueprint: Tenant) -> None:
-    """Refuse a host whose server cannot import the blueprint from the server that has it."""
+    """Raise Refused for a host whose server cannot import the blueprint from the server that has it."""
     source = context.fleet.of(blueprint)
     here, there = host.lxd.server().product, source.lxd.server().product
     if not takes(here, there) and blueprint_on(host, blueprint) is None:
@@ -260,7 +260,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
 
 class _New:
-    """The steps; each looks at the instance, stamped with the operation's number, before it acts."""
+    """The steps; each looks at the instance, which is labelled with the operation's number, before it acts."""
 
     def __init__(self, run: Run, inputs: Inputs) -> None:
         self.run = run
@@ -303,7 +303,7 @@ class _New:
         )
 
     def _lasting(self) -> dict[str, str]:
-        """Start it after a reboot, in its turn, and protect it from being deleted by mistake."""
+        """Return the configuration that starts the tenant after a reboot, in turn, and protects it from deletion."""
         turn = boot(self.run.settings.capacity, "idle")
         return {"boot.autostart": "true", **turn, "security.protection.delete": "true"}
 
@@ -322,7 +322,7 @@ class _New:
             address=run.settings.edge.url(domain) + "/s/login",
         )
         with ThreadPoolExecutor(1, "beside") as beside:
-            # The edge knows the way while the container boots, closed: nobody then waits for Caddy.
+            # The edge learns the route while the container still boots, closed: nobody waits for Caddy later.
             routed = beside.submit(self.run.edge.apply, ahead=self.name)
             self.host.mautic.identity(
                 self.name,
@@ -357,7 +357,7 @@ class _New:
         try:
             instance = self.copy.found()
         except Refused:
-            # Not this operation's: it has created nothing.
+            # The instance is not this operation's, which has created nothing.
             instance = None
         if instance is not None:
             remove(self.lxd, instance.name)

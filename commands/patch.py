@@ -71,7 +71,7 @@ def patch(
 
 def _one(context: Context, name: str, again: str, starts: float) -> Plan | Message:
     found = context.fleet.tenant(name)
-    # Before it is asked what it is made of.
+    # First, as only a tenant that runs can be asked what it consists of.
     refuse_resting(found, "patched")
     refuse_newest(context, found)
     told = rehearsed(context, context.fleet.of(found), found, found.version, begins(context, starts))
@@ -91,5 +91,5 @@ def _patch(context: Context, name: str, at: float) -> Plan:
 
 @steps_of(patch)
 def steps(run: Run, inputs: UpgradeInputs) -> Steps:
-    """Copy what is the tenant's own to a container of a newer blueprint, which takes its place."""
+    """Copy the tenant's files and database to a container from a newer blueprint, which replaces the present one."""
     return steps_on_new_base(run, inputs, "patch")

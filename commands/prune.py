@@ -44,7 +44,7 @@ def _refuse_unknown(context: Context, found: Tenant, names: list[str]) -> None:
 
 @steps_of(prune)
 def steps(run: Run, inputs: Pruning) -> Steps:
-    """Delete those that still exist."""
+    """Delete the snapshots that still exist."""
     number = len(inputs.snapshots)
     title = f"Delete {number} snapshot{'s' if number > 1 else ''}"
     return Steps((Step("remove", title, lambda: snapshots_of.prune(run, inputs.tenant, inputs.snapshots)),))

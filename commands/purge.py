@@ -16,7 +16,7 @@ from bot.model.tenants import Tenant
 
 @dataclass(frozen=True)
 class Inputs:
-    """The container; None: already gone when the operation began."""
+    """What the steps are made from. `found`: the container; None: already gone when the operation began."""
 
     found: Tenant | None
 
@@ -64,7 +64,7 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
 
 
 def _is_rehearsing(context: Context, one: Tenant) -> bool:
-    """Whether a rehearsal that is under way made it: such a copy is not offered; one that is named is locked."""
+    """Return whether an open rehearsal made a container. Such a copy is not offered; one that is named is locked."""
     made_by = context.operations.select("id = ?", one.operation) if one.role == Role.REHEARSAL else []
     return any(operation.open for operation in made_by)
 
@@ -95,7 +95,7 @@ def _refuse_unclear(context: Context, tenant: str, container: str, its: list[Ten
 
 
 def _refuse_unfit(context: Context, container: str, found: Tenant | None, serves: Tenant | None) -> None:
-    """Raise Refused where the container is not what was approved, or serves and was not named."""
+    """Raise Refused where the container is not what was approved, or serves the tenant and was not named."""
     if found is None:
         return
     refuse_another(context, found)
@@ -107,7 +107,7 @@ def _refuse_unfit(context: Context, container: str, found: Tenant | None, serves
 
 
 def _refuse_the_tenant(run: Run, found: Tenant) -> None:
-    """Raise Refused when the container is the tenant now; one that was replaced may still be labelled so."""
+    """Raise Refused when the container is the live tenant now; one that was replaced may still be labelled so."""
     config = run.fleet.of(found).lxd.instance(found.instance).config
     if (role_of(config), found.role) == (Role.TENANT, Role.RETIRED) and state_of(config) == State.MOVING:
         return
@@ -123,7 +123,7 @@ def _goes_offline(tenant: str, found: Tenant) -> str:
 
 
 def _not_affected(context: Context, found: Tenant) -> str:
-    """Name the live container: after a restore the retired one has the name of the tenant."""
+    """Return which live container stays: after a restore the retired one has the name of the tenant."""
     seen = context.fleet.inventory(Role.TENANT)
     live = [one for one in seen.tenants if one.name == found.name]
     if live:

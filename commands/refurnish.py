@@ -85,7 +85,7 @@ def _files(found: Tenant) -> str:
 
 @steps_of(refurnish)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Lay the files and have what runs go by them, then check the login page."""
+    """Replace the files, have running services use them, and check the login page."""
     found = inputs.found
     host = run.fleet.of(found)
 

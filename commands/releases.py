@@ -1,4 +1,4 @@
-"""`/mautic releases`: the versions of Mautic that are known, and what is known of each."""
+"""`/mautic releases`: lists the known versions of Mautic, and what is known of each."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from bot.model.tenants import Tenant
 from bot.slack.messages import Message
 
 ROUTES = 4
-"""Versions of tenants that are named as such that may be upgraded to a release."""
+"""How many of the versions that may be upgraded to a release are named."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """A blueprint: where, of what age in seconds, and whether it was made by an earlier recipe."""
+    """A blueprint: its host, its age in seconds, and whether an earlier recipe made it."""
 
     host: str
     age: float
@@ -37,9 +37,9 @@ class Row:
     """A version as it is shown.
 
     Attributes:
-        release: what it says of itself, None where nothing in the settings is of that version, or it was not read yet.
-        tenants: how many run it.
-        from_: the versions of tenants that can be upgraded to it in one step, with how many tenants, newest first.
+        release: what its archive says; None where the settings have no release of this version, or it was not read yet.
+        tenants: how many tenants run this version.
+        from_: versions of tenants that can be upgraded to it in one step, with how many tenants; newest first.
         problem: why it does not run on today's recipe, "" where it does.
         over: whether nobody gets fixes any more without paying.
     """
@@ -64,7 +64,7 @@ class Row:
 
     @property
     def holes_words(self) -> str:
-        """Its holes by severity."""
+        """The numbers of its security holes by severity."""
         return counted(self.holes)
 
 

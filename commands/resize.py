@@ -38,9 +38,9 @@ COUNTED = 45.0
 
 @dataclass(frozen=True)
 class Inputs:
-    """`found` has the previous plan and disk; `size` is that of the new `plan`.
+    """What the steps are made from. `found` has the previous plan and disk; `size` is that of the new `plan`.
 
-    `limits`: what its container had, as its previous plan may be another in the settings by now, or none; empty: an
+    `limits`: what the container had, as the settings may have changed or removed its previous plan since; empty: an
     earlier release did not store them.
     """
 
@@ -58,7 +58,7 @@ def resize(context: Context, tenant: TenantArgument, *, plan: PlanOption) -> Pla
     size = plan_named(context.settings, plan)
     instance = host.lxd.instance(found.instance)
     due = label_of(instance.config, "sizes-due")
-    # As it is: the settings may give its plan other sizes by now, or lack it.
+    # The container's own limits: the settings may have changed or removed its plan since.
     limits = {key: instance.config.get(key, "") for key in size.limits()}
     changes, runs = found.plan != plan, found.status == "Running"
     smaller = changes and _lowers(size.memory, instance)
@@ -73,7 +73,8 @@ def resize(context: Context, tenant: TenantArgument, *, plan: PlanOption) -> Pla
     demand = None
     if not smaller and runs:
         uses = use(context)
-        # Beyond what it counts as already: of a plan that is gone, as the smallest one, and as none in their sum.
+        # Only what exceeds the present plan. One that is gone is expected to use as much as the smallest plan, and has
+        # no part in the sum of all plans.
         grows = max(0, uses.expected(plan, tenant) - uses.expected(found.plan, tenant))
         had = context.settings.plans.get(found.plan)
         more = max(0, size_bytes(size.memory) - (size_bytes(had.memory) if had else 0))
@@ -103,7 +104,7 @@ def _shown(plan: str, limits: Mapping[str, str], disk: str) -> str:
 
 
 def _lowers(memory: str, instance: Instance) -> bool:
-    """Whether a limit is less memory than a container may have now; no limit, or one of no size, is more than any."""
+    """Return whether a limit is below a container's present memory limit; none, or an unreadable one, is infinite."""
 
     def bytes_of(text: str) -> float:
         with suppress(LxdError):
@@ -158,7 +159,7 @@ def _refuse_too_small(host: Host, found: Tenant, plan: str, size: PlanSize) -> N
 
 
 def plan_named(settings: Settings, name: str) -> PlanSize:
-    """Return a plan's sizes, or refuse with the nearest plan."""
+    """Return a plan's sizes, or raise UnknownWords with the nearest plan."""
     if name in settings.plans:
         return settings.plans[name]
     near = get_close_matches(name, settings.plans, n=1)
@@ -207,7 +208,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         return None
 
     def undo() -> str | None:
-        """Give back what it had, but never a disk too small for the present data."""
+        """Give the container its previous limits again, but never a disk too small for the present data."""
         instance = host.lxd.instance(found.instance)
         was = label_of(instance.config, "was-plan")
         if label_of(instance.config, "resized-by") != str(run.operation):

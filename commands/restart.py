@@ -72,7 +72,7 @@ def _restart(context: Context, tenant: str, part: Part) -> Plan:
         facts={"Address": context.settings.edge.url(found.domain)},
         values={"address": context.settings.edge.url(found.domain), "part": part},
         requires=(
-            # One that crashed since the request is started, and none that somebody stopped.
+            # A tenant that crashed since the request is started; one that somebody stopped is not.
             require(runs, f"`{tenant}` is not running; use `/mautic start {tenant}`.", again=False),
             require(runs or not found.stopped, f"`{tenant}` was stopped; use `/mautic start {tenant}`."),
             once(refuse_full, context, found),
@@ -86,7 +86,7 @@ def _restart(context: Context, tenant: str, part: Part) -> Plan:
 
 @steps_of(restart)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Restart it, and check the login page."""
+    """Restart the container or the part, and check the login page."""
     found, part = inputs.found, inputs.part
     host = run.fleet.of(found)
 
@@ -94,7 +94,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         if part != "all":
             host.mautic.restart_part(found.instance, part)
             return None
-        # An earlier try may have left it stopped.
+        # An earlier try may have left the container stopped.
         how = containment.stop(host.lxd, found.instance)
         host.start(found.instance, urgent=True)
         wait_for_address(host.lxd, found.instance)

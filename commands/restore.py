@@ -27,10 +27,11 @@ _COUNTED = {"contacts": "contact", "submissions": "form submission", "opt_outs":
 
 @dataclass(frozen=True)
 class Inputs:
-    """`source` is the instance that has the snapshot. `size`: today's, where the snapshot was of another; or None.
+    """What the steps are made from. `source`: the instance that has the snapshot.
 
-    `mail`: what becomes of the mail that waits in the snapshot. `rests`: the tenant is stopped on purpose. `days`:
-    for which the previous container is kept.
+    `size`: the sizes of today's plan, where the snapshot is of another plan; else None. `mail`: what happens to the
+    mail that waits in the snapshot. `rests`: the tenant is stopped on purpose. `days`: for which the previous container
+    is kept.
     """
 
     old: Tenant
@@ -93,7 +94,7 @@ def restore(context: Context, tenant: TenantArgument, snapshot: str, *, mail: Ma
             chosen.name,
             # The limits are of today; the sizes inside are of the day of the snapshot.
             plan if label_of(chosen.config, "plan") != old.plan else None,
-            # Outbound off was decided for the tenant, not for one of its containers.
+            # Outbound mail was turned off for the tenant, not for one of its containers.
             mail or ("off" if old.outbound_off else ""),
             rests,
             days,
@@ -123,7 +124,7 @@ def _find(context: Context, host: Host, old: Tenant, name: str) -> tuple[str, Sn
 
 
 def _mail(context: Context, host: Host, old: Tenant, chosen: Snapshot, mail: str) -> dict[str, str]:
-    """Return which mail may be sent twice: what came due since the snapshot, and what waited in it.
+    """Return which mail may be sent twice: what was sent since the snapshot, and what waited in the snapshot.
 
     The latter can be counted only once the copy runs; Mautic calls mail sent when it is put into the queue.
     """
@@ -162,14 +163,14 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         host.lxd.copy(f"{inputs.source}/{inputs.snapshot}", cutover.name, config=config, devices=devices)
 
     def beside() -> str | None:
-        """Do at once all that leaves the old container alone, as somebody waits."""
+        """Prepare the candidate in one step that leaves the old container alone, as a person waits for it."""
         cutover.make(copy, whole=False)
         cutover.boot()
         if cutover.serves():
             cutover.await_page()
             of_mail = None
         else:
-            # Nothing works in it while it is closed, and it stays mute when it is opened.
+            # Nothing runs in the candidate while it is closed, and it stays mute when it is opened.
             of_mail = outbound.settle(run, host, cutover.name, inputs.mail, late=0, page=True)
             wait_for_address(host.lxd, cutover.name)
         if inputs.size:

@@ -18,7 +18,7 @@ from bot.model.tenants import Tenant
 
 @dataclass(frozen=True)
 class Inputs:
-    """`mail`: what happens to waiting mail."""
+    """What the steps are made from. `mail`: what happens to waiting mail."""
 
     found: Tenant
     mail: MailOption
@@ -63,14 +63,14 @@ def steps(run: Run, inputs: Inputs) -> Steps:
     def open_() -> str | None:
         host.start(found.instance)
         containment.let_out(host, found.instance)
-        # Before it is opened, while nothing works inside.
+        # Before the tenant is opened, while no job runs inside.
         became = outbound.settle(run, host, found.instance, inputs.mail)
         host.mautic.open(found.instance)
         return became
 
     def route() -> None:
         wait_for_address(host.lxd, found.instance)
-        # It may have been stopped while it was suspended: now it runs, also after the next boot.
+        # The tenant may have been stopped while it was suspended: now it runs, also after the next boot.
         host.lxd.update(found.instance, {**as_labels(state=State.LIVE), "boot.autostart": "true"})
         run.edge.apply()
 

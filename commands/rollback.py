@@ -31,11 +31,12 @@ _UPGRADE, _PATCH, _ROLLBACK = "upgrade", "patch", "rollback"
 
 @dataclass(frozen=True)
 class Inputs:
-    """`retired` is the container from before the upgrade, of `version`, which ended at `since` (epoch seconds).
+    """What the steps are made from. `retired`: the container from before the upgrade or patch, `version`: its Mautic.
 
-    `size`: today's, where the retired one is of another; or None. `mail`: what becomes of the mail that waits in it.
-    `rests`: the tenant is stopped on purpose. `days`: for which the present container is kept. `percent`: of all
-    contacts that may have opted out or been erased for that to be carried.
+    `since`: when that container was closed (epoch seconds). `size`: the sizes of today's plan, where the retired
+    container has another plan; else None. `mail`: what happens to the mail that waits in it. `rests`: the tenant is
+    stopped on purpose. `days`: for which the present container is kept. `percent`: the share of all contacts up to
+    which opt-outs and erasures are carried over.
     """
 
     old: Tenant
@@ -50,7 +51,7 @@ class Inputs:
 
     @property
     def done(self) -> str:
-        """What is rolled back: a patch keeps the Mautic as it is."""
+        """What is rolled back, an upgrade or a patch: a patch keeps the version of Mautic."""
         return _PATCH if self.version == self.old.version else _UPGRADE
 
 
@@ -128,7 +129,7 @@ def rollback(context: Context, tenant: TenantArgument, *, mail: MailOption = "")
 
 
 def _retired(context: Context, old: Tenant) -> Tenant:
-    """Return the container that the newest upgrade or patch not rolled back yet has replaced, or raise Refused."""
+    """Return the container replaced by the newest upgrade or patch that is not rolled back yet, or raise Refused."""
     retired = [
         one
         for one in context.fleet.inventory(Role.RETIRED).tenants
@@ -149,10 +150,10 @@ def _retired(context: Context, old: Tenant) -> Tenant:
 
 
 def _since(host: Host, retired: Tenant, now: float) -> float:
-    """Return when a retired container was closed: it has a snapshot of that moment, of what replaced it.
+    """Return when a retired container was closed (epoch seconds), by the safety snapshot taken at its replacement.
 
-    Without one it is earlier, rather than later: then more is counted, and what is there already is not carried twice.
-    A clock that was ahead must not make it later: what contacts said since then would be lost.
+    Without that snapshot the result is rather too early: then more is counted, and what is there already is not carried
+    twice. A clock that was ahead must not make the result too late: what contacts said in between would be lost.
     """
     why = safety(retired.replaced_by, retired.replaced_in)
     taken = [one.at for one in ours(host.lxd.snapshots(retired.instance)) if one.why == why and one.at <= now]
@@ -176,7 +177,7 @@ def _loss(host: Host, old: Tenant, since: float, done: str) -> dict[str, str]:
 
 
 def _consent(host: Host, old: Tenant, since: float, percent: int, done: str) -> dict[str, str]:
-    """Return what will be carried back, in words, and what not."""
+    """Return in words which opt-outs and deletions will be carried back, and which not."""
     off = "outbound mail stays off"
     try:
         found = Consent(host.mautic).count(old.instance, since)
@@ -189,7 +190,7 @@ def _consent(host: Host, old: Tenant, since: float, percent: int, done: str) -> 
 
 
 def _mail(context: Context, host: Host, old: Tenant, since: float, done: str, mail: str) -> dict[str, str]:
-    """Return which mail may be sent twice: what came due since the upgrade or patch, and what waited at it."""
+    """Return which mail may be sent twice: what was sent since the upgrade or patch, and what waited at that time."""
     none = f"e-mails that were waiting at the {done} may be sent again"
     again = f"sent since the {done} may be sent again, and so may e-mails that were waiting then"
     try:
@@ -204,7 +205,7 @@ def _mail(context: Context, host: Host, old: Tenant, since: float, done: str, ma
 
 @steps_of(rollback)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Copy the retired container, carry consent into the copy while the present one serves, and again at its end."""
+    """Copy the retired container; carry consent while the present one serves, and again once that is closed."""
     back = _Rollback(run, inputs)
     return Steps(
         (
@@ -224,7 +225,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
 
 class _Rollback:
-    """The steps; each looks before it acts."""
+    """The steps; each looks at what is there before it acts."""
 
     def __init__(self, run: Run, inputs: Inputs) -> None:
         self.run = run
@@ -235,14 +236,14 @@ class _Rollback:
         self._carried: Carried | None = None
 
     def _copy(self, config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> None:
-        # That it was retired is no fact of the copy, and its Mautic is the earlier one.
+        # The copy is not retired, and has the earlier version of Mautic.
         own = as_labels(
             version=self.inputs.version, kept_until="", retired="", reason="", replaced_by="", replaced_in=""
         )
         self.host.lxd.copy(self.inputs.retired, self.cutover.name, config={**config, **own}, devices=devices)
 
     def beside(self) -> str:
-        """Do at once all that leaves the present container alone, as somebody waits."""
+        """Prepare the candidate in one step that leaves the present container alone, as a person waits for it."""
         with ThreadPoolExecutor(1, "beside") as threads:
             self.cutover.make(self._copy)
             self.cutover.boot()
@@ -253,7 +254,7 @@ class _Rollback:
             return "; ".join(of_people.result())
 
     def _settle(self) -> list[str]:
-        """Carry what was said by now, and decide on the mail that waits, while nothing works in the copy."""
+        """Carry the opt-outs and erasures so far, and settle the waiting mail, while nothing runs in the copy."""
         if self.cutover.serves():
             return []
         self.host.mautic.mute(self.cutover.name)
@@ -267,7 +268,7 @@ class _Rollback:
         return consent.carry(self.host, source, target, since, self.inputs.percent, self.inputs.done, final=final)
 
     def change(self) -> str | None:
-        """Close the present container, carry what was said until then, and switch.
+        """Close the present container, carry the opt-outs and erasures until then, and switch.
 
         Clients see a maintenance page meanwhile, so what was carried before is not read again.
         """
@@ -275,7 +276,7 @@ class _Rollback:
             self.cutover.switch()
             return None
         before = self._carried
-        # One that was cut in its switch may be unsealed; nobody was led there yet.
+        # An interrupted switch may have opened the copy; no traffic was routed there yet.
         self.host.mautic.close_copy(self.cutover.name)
         self.cutover.silence()
         since = self.inputs.since - consent.MARGIN

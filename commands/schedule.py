@@ -12,7 +12,7 @@ from bot.model.plan import Refused
 from bot.slack.messages import Message
 
 SHOWN = ("digest", "health", "snapshots", "purge")
-"""The jobs that people follow; any other is named in one line while it does its work."""
+"""The jobs that people follow; the others are named in one line, unless one has a problem."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _digest(context: Context) -> DigestTimes:
     local = datetime.fromtimestamp(context.now(), zone)
     today = datetime.combine(local, time(hour), zone)
     known = context.database.read("SELECT day, at FROM digests WHERE ts <> '' ORDER BY rowid DESC LIMIT 1")
-    # Where today's was not sent though it is due, the next one is today's.
+    # While today's digest was not sent, even if it is overdue, it is the next one.
     sent_today = bool(known) and known[0]["day"].startswith(local.date().isoformat())
     following = today if not sent_today else datetime.combine(local + timedelta(days=1), time(hour), zone)
     return DigestTimes(f"{hour:02}:00 {zone.key}", known[0]["at"] if known else None, following.timestamp())

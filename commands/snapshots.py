@@ -24,7 +24,7 @@ def snapshots(context: Context, tenant: TenantArgument, *, page: int = 1) -> Mes
     kept |= {point.name: "expires at the next cleanup" for point in rule.surplus(points, now)}
     known = [(one, one.protected(days, context.uptime.before) or kept.get(one.name) or KEPT) for one in ours(existing)]
     for former in context.fleet.inventory(Role.RETIRED).tenants:
-        # Those that a restore left in the container that it replaced can be restored too.
+        # The snapshots in retired containers of the tenant can be restored too.
         if (former.name, former.host) == (found.name, found.host):
             end = f"deleted {context.renderer.moment(former.kept_until)}" if former.kept_until else "kept until purged"
             until = f"in the previous container (replaced by {former.reason}), {end}"

@@ -18,7 +18,7 @@ from bot.model.tenants import Tenant
 
 @dataclass(frozen=True)
 class Inputs:
-    """`mail`: what happens to waiting mail."""
+    """What the steps are made from. `mail`: what happens to waiting mail."""
 
     found: Tenant
     mail: MailOption
@@ -59,12 +59,12 @@ def start(context: Context, tenant: TenantArgument, *, mail: MailOption = "") ->
 
 
 def _was_left(found: Tenant) -> bool:
-    """Whether a restore or move left it halfway that the database no longer knows, as after a loss of it."""
+    """Return whether a cutover left the tenant half-way that the database does not know, as after its loss."""
     return found.state == State.MOVING
 
 
 def _waits(context: Context, found: Tenant) -> str:
-    """Say how much mail waits, as far as that is known of a stopped tenant."""
+    """Return how much mail waits, as far as that is known of a stopped tenant."""
     return outbound.recorded(context, context.fleet.of(found).lxd.instance(found.instance).config)
 
 
@@ -82,7 +82,7 @@ def _refuse_beside_a_candidate(context: Context, tenant: str) -> None:
 
 @steps_of(start)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """Start it, settle its mail before anything works inside, and check the login page."""
+    """Start the tenant, settle its mail before anything runs inside, and check the login page."""
     found, left = inputs.found, _was_left(inputs.found)
     host = run.fleet.of(found)
 

@@ -29,7 +29,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
     host = context.fleet.of(found)
     state = host.lxd.state(found.instance)
     found = replace(found, status=state.status)
-    # One that is closed on purpose is neither well nor sick.
+    # A tenant that is closed on purpose is neither healthy nor unhealthy.
     live = found.standing == "running"
     health: dict[str, Any] = {"healthy": True, "checks": {}, "facts": {}}
     problem, size = "", context.settings.plans.get(found.plan)
@@ -76,7 +76,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
 
 
 def _base(context: Context, found: Tenant, problem: str) -> Stand:
-    """Return what a tenant runs on; one whose blueprint said nothing is asked itself, where it answers."""
+    """Return what a tenant runs on. Where its blueprint does not tell, the tenant is asked, if it runs and answers."""
     known = bases.stands(context.settings, [found])[found.instance]
     if known.lacks is not None or found.standing != "running" or problem:
         return known

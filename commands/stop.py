@@ -35,7 +35,7 @@ def stop(context: Context, tenant: TenantArgument) -> Plan:
         summary=f"Stop tenant {tenant}",
         facts={"Address": context.settings.edge.url(found.domain), "Visitors see": "a maintenance page"},
         values={"address": context.settings.edge.url(found.domain)},
-        # A tenant that stopped since the request stays stopped.
+        # Not checked again: a tenant that stopped since the request is kept stopped.
         requires=(
             require(
                 runs,
@@ -57,7 +57,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     def halt() -> str | None:
         outbound.record(run, host, found.instance)
-        # Not even a restart of the host may start it.
+        # Not even a restart of the host may start the tenant.
         host.lxd.update(found.instance, {"boot.autostart": "false", **as_labels(stopped_by=run.operation)})
         how = containment.stop(host.lxd, found.instance)
         run.edge.apply()

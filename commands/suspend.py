@@ -1,4 +1,4 @@
-"""`/mautic suspend`: a tenant is closed, and sends nothing, until it is resumed."""
+"""`/mautic suspend`: closes a tenant, which sends nothing until it is resumed."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ MOST = 10
 
 @dataclass(frozen=True)
 class Inputs:
-    """`tags`: with a space between."""
+    """What the steps are made from. `tags`: separated by spaces."""
 
     found: Tenant
     tags: str

@@ -21,7 +21,10 @@ from bot.model.tenants import Tenant
 
 @dataclass(frozen=True)
 class Inputs:
-    """`name`: of its container from now on. `stopped`: before the delete, and still. `mail`: what happens to it."""
+    """What the steps are made from. `name`: of the container from now on.
+
+    `stopped`: the tenant was stopped before the delete, and stays so. `mail`: what happens to waiting mail.
+    """
 
     found: Tenant
     name: str
@@ -41,7 +44,7 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
     found = _find(tenant, everything)
     host = context.fleet.of(found)
     was = host.lxd.instance(found.instance).config
-    # Its former name: another container of the tenant may have the name of the tenant.
+    # The container's previous name: another container of the tenant may have the name of the tenant.
     name = label_of(was, "was-called") or tenant
     stopped = label_of(was, "was-stopped") == "1"
     demand = demand_of(context, found, host, name, tenants=1)
@@ -76,7 +79,7 @@ def unarchive(context: Context, tenant: TenantArgument, *, mail: MailOption = ""
 
 
 def _find(tenant: str, everything: list[Tenant]) -> Tenant:
-    """Return the archive of a tenant, or refuse."""
+    """Return the archive of a tenant, or raise Refused."""
     its = [one for one in everything if one.name == tenant]
     if any(one.role == Role.TENANT for one in its):
         raise Refused(f"`{tenant}` is not archived; see `/mautic status {tenant}`.")
@@ -99,7 +102,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     def rename() -> None:
         if found.instance != name:
-            # An earlier try may have renamed it.
+            # An earlier try may have renamed the container.
             with suppress(NotFound):
                 host.lxd.rename(found.instance, name)
 
@@ -130,7 +133,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
         return see_login_page(run.edge, found.domain)
 
     def undo() -> None:
-        """Archive it again."""
+        """Archive the container again."""
         try:
             instance = host.lxd.instance(name)
         except NotFound:

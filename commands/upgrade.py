@@ -41,7 +41,7 @@ def upgrade(context: Context, tenant: TenantArgument, version: str = "", *, at: 
     old = context.fleet.tenant(tenant)
     host = context.fleet.of(old)
     release = target(context, old, version)
-    # Before it is asked what it is made of.
+    # First, as only a tenant that runs can be asked what it consists of.
     refuse_resting(old, "upgraded")
     found = rehearsed(context, host, old, release.version, begins(context, starts))
     if found is None:
@@ -50,7 +50,7 @@ def upgrade(context: Context, tenant: TenantArgument, version: str = "", *, at: 
 
 
 def _rehearse(context: Context, tenant: str, version: str, starts: float) -> Message:
-    """Ask for the rehearsal, which asks for the upgrade when it has passed."""
+    """Request the rehearsal; when it has passed, the bot requests the upgrade."""
     command = context.registry.command("rehearse")
     plan = call(command, context, {"tenant": tenant, "version": version, "offer": True})
     if not isinstance(plan, Plan):
@@ -62,7 +62,7 @@ def _rehearse(context: Context, tenant: str, version: str, starts: float) -> Mes
 
 @steps_of(upgrade)
 def steps(run: Run, inputs: UpgradeInputs) -> Steps:
-    """Stage beside the tenant while it serves; close it, upgrade a copy, and switch to that when its pages work."""
+    """Unpack the release while the tenant serves; close the tenant, upgrade a copy, and switch when its pages work."""
     if inputs.blueprint:
         return steps_on_new_base(run, inputs, "upgrade")
     upgrading = _Upgrade(run, inputs)
@@ -82,7 +82,7 @@ def steps(run: Run, inputs: UpgradeInputs) -> Steps:
 
 
 class _Upgrade:
-    """The steps; each looks before it acts."""
+    """The steps; each looks at what is there before it acts."""
 
     def __init__(self, run: Run, inputs: UpgradeInputs) -> None:
         self.run = run
@@ -102,7 +102,7 @@ class _Upgrade:
             cache = (files(self.run.settings, self.rehearsed) / "cache.tar.gz").read_bytes()
             self.upgrades.lay_cache(self.old.instance, cache)
         except (OSError, LxdError) as error:
-            # It takes longer without, and comes to the same.
+            # Without the cache the upgrade takes longer, with the same result.
             return f"{note}; the cache is made anew: {error}"
         return note
 
@@ -115,7 +115,7 @@ class _Upgrade:
     def upgrade(self) -> str | None:
         if self.cutover.serves():
             return None
-        # What was interrupted in the middle of this is made again: no migration is tried on half of itself.
+        # A copy whose upgrade was interrupted is made again: no migration is tried on a half-migrated database.
         self.cutover.make(self._copy, closed=True, whole=False)
         self.cutover.boot()
         with self.cutover.resting(snapshot=True), ThreadPoolExecutor(1, "beside") as beside:
@@ -131,7 +131,7 @@ class _Upgrade:
         return f"{phases}; {rows}" + (f", not compared (too large): {', '.join(large)}" if large else "")
 
     def _route(self) -> None:
-        """Have the edges learn the way to the copy, which is closed: nobody waits for that once it is open."""
+        """Have the edges learn the route to the copy while it is closed: nobody waits for that once it is open."""
         wait_for_address(self.host.lxd, self.cutover.name)
         self.run.edge.apply(ahead=self.cutover.name)
 
@@ -142,7 +142,7 @@ class _Upgrade:
     def keep(self) -> str:
         told = self.cutover.keep()
         with suppress(LxdError):
-            # The tree of before only takes room; the previous container has it.
+            # The previous release's files only take space; the previous container has them.
             self.upgrades.discard(self.cutover.name)
         return told
 

@@ -1,1 +1,1 @@
-"""One file a scheduled job."""
+"""One file per scheduled job."""

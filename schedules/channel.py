@@ -1,4 +1,4 @@
-"""Checks that the bot can post to Slack, and warns the operators directly when it can not."""
+"""Checks that the bot can post to Slack, and warns the operators directly when it cannot."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bot.slack.poster import NotPosted
 
 log = logging.getLogger(__name__)
 LONG = 300.0
-"""Seconds that Slack may refuse what is to be said before somebody has to look."""
+"""Seconds that Slack may refuse a message before a person has to look."""
 SHOWN = 3
-"""Operations that are named."""
+"""Operations that the error names."""
 
 
 @schedule(seconds=60)
@@ -28,7 +28,7 @@ def channel(context: Context) -> None:
     try:
         problem = context.people.channel_problem(place) if place else ""
     except Untold as error:
-        # A hiccup of Slack's is no lost channel: nobody is called for it.
+        # A hiccup of Slack's is no lost channel: nobody is warned of it.
         raise Refused(f"{error}, so access to `slack.channel` can't be checked.") from error
     if problem:
         said = f"I can't post to `slack.channel`: {problem}."

@@ -18,15 +18,15 @@ from bot.slack.poster import NotPosted, Refusal
 from bot.store.metrics import DAY
 
 LATE = 30 * 60
-"""Seconds after its hour from which on it says that it is late."""
+"""Seconds after its hour from which on the digest says that it is late."""
 SET_RIGHT = 5 * 60
-"""Seconds that a clock may be set back by, and today's digest still is today's."""
+"""Seconds that the clock may be set back by without another digest for today."""
 LONGEST = 7 * DAY
-"""How far back a digest looks when there was none for long."""
+"""Seconds that a digest looks back at most, when there was none for long."""
 NEAR = 0.5
 """Share of a plan limit from which on a tenant may be in the chart."""
 PAGE, PAGES = 20, 3
-"""Tenants in one message of the thread, and such messages: the rest is counted."""
+"""Tenants in one message of the thread, and such messages at most: the rest is counted."""
 
 
 @schedule(seconds=60)
@@ -56,7 +56,7 @@ def _head(day: str) -> str:
 def _known(context: Context, day: str) -> tuple[sqlite3.Row | None, str]:
     """Return the digest of a day, if there is one, and the name by which its messages are found.
 
-    What a clock that was ahead made does not count, but its name is taken: its messages stand in Slack.
+    A digest that was made while the clock was ahead does not count, but its name is taken: its messages are in Slack.
     """
     rows = context.database.read("SELECT * FROM digests WHERE day GLOB ? ORDER BY rowid DESC", f"{day}*")
     made = [row for row in rows if row["at"] <= context.now() + SET_RIGHT]
@@ -70,7 +70,7 @@ def _found(context: Context, row: sqlite3.Row, key: str) -> str:
 
 
 def _write_down(context: Context, day: str, due: float) -> sqlite3.Row:
-    """Gather, draw, and write down what is to be said on a day on which nothing was yet."""
+    """Gather the digest of a day that has none, draw its chart, and store both before anything is posted."""
     now = context.now()
     before = "SELECT at FROM digests WHERE ts <> '' AND at < ? ORDER BY rowid DESC LIMIT 1"
     last = next((row["at"] for row in context.database.read(before, now)), now - DAY)
@@ -89,9 +89,9 @@ def _write_down(context: Context, day: str, due: float) -> sqlite3.Row:
 
 
 def _say(context: Context, row: sqlite3.Row, unsure: bool) -> None:
-    """Post what was written down, from where it was left off; `unsure`: the next part may be posted already."""
+    """Post what was stored, from where it was left off; `unsure`: the next part may have been posted already."""
     written = json.loads(row["said"])
-    # An earlier release wrote the messages alone.
+    # An earlier release stored only the messages.
     said, alt = (written["messages"], written["alt"]) if isinstance(written, dict) else (written, "")
     head, *details = [Message(**one) for one in said]
     parts: list[tuple[str, Message | bytes]] = [(_head(row["day"]), head)]
@@ -119,7 +119,7 @@ def _post(context: Context, row: sqlite3.Row, key: str, part: Message | bytes, t
             context.post.picture(channel, part, name=key, title=title, thread_ts=ts, alt=alt)
             return ""
         except NotPosted as error:
-            # What was not answered may stand there: the next minute looks, but not for ever.
+            # Slack may have posted it without an answer: the next runs look for it, but not for ever.
             if not isinstance(error, Refusal) and context.now() - row["at"] < LATE:
                 raise
             part = context.renderer.say(f":frame_with_picture: The chart could not be posted: {sentence(error)}")
@@ -133,7 +133,7 @@ def _record(context: Context, day: str, ts: str, posted: int) -> sqlite3.Row:
 
 
 def pages(renderer: Renderer, tenants: Sequence[TenantDay]) -> list[Message]:
-    """Return the messages of the thread that tell of tenants, the worst first."""
+    """Return the messages of the thread about tenants, the worst first."""
     shown = tenants[: PAGE * PAGES]
     return [
         renderer.message(
@@ -146,7 +146,7 @@ def pages(renderer: Renderer, tenants: Sequence[TenantDay]) -> list[Message]:
 
 
 def picture(found: Digest, timezone: str) -> tuple[bytes, str, str]:
-    """Draw the pools' past and the tenants closest to their plan limit.
+    """Draw the history of the pools, and the tenants closest to their plan limit.
 
     Returns the PNG (b"" where there is nothing to draw, or it failed), what it shows, and why it failed.
     """

@@ -21,11 +21,11 @@ from bot.store import metrics
 from bot.store.metrics import DAY
 
 AGAIN = 3.0
-"""Seconds after which what may be a blip is looked at a second time."""
+"""Seconds after which a possible blip is checked a second time."""
 SETTLES = 15 * 60
-"""Seconds that a host which was off has to start its tenants, beside those that it waits after each."""
+"""Seconds that a host has to start its tenants after it was off, besides its pause after each."""
 FEW = 5
-"""Tenants of a host that may stand still at once, each by a problem of its own."""
+"""Tenants of a host that may have stopped at once, each by a problem of its own; if more have, the host was off."""
 
 
 @schedule(seconds=300)
@@ -44,7 +44,7 @@ def health(context: Context) -> None:
     offline = {host for host, found in hosts.items() if found.has("server")}
     all_known = not offline & context.fleet.servers.keys()
     held = _held(context, began)
-    # A look into each is work too, and what is found on a host in distress is its distress.
+    # Checking each tenant adds load, and what is found on an overloaded host comes from the overload.
     passed = offline | {host for host, found in hosts.items() if found.has("strain")}
     chosen = {
         one.tenant.name: one
@@ -66,7 +66,7 @@ def health(context: Context) -> None:
     doubtful = set(_doubtful(tenants, known))
     edge_doubtful = bool(_doubtful({EDGE: hosts[EDGE]}, known))
     if edge_doubtful:
-        # As many pages as are asked for at once tell whether it is back.
+        # One round of parallel page requests tells whether the edge is back.
         doubtful.update([name for name, look in seen.items() if look.page][: health_checks.WIDTH])
     if doubtful or _doubtful(hosts, known):
         time.sleep(AGAIN)
@@ -83,7 +83,7 @@ def health(context: Context) -> None:
         told = counted.get(host, Diagnosis(unseen=frozenset(["quotas"])))
         hosts[host] = replace(found, findings=(*found.findings, *told.findings), unseen=found.unseen | told.unseen)
     tenants |= _fallen_long(context, fallen)
-    # What an operation took in hand meanwhile is not judged either.
+    # Tenants that an operation began on meanwhile are not judged either.
     held = _held(context, began)
     half_done = {operation.tenant for operation in context.operations.select("state = 'needs_attention'")}
     there = {one.tenant.name for one in inventory.tenants}
@@ -103,9 +103,9 @@ def health(context: Context) -> None:
 
 
 def _held(context: Context, since: float) -> set[str]:
-    """Return the tenants that an operation has in hand, or has had since then.
+    """Return the tenants with an operation that runs, is queued, or has ended since then (epoch seconds).
 
-    One that was left half done has none: it may wait for somebody for days, as what a guard holds may.
+    Not those whose operation needs attention, or that a guard makes wait: that may last for days.
     """
     rows = context.database.read(
         "SELECT tenant FROM operations WHERE state = 'running' OR state = 'queued' AND held_by = ''"
@@ -117,7 +117,7 @@ def _held(context: Context, since: float) -> set[str]:
 
 
 def _fallen_long(context: Context, fallen: Mapping[str, Look]) -> dict[str, Diagnosis]:
-    """Say of whom has stood still for longer than a host needs to start all again that it does; and nothing else."""
+    """Diagnose as stopped the tenants that are down for longer than a host needs to start all again; nothing else."""
     settles = SETTLES + len(fallen) * context.settings.capacity.start_delay
     down = metrics.down_since(context.database, context.now() - settles)
     return {
@@ -130,7 +130,7 @@ def _fallen_long(context: Context, fallen: Mapping[str, Look]) -> dict[str, Diag
 
 
 def _diagnoses(context: Context, seen: Mapping[str, Look], edge: Diagnosis) -> dict[str, Diagnosis]:
-    """Say what is wrong with each tenant; where it is the edge, nothing is said of its page."""
+    """Return what is wrong with each tenant; where the edge has a problem, pages are left out."""
     return {
         name: _diagnosis(context, replace(look, page=None) if edge.findings else look) for name, look in seen.items()
     }
@@ -140,7 +140,7 @@ def _diagnosis(context: Context, look: Look) -> Diagnosis:
     try:
         return diagnose(look, context.settings.health)
     except Exception as error:
-        # What a tenant tells of itself may be anything, and must not blind the bot for the others.
+        # A tenant may report anything about itself; the bot must still judge the others.
         why, _ = explain(error, f"judging {look.tenant.name}")
         return Diagnosis((Finding("inside", why),), frozenset(FINDINGS) - {"inside"})
 
@@ -151,7 +151,7 @@ def _settling(
     found: Mapping[str, Diagnosis],
     known: Collection[tuple[str, str]],
 ) -> set[str]:
-    """Return the hosts and servers that were off until just now, as it was seen, or as many tenants tell there."""
+    """Return the hosts and servers that were off until just now: by an incident, or as many tenants there stopped."""
     hosts = Counter(look.tenant.host for look in seen.values())
     since = context.now() - SETTLES - max(hosts.values(), default=0) * context.settings.capacity.start_delay
     off = {incident.server for incident in context.incidents.since(since) if incident.kind == "server"}
@@ -168,7 +168,7 @@ def _settling(
 def _believed(
     subject: str, diagnosis: Diagnosis, known: Collection[tuple[str, str]], seen: Collection[str] = ()
 ) -> Diagnosis:
-    """Leave out what may be a blip and is no incident yet, but for the kinds that were seen before."""
+    """Leave out findings that may be a blip, unless they are open incidents (`known`) or of the kinds in `seen`."""
     told = tuple(
         finding
         for finding in diagnosis.findings
@@ -180,11 +180,13 @@ def _believed(
 def _failing_maintenance(
     context: Context, judged: Mapping[str, Diagnosis], known: Mapping[str, float]
 ) -> Mapping[str, Diagnosis]:
-    """Say on which tenants maintenance fails, or failed until now, as the operations say; no tenant has to answer.
+    """Return the diagnoses of the tenants on which maintenance fails, or failed until now, with that added.
 
-    `known`: since when maintenance is known to fail, by tenant.
+    The operations tell, so no tenant has to answer. Where taking snapshots fails, the missing snapshot is no second
+    problem.
 
-    A snapshot that is tried in vain is no second problem where it is missing.
+    Args:
+        known: since when maintenance has been failing, by tenant with an open incident about it.
     """
     failing: dict[str, list[maintenance.Failing]] = {}
     for one in maintenance.failing(context):
@@ -209,7 +211,7 @@ def _failing_maintenance(
 
 
 def _edge(seen: Collection[Look]) -> Diagnosis:
-    """Say whether it is the edge: of several pages none answers."""
+    """Diagnose the edge: it has a problem if none of several pages answers."""
     pages = [look.page for look in seen if look.page]
     if not pages:
         return Diagnosis(unseen=frozenset(["edge"]))
@@ -220,7 +222,7 @@ def _edge(seen: Collection[Look]) -> Diagnosis:
 
 
 def _doubtful(found: Mapping[str, Diagnosis], known: Collection[tuple[str, str]]) -> list[str]:
-    """Return of whom something is found that may be a blip, and is no incident yet."""
+    """Return the subjects with a finding that may be a blip and is no open incident."""
     return [
         subject
         for subject, diagnosis in found.items()
@@ -229,6 +231,6 @@ def _doubtful(found: Mapping[str, Diagnosis], known: Collection[tuple[str, str]]
 
 
 def _confirm(first: dict[str, Diagnosis], second: Mapping[str, Diagnosis], known: Collection[tuple[str, str]]) -> None:
-    """Put the second look in the place of the first; a blip that only the second one has is not believed yet."""
+    """Replace the first look by the second; a possible blip that only the second one has is left out for now."""
     for subject, diagnosis in second.items():
         first[subject] = _believed(subject, diagnosis, known, {finding.kind for finding in first[subject].findings})

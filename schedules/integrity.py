@@ -23,7 +23,7 @@ def integrity(context: Context) -> None:
     try:
         lost = unknown_heads(context)
     except TooBusy as error:
-        # No alarm, but what is open stays: its proof may be among what was not read.
+        # No new alarm, but an open incident stays: its proof may be among the messages that were not read.
         log.warning("%s", error)
         lost, unseen = [], frozenset(["audit"])
     with context.database.transaction() as transaction:
@@ -31,7 +31,7 @@ def integrity(context: Context) -> None:
 
 
 def _findings(context: Context, lost: list[tuple[int, str]]) -> tuple[Finding, ...]:
-    """Return what is wrong with the log as a whole; `lost`: what Slack saw of it that is not there."""
+    """Return what is wrong with the log as a whole; `lost`: the heads in Slack's messages that the log lacks."""
     keep = "Save `bot.db` and its backups, and find out who had access."
     if lost:
         seq, begin = lost[0]

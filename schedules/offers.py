@@ -1,4 +1,4 @@
-"""Tells what rehearsals found and how rollouts ended, and requests the upgrades that passed, for those who asked."""
+"""Reports what rehearsals found and how rollouts ended, and requests the upgrades that passed, for those who asked."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from bot.store.operations import TenantBusy
 ROLLOUTS = "id IN (SELECT operation FROM batches) AND json_extract(plan, '$.values.soak') IS NOT NULL"
 """Batches in rings: rollouts, and patches of many."""
 REHEARSED = "command = 'rehearse' AND json_extract(plan, '$.texts.then') <> '' AND state <> 'cancelled'"
-"""Batches of rehearsals that something follows."""
+"""Batches of rehearsals that a request follows."""
 ENDED = "state IN ('succeeded', 'failed', 'cancelled') AND id NOT IN (SELECT operation FROM offered)"
 
 
@@ -50,7 +50,7 @@ def offers(context: Context) -> None:
         try:
             work()
         except TenantBusy:
-            # Asked for again at the next look.
+            # The next run requests it again.
             continue
         except (Refused, LxdError, NotPosted) as error:
             errors.append(error)
@@ -69,7 +69,7 @@ def _after_one(context: Context, found: Evidence, offer: bool) -> None:
     except Refused as no:
         change = "update" if found.patches else "upgrade"
         no_offer = f"\n:warning: The {change} is not requested: {sentence(str(no))}"
-    # One of many is told of in the thread of all.
+    # A rehearsal of a batch is reported in the thread of the batch.
     thread = context.operations.get(rehearsal.parent) if rehearsal.parent else rehearsal
     _tell(context, found.operation, thread, _told(context, thread, found) + no_offer)
 
@@ -90,7 +90,7 @@ def _after_rollout(context: Context, rollout: Operation) -> None:
 
 
 def _tell(context: Context, operation: int, thread: Operation, said: str) -> None:
-    """Leave words for a thread, and note that it was told of an operation; both or neither."""
+    """Add a note to a thread, and record that the operation was reported; both or neither."""
     with context.database.transaction() as transaction:
         evidence.told(transaction, operation)
         if said:
@@ -99,20 +99,20 @@ def _tell(context: Context, operation: int, thread: Operation, said: str) -> Non
 
 
 def _told(context: Context, thread: Operation, found: Evidence) -> str:
-    """Attach log or pictures to the thread, and return what is to be said of a rehearsal."""
+    """Attach the log or the pictures of a rehearsal to the thread, and return the text about the rehearsal."""
     if found.passed and thread.plan.get("texts", {}).get("then"):
-        # It is on the card of the rollout that follows.
+        # The card of the rollout that follows shows it.
         return ""
     step = context.operations.get(found.operation).step(found.step).title
     said = context.renderer.words("evidence.j2", found=found, step=step)
     if found.failed:
         return said + _log(context, thread, found)
-    # Pictures of many tenants in one thread are looked at by nobody.
+    # Nobody looks at pictures of many tenants in one thread.
     return said if thread.children else said + _pages(context, thread, found)
 
 
 def _log(context: Context, thread: Operation, found: Evidence) -> str:
-    """Attach the log of a rehearsal that failed to the thread; return where it is."""
+    """Attach the log of a failed rehearsal to the thread; return a sentence about where the log is."""
     path = files(context.settings, found.operation) / LOG
     try:
         text = path.read_text()
@@ -120,7 +120,7 @@ def _log(context: Context, thread: Operation, found: Evidence) -> str:
         if thread.message_ts:
             if _is_there(context, thread, name):
                 return "\nThe log is attached."
-            # Logs are for few (`logs`), and a channel is read by many: the whole of it stays here.
+            # Few may read logs (`logs`), and many read a channel: only the file on the bot's machine has all of it.
             context.post.file(
                 thread.channel,
                 without_mailboxes(text),
@@ -137,12 +137,12 @@ def _log(context: Context, thread: Operation, found: Evidence) -> str:
 
 
 def _is_there(context: Context, thread: Operation, name: str) -> bool:
-    """Whether a file is in the thread already: a crash may have come before it was noted."""
+    """Return whether a file is in the thread already: the bot may have crashed before it recorded that."""
     return bool(context.post.find(thread.channel, name, since=thread.created, thread_ts=thread.message_ts))
 
 
 def _pages(context: Context, thread: Operation, found: Evidence) -> str:
-    """Attach the pictures of what a person sees to the thread; return what is to be said of pages and pictures."""
+    """Attach the pictures of the pages to the thread; return the text about pages and pictures."""
     try:
         before, after = pages(context.settings, found.operation)
     except OSError:
@@ -151,7 +151,7 @@ def _pages(context: Context, thread: Operation, found: Evidence) -> str:
     try:
         domain = context.fleet.tenant(found.tenant).domain
     except Refused as no:
-        # It is gone since, or there are two of that name: what was found is told all the same.
+        # The tenant is gone since, or two have that name: what was found is reported all the same.
         return f"\n{said}\nNo pictures were taken: {sentence(str(no))}"
     taken = pictures.take(before, after, domain, context.settings.pictures.chromium)
     shares = ", ".join(f"{one.key} {one.share:.1%}" for one in taken.pictures if one.png)
@@ -177,7 +177,7 @@ def _pages(context: Context, thread: Operation, found: Evidence) -> str:
 
 
 def _report(context: Context, rollout: Operation) -> str:
-    """Return what became of a rollout, tenant by tenant where it did not go well."""
+    """Return the report on a rollout, tenant by tenant where the upgrade did not succeed."""
     children = context.operations.select("parent = ?", rollout.id, order="ring, id")
     done = [one for one in children if one.state == "succeeded"]
     away = {one.tenant: seconds for one in done if (seconds := _away(one)) is not None}
@@ -209,7 +209,7 @@ def _offer_all(context: Context, rehearsals: Operation) -> None:
 
 
 def _offer(context: Context, rehearsal: Operation, found: Evidence) -> None:
-    """Request an upgrade for who asked for its rehearsal; once, however often this is tried."""
+    """Request an upgrade for the person who asked for its rehearsal; once, however often this is called."""
     asked = rehearsal.plan.get("texts", {}).get("upgrade") or (
         f"patch {found.tenant}" if found.patches else f"upgrade {found.tenant} {found.version}"
     )

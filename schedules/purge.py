@@ -21,7 +21,7 @@ from bot.store.metrics import DAY
 from bot.store.operation import SYSTEM
 
 _COPIES = (Role.INCOMING, Role.REHEARSAL)
-"""What an operation makes and deletes again where it comes to nothing: any other is left over."""
+"""Copies that an operation makes, and deletes again if it fails; any that remains is left over."""
 
 
 @schedule(seconds=300)
@@ -31,7 +31,7 @@ def purge(context: Context) -> None:
     The days must have passed by every clock, and again at a second check hours later. A container that was replaced
     while its host was out of reach is retired now, and kept from now on.
     """
-    # Before the inventory: what ends meanwhile has deleted its copies itself.
+    # Before the inventory: an operation that ends in between has deleted its copies itself.
     maintenance = Maintenance(context)
     inventory = context.fleet.inventory(Role.TENANT, Role.ARCHIVED, Role.RETIRED, *_COPIES)
     command = context.registry.command("purge")
@@ -42,7 +42,7 @@ def purge(context: Context) -> None:
             if (one.role, one.state) == (Role.RETIRED, State.MOVING):
                 _retire(context, one)
             elif maintenance.may(one.name, passes=one.role in _COPIES) and _goes(context, inventory, one, over):
-                # Leftovers of an operation are deleted, frozen or not.
+                # Leftovers of an operation are deleted even during a freeze.
                 left = one.role in _COPIES
                 if maintenance.is_free("purge", one.name, safety=left):
                     plan = call(command, context, {"tenant": one.name, "container": one.instance})
@@ -56,7 +56,7 @@ def purge(context: Context) -> None:
 def _retire(context: Context, one: Tenant) -> None:
     event = audit.Event("container.retired", SYSTEM, one.name, detail={"container": one.instance, "host": one.host})
     known = "SELECT 1 FROM audit WHERE tenant = ? AND event = ? AND json_extract(detail, '$.container') = ? LIMIT 1"
-    # Tried again until it is done, and recorded once.
+    # Retiring is repeated until it succeeds, and recorded once.
     if not context.database.read(known, one.name, event.name, one.instance):
         with context.database.transaction() as transaction:
             audit.record(transaction, event, context.now())
@@ -70,7 +70,7 @@ def _goes(context: Context, inventory: Inventory, one: Tenant, over: Collection[
 
 
 def _over(context: Context, inventory: Inventory) -> set[str]:
-    """Return what has been kept for its days, and had been hours ago: no single clock decides."""
+    """Return the containers whose days are over, and were hours ago already: no single clock decides."""
     over = {_known_as(one) for one in inventory.tenants if one.state != State.MOVING and _is_over(context, one)}
     return context.uptime.confirmed("purge", over)
 
@@ -85,23 +85,23 @@ def _is_over(context: Context, one: Tenant) -> bool:
         return bool(retention.archive_days and one.archived) and one.archived <= before(retention.archive_days * DAY)
     if one.role != Role.RETIRED or not one.kept_until or context.now() < one.kept_until:
         return False
-    # An earlier release did not record the day: the policy tells.
+    # An earlier release did not record the day of retiring: it follows from the policy.
     since = one.retired or one.kept_until - max(retention.retired_days, 1) * DAY
     return since <= before(one.kept_until - since)
 
 
 def _has_kept(context: Context, former: Tenant) -> bool:
-    """Whether it has a snapshot that is kept until somebody deletes it; only a move copies those along."""
+    """Return whether a retired container has a protected snapshot that exists nowhere else: only a move copies them."""
     if former.replaced_by == "migrate":
         return False
     return any(one.keep for one in ours(context.fleet.of(former).lxd.snapshots(former.instance)))
 
 
 def _is_left_over(context: Context, inventory: Inventory, one: Tenant) -> bool:
-    """Whether the operation that made it came to nothing, or was given up, and could not delete it.
+    """Return whether the operation that made a copy has failed or was given up, and could not delete the copy.
 
-    The database may be lost or old, and the candidate all that serves: so other containers of the tenant count. A
-    rehearsal serves nobody, and stays only while it may be all of the tenant that is within reach.
+    The database may be lost or old, and the candidate may be the only container that serves: so the other containers
+    of the tenant count. A rehearsal's copy serves nobody, and stays only while nothing else of the tenant can be seen.
     """
     made_by = context.operations.select("id = ?", one.operation)
     others = [it for it in inventory.tenants if it.name == one.name and it.role in (Role.TENANT, Role.ARCHIVED)]

@@ -1,4 +1,4 @@
-"""Reads what the releases of Mautic say of themselves, and removes what killed builds left."""
+"""Reads what the releases of Mautic say about themselves, and removes what killed builds left."""
 
 from __future__ import annotations
 

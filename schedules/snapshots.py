@@ -17,7 +17,7 @@ from bot.model.tenants import Tenant
 from bot.store import metrics
 
 AT_ONCE = 3
-"""Tenants of a host whose oldest snapshot is deleted in one run, where the pool is short: freed space shows later."""
+"""Tenants per host that lose their oldest snapshot in one run, where the pool is short: freed space shows later."""
 
 
 @schedule(seconds=60)
@@ -34,20 +34,20 @@ def snapshots(context: Context) -> None:
 
     @cache
     def short(host: str) -> bool:
-        """Whether the pool is too full for snapshots; a host that does not answer counts as not full."""
+        """Return whether the pool is too full for snapshots; a host that does not answer counts as not full."""
         try:
             return is_short(context, context.fleet.host(host).lxd.pool())
         except (LxdError, Refused):
             return False
 
     for one in inventory.tenants:
-        # The bot or the server died in the middle of a snapshot.
+        # A tenant is left frozen if the bot or the server died during its snapshot.
         if one.state.status == "Frozen" and maintenance.may(one.tenant.name, passes=True):
             let_go_on(context.fleet.of(one.tenant).lxd, one.tenant.instance)
     held = metrics.snapshots(context.database)
 
     def too_much(tenant: Tenant) -> int:
-        """Bytes by which a tenant's snapshots exceeded the allowance, when last measured."""
+        """Return the bytes by which a tenant's snapshots exceeded the allowance, when last measured."""
         known, most = held.get(tenant.name), context.settings.snapshots_allowed(tenant.plan)
         return max(0, known.held - most) if known and most and known.at >= tenant.created else 0
 
@@ -61,8 +61,8 @@ def snapshots(context: Context) -> None:
             # Snapshots continue in a freeze: they are what one can return to.
             maintenance.ask("snapshot", taking(context, tenant), safety=True, host=tenant.host)
     _make_space(context, maintenance, inventory.tenants, too_much, short)
-    # Surplus snapshots can wait: one operation deletes all at once. By a clock that was just set, days and months may
-    # seem to have passed.
+    # Surplus snapshots can wait: one operation deletes all at once. Just after the clock was set, days and months may
+    # only seem to have passed.
     for tenant, rule, points in (
         sorted(seen, key=lambda one: len(one[2]), reverse=True) if context.uptime.is_steady() else ()
     ):
@@ -95,7 +95,7 @@ def _make_space(
                 there = tuple(context.fleet.of(tenant).lxd.snapshots(tenant.instance))
             except LxdError:
                 continue
-            # Somebody may have deleted some on the server itself.
+            # Somebody may have deleted snapshots on the server itself.
             metrics.note_snapshots(context.database, tenant.name, context.now(), [one.size for one in there])
         if names := oldest(context, there, excess):
             why = (

@@ -1,4 +1,4 @@
-"""Rolls back what could not be rolled back while a host was out of reach."""
+"""Rolls back operations that could not be rolled back while a host was out of reach."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def undo(context: Context) -> None:
 
 
 def _may_be_on(context: Context, operation: Operation, silent: Collection[str]) -> bool:
-    """Whether a server that is silent may have a container of the operation."""
+    """Return whether a server that does not answer may have a container of the operation."""
     inputs = operation.plan.get("inputs") or {}
     places = [inputs[name] for name in ("old", "found", "target") if isinstance(inputs.get(name), dict)]
-    # Earlier releases stored no inputs: it may be anywhere.
+    # Earlier releases stored no inputs: the container may be anywhere.
     return bool({place["server"] for place in places} & {*silent} if places else silent)

@@ -1,1 +1,1 @@
-"""The reverse proxy in front of the tenants of a host: its configuration, one of them, all of them."""
+"""The edge, a reverse proxy in front of the tenants of a host: its configuration, one edge, and all edges."""

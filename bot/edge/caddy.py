@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 ADMIN = "unix//run/caddy/admin.sock"
-"""Where Caddy takes a new configuration."""
+"""The address at which Caddy accepts a new configuration."""
 _PRETENCES = (
     "Client-Ip",
     "Forwarded",
@@ -19,16 +19,16 @@ _PRETENCES = (
     "X-Forwarded-Prefix",
     "X-Real-Ip",
 )
-"""Headers in which a client could claim an address; Caddy itself replaces X-Forwarded-For, -Host and -Proto."""
+"""Headers in which a client could claim an address. Caddy itself replaces X-Forwarded-For, -Host and -Proto."""
 _HOP = "Mautic-Ops-Hop"
-"""Header of a request that one edge has passed on to another; its value is the fleet's secret."""
+"""The header of a request that one edge has passed on to another; its value is the fleet's secret."""
 _CLIENT = "{mautic_ops.client}"
-"""Caddy's placeholder of whom a tenant is told that a request is from."""
+"""Caddy's placeholder for the client address that a tenant is given."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """The edge of another host: the address it listens at, and its own authority's certificate (PEM, or empty)."""
+    """The edge of another host: the address that it listens on, and its authority's certificate (PEM, or empty)."""
 
     address: str
     authority: str
@@ -46,21 +46,22 @@ def routes(
     """Return Caddy's whole configuration.
 
     Args:
-        sites: the address of each domain's tenant, or the edge of the host that it stands on; empty where it is not
-            open, which gets a page that says so.
-        https_port: the port that clients use, for the way there from plain HTTP; every edge of the fleet has the same.
-        hop: the secret of the fleet's edges, by which they believe each other whom they speak for. By their addresses
-            alone, by which their tenants leave too, anyone there could claim to be any client. Empty: nobody is.
+        sites: the address of each domain's tenant, or the edge of the host that the tenant runs on; empty where the
+            tenant is not open, which gets a page that says so.
+        https_port: the port that clients use, for redirects from plain HTTP; it is the same on every edge of the fleet.
+        hop: the secret of the fleet's edges, by which they trust each other's word on a client's address. Source
+            addresses do not prove that: tenants leave by the same ones, so a tenant could claim to be any client.
+            Empty: no edge is trusted.
     """
     domains = sorted(sites)
     port = "" if https_port == 443 else f":{https_port}"
     own = [base_domain, f"*.{base_domain}"] if tls == "internal" else []
-    # One certificate fits all names right under the base domain: a new tenant waits for none.
+    # One wildcard certificate covers all names directly under the base domain, so a new tenant waits for none.
     automated = own + [domain for domain in domains if not own or domain.partition(".")[2] != base_domain]
     issuer = {"module": "internal"} if tls == "internal" else {"module": "acme", **({"email": email} if email else {})}
     secure = {
         "listen": [":443"],
-        # HTTP/3 would be promised to clients, and its UDP port is not opened.
+        # Without this Caddy would advertise HTTP/3 to clients, whose UDP port is not open.
         "protocols": ["h1", "h2"],
         "automatic_https": {"disable": True},
         "tls_connection_policies": [{}],
@@ -99,7 +100,7 @@ def routes(
 
 
 def _client(hop: str) -> dict[str, Any]:
-    """Say who asks: whoever speaks, but of a request by way of another edge whom that one has seen."""
+    """Return the handler that sets the client: the peer, or the peer's own client where the peer is another edge."""
     seen = {"input": hop, "outputs": ["{http.request.header.X-Forwarded-For}"]}
     return {
         "handler": "map",
@@ -122,8 +123,8 @@ def _routes(domain: str, site: str | Peer, https_port: int, hop: str) -> list[di
             "transport": {"protocol": "http", "dial_timeout": "2s", "tls": {"server_name": domain, **trust}},
             "headers": {"request": {"set": {_HOP: [hop or "1"]}}},
         }
-        # What came from another edge goes no further: two that are not of one mind would send it to and fro. Whatever
-        # the header says, as not all of them may have the secret yet.
+        # A request from another edge goes no further, or two edges that disagree would send it back and forth. Any
+        # value of the header counts, as not all edges may have the secret yet.
         first_hop = {"host": [domain], "not": [{"header": {_HOP: ["*"]}}]}
         return [{"match": [first_hop], "handle": [clean, proxy], "terminal": True}, closed]
     if not site:
@@ -131,9 +132,9 @@ def _routes(domain: str, site: str | Peer, https_port: int, hop: str) -> list[di
     proxy = {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": f"{site}:80"}],
-        # A container that is being moved answers nothing at all; whoever asks then is soon told to ask again.
+        # A container that is being moved does not answer at all; its visitors soon get a page that asks to try again.
         "transport": {"protocol": "http", "dial_timeout": "500ms"},
-        # Caddy would add the other edge to the clients that it names, and tenants take the last one.
+        # Caddy would append the other edge to X-Forwarded-For, and tenants take the last address in it.
         "headers": {"request": {"delete": [_HOP], **({"set": {"X-Forwarded-For": [_CLIENT]}} if hop else {})}},
     }
     return [{"match": [{"host": [domain]}], "handle": [clean, proxy], "terminal": True}]
@@ -160,7 +161,7 @@ def _page(status: Literal[404, 503]) -> dict[str, Any]:
 
 
 def ways_elsewhere(config: str) -> dict[str, Peer]:
-    """Return the domains that a configuration passes on to other edges, with these."""
+    """Return the domains that a configuration passes on to other edges, with those edges."""
     found: dict[str, Peer] = {}
     for route in json.loads(config)["apps"]["http"]["servers"]["secure"]["routes"]:
         proxy = route["handle"][-1]

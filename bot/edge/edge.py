@@ -1,4 +1,4 @@
-"""The edge: one reverse proxy (Caddy, in a container of its own) with the domains and TLS of all tenants of a host."""
+"""Runs a host's edge: a reverse proxy (Caddy, in a container) with the domains and TLS of the host's tenants."""
 
 from __future__ import annotations
 
@@ -31,19 +31,20 @@ _ROOT = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
 
 
 class Edge:
-    """The edge of one host. Safe for many threads. Longer than other classes by the arguments of what is asked of it.
+    """The edge of one host. Thread-safe. The class is longer than others because of its methods' many arguments.
 
     Args:
-        base_domain: tenants without a domain of their own are right under it.
+        base_domain: tenants without a domain of their own are directly under it.
         tls: certificates of Caddy's own authority, or public ones (which need ports 80 and 443, and DNS).
-        email: contact of the public certificates.
-        listen: address of the host that the ports are opened at; clients' own addresses are seen unless it is loopback.
-        network: the bridge of the tenants, and `subnet` its address.
-        cache: where the Debian base is kept.
+        email: contact for public certificates.
+        listen: address of the host on which the ports are opened. Unless it is loopback, the edge sees clients'
+            addresses.
+        network: the tenants' bridge; `subnet` is its address.
+        cache: directory that keeps the Debian base.
         base: `debootstrap`, or the alias of a Debian image on the server.
-        connect: address that the host's ports are reached at from here; empty: `listen`.
-        member: the member of a cluster that it is the edge of; its container is then called after it.
-        hop: the secret that all edges of the fleet share, as `routes` has it.
+        connect: address at which the bot reaches the host's ports; empty: `listen`.
+        member: the cluster member of the edge, which is then part of its container's name.
+        hop: the secret that all edges of the fleet share, as in `routes`.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Edge:
         self._met: set[tuple[str, str, str]] = set()
 
     def ensure(self, progress: Callable[[str], None] = lambda _: None) -> None:
-        """Have the edge there, running, at its address and ports, with today's routes."""
+        """Create or update the edge, so that it runs at its address and ports with the current routes."""
         with self._lock:
             found = {instance.name: instance for instance in self._lxd.instances()}
             if self._unfinished in found:
@@ -114,14 +115,14 @@ class Edge:
                 gone = dict.fromkeys(found[self._name].devices.keys() - devices.keys())
                 self._lxd.update(self._name, {}, {**devices, **gone})
             self._lxd.start(self._name)
-            # What was plugged in anew has no address.
+            # A network device that was replaced has no address yet.
             until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
             run(self._lxd, self._name, f"ip -4 address show {NIC} | grep -q inet || systemctl restart network")
             self._pages.distrust()
         self.apply(fresh=True, partly=True)
 
     def remove(self) -> None:
-        """Take the edge away, with its certificates; no effect when it is not there."""
+        """Delete the edge with its certificates; no effect when there is none."""
         with self._lock:
             names = {instance.name for instance in self._lxd.instances() if role_of(instance.config) == Role.EDGE}
             for name in names & {self._name, self._unfinished}:
@@ -130,20 +131,21 @@ class Edge:
 
     @property
     def server(self) -> Lxd:
-        """The server that it is on; the edges of a cluster share one."""
+        """Return the LXD server that the edge is on; the edges of a cluster share one."""
         return self._lxd
 
     def has(self, name: str, instances: Sequence[Instance]) -> bool:
-        """Whether an instance is on this host; `instances`: all of its server."""
+        """Return whether an instance is on this host; `instances`: all instances of the server."""
         return any(one.name == name for one in self._of(instances))
 
     def domains(self, instances: Sequence[Instance], ahead: str = "") -> dict[str, int]:
-        """Return the domains that this host has, and how good its right to each is: 3 by an open tenant, 2 by one that
-        is closed, or an archive, 1 by an open candidate, 0 by a tenant that is closed for its candidate.
+        """Return the domains that this host has, and the rank of its right to each (`bot.model.labels.right`).
 
-        `instances`: all of its server. `ahead`: as `apply` has it; it counts as an open candidate.
+        3: an open tenant; 2: a closed tenant, or an archive; 1: an open candidate; 0: a tenant that is closed for its
+        candidate. `instances`: all instances of the server. `ahead`: as in `apply`; it counts as an open candidate.
 
-        Raises LxdUnavailable when its member of the cluster is offline: nobody knows then, and all there may go on.
+        Raises LxdUnavailable when the host's cluster member is offline: its state is then unknown, and its containers
+        may still serve.
         """
         here = self._of(instances)
         if self._member and any(one.status == "Error" for one in here):
@@ -160,19 +162,21 @@ class Edge:
         ahead: str = "",
         instances: Sequence[Instance] | None = None,
     ) -> None:
-        """Make routes and certificates what LXD says, without dropping a connection; nothing happens when they are.
+        """Bring routes and certificates in line with LXD, without dropping a connection; no effect when they are.
 
-        A tenant is routed to where its configuration says, whatever it tells of itself. Where it was given no address
-        yet, it is now.
+        The edge routes to the address in a tenant's LXD configuration, whatever the tenant says about itself. A tenant
+        without an address gets one now.
 
         Args:
-            fresh: see to it that the edge runs, too.
+            fresh: also start the edge where it does not run.
             elsewhere: the edges of the domains that other hosts have a better right to.
-            partly: not every host could be asked, so ways to others that nobody speaks of any more are kept.
-            number: of those who look at other hosts first, who looked last; one who comes late does nothing.
-            ahead: an instance that is about to be opened. Where no other is open, or closed for other reasons, it is
-                routed to by now, and says itself that it is closed; any later call goes by its labels again.
-            instances: all of its server, as they were after `number` was given; None: they are looked at here.
+            partly: not every host answered, so keep existing routes to other edges that are no longer mentioned.
+            number: the sequence number of a caller that read other hosts first. A call with a lower number than the
+                last applied one does nothing, because it is outdated; 0: always apply.
+            ahead: an instance that is about to be opened. Unless another container of its domain is open, or closed for
+                another reason, the edge routes to it now, and it shows a closed page itself. Later calls go by its
+                labels again.
+            instances: all instances of the server, read after `number` was assigned; None: read them here.
         """
         with self._lock:
             if 0 < number < self._applied:
@@ -189,7 +193,7 @@ class Edge:
         instances: Sequence[Instance] | None,
     ) -> None:
         if fresh and not self._lxd.instance(self._name).running:
-            # Nobody stops it on purpose.
+            # Nobody stops the edge on purpose.
             self._lxd.start(self._name)
             until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
         here, learned = self._sites(ahead, instances)
@@ -205,12 +209,12 @@ class Edge:
             ),
             indent=1,
         )
-        # To read the file costs less than a command, which is needed where something is new.
+        # Reading the file is cheaper than the command, which is only needed where something is new.
         if not learned and config == self._loaded and config == self._present():
             return
-        # Where this fails Caddy may have taken it all the same.
+        # Caddy may have accepted the configuration even where this fails.
         self._loaded = ""
-        # An address that another tenant had before is still known there by that one's MAC, for up to a minute.
+        # The edge remembers the MAC of an address's previous tenant for up to a minute.
         load(self._lxd, self._name, config, first=("ip", "neigh", "flush", "dev", NIC) if learned else ())
         self._loaded = config
 
@@ -218,11 +222,11 @@ class Edge:
         return self._lxd.pull(self._name, CONFIG).decode()
 
     def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> Probe:
-        """Ask for a domain's login page through the edge, as a client would, within so many seconds."""
+        """Request a domain's login page through the edge, as a client would, within `seconds`."""
         return self._pages.probe(domain, seconds)
 
     def authority(self) -> str:
-        """Return the certificate of the edge's own authority (PEM), for those who are to trust it; empty: none yet."""
+        """Return the certificate of the edge's own authority (PEM), for peers that trust it; empty: none yet."""
         try:
             return self._lxd.pull(self._name, _ROOT).decode()
         except NotFound:
@@ -232,7 +236,7 @@ class Edge:
         return self._lxd.pull(self._name, _ROOT).decode() if self._tls == "internal" else None
 
     def _sites(self, ahead: str, instances: Sequence[Instance] | None) -> tuple[dict[str, str], bool]:
-        """Return the address of each domain, empty where it is not open, and whether somebody has one newly."""
+        """Return the address of each domain, "" where it is not open, and whether any interface or address is new."""
         here = self._of(self._lxd.instances() if instances is None else instances)
         found = _tenants(here, ahead)
         if self._pin(instance for _, instance in found.values() if _is_open(instance) and not given(instance)):
@@ -250,14 +254,14 @@ class Edge:
         return {**dict.fromkeys(found, ""), **opened}, learned
 
     def _pin(self, nameless: Iterable[Instance]) -> bool:
-        """Give those an address that come from a time when LXD alone did; tell whether there was any."""
+        """Give an address to instances from earlier releases, which have none; return whether there were any."""
         some = False
         for instance in nameless:
             some = True
             try:
                 self._lxd.pin(instance.name)
             except LxdError as error:
-                # The others are not to wait for it.
+                # One failure must not keep the others waiting.
                 log.warning("%s has no address yet: %s", instance.name, error)
         return some
 
@@ -298,7 +302,7 @@ class Edge:
 def _devices(
     network: str, address: str, listen: str, ports: Mapping[str, tuple[int, int]]
 ) -> dict[str, dict[str, str]]:
-    # Not isolated as the tenants' ports are: this one is to reach them all.
+    # The port is not isolated as the tenants' ports are: the edge has to reach all tenants.
     devices = {
         NIC: {"type": "nic", "name": NIC, "network": network, "ipv4.address": address},
     }
@@ -308,14 +312,14 @@ def _devices(
         if loopback:
             device["connect"] = f"tcp:127.0.0.1:{inside}"
         else:
-            # By the kernel, so that Caddy sees who speaks.
+            # The kernel forwards, so that Caddy sees clients' addresses.
             device |= {"nat": "true", "connect": f"tcp:{address}:{inside}"}
         devices[name] = device
     return devices
 
 
 def _tenants(here: Sequence[Instance], ahead: str = "") -> dict[str, tuple[int, Instance]]:
-    """Return each domain's right, as `domains` does, and who has it; `ahead`: who is about to, as in `apply`."""
+    """Return the rank of each domain's right, as in `domains`, and the instance that has it; `ahead`: as in `apply`."""
     named = {instance.name: instance for instance in here}
     by_domain: dict[str, list[Seen]] = {}
     for instance in here:
@@ -326,14 +330,14 @@ def _tenants(here: Sequence[Instance], ahead: str = "") -> dict[str, tuple[int, 
     for instance in here:
         if (domain := _domain(instance)) and _opens(instance, ahead):
             its, holding = tenants.get(domain, (0, instance))
-            # A tenant that is closed for its candidate has no right but until that is open.
+            # A tenant that is closed for its candidate keeps its right only until the candidate opens.
             if its == 0 or holding is instance:
                 tenants[domain] = max(its, 1), instance
     return tenants
 
 
 def _domain(instance: Instance) -> str:
-    """Return its domain, "" where none is called so: written by hand, it would keep Caddy from all routes."""
+    """Return an instance's domain, "" where it is invalid: Caddy would refuse all routes for one written by hand."""
     domain = label_of(instance.config, "domain")
     return domain if _DOMAIN.fullmatch(domain) else ""
 
@@ -347,6 +351,6 @@ def _is_open(instance: Instance) -> bool:
 
 
 def _opens(instance: Instance, ahead: str) -> bool:
-    """Whether it is the one that is about to be opened: a new tenant or a candidate, which keeps itself closed."""
+    """Return whether an instance is the one that is about to open: a new tenant or candidate, which closes itself."""
     stands = role_of(instance.config), state_of(instance.config)
     return instance.name == ahead and stands in _TO_BE_OPENED and instance.running

@@ -1,4 +1,4 @@
-"""The edges of the fleet, one a host, as one: each routes every domain, by way of another's edge where it has to."""
+"""Runs the edges of all hosts as one: each routes every domain, through another host's edge where necessary."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ S = TypeVar("S")
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 ANSWER = 5.0
-"""Seconds that a host has to say whom it serves; the others do not wait for it any longer."""
+"""Seconds that a host may take to answer with its domains; the others do not wait longer for it."""
 
 
 class Edges:
-    """All edges. `known` returns them by host, the front first: the one that probes ask, and where DNS may point."""
+    """All edges. `known` returns them by host. The first is the front, which probes ask and DNS may point to."""
 
     def __init__(self, known: Callable[[], Mapping[str, Edge]]) -> None:
         self._known = known
@@ -30,9 +30,9 @@ class Edges:
         self._numbers = itertools.count(1)
 
     def ensure(self, progress: Callable[[str], None] = lambda _: None) -> None:
-        """Have every edge there and running, with today's routes; `progress` is told by host.
+        """Create or update every edge, so that it runs with the current routes; report each host to `progress`.
 
-        Raises LxdError when the front cannot be; of the others, which can be out of reach, it is told.
+        Raises LxdError when the front fails. Failures of other edges, which can be out of reach, go to `progress`.
         """
 
         def ensure(host: str, edge: Edge) -> None:
@@ -47,11 +47,10 @@ class Edges:
         self.apply(fresh=True)
 
     def apply(self, *, fresh: bool = False, ahead: str = "") -> None:
-        """Make the routes of every edge that can be reached what LXD says; raises LxdError when none can be.
+        """Bring the routes of every reachable edge in line with LXD; raise LxdError when no edge is reachable.
 
-        One that cannot be reached is brought up to date by a later call: `schedules/routes.py` makes one a minute.
-        `ahead`: as `Edge.apply` has it, of the front and of the edge of the instance's own host; the others follow with
-        the next call.
+        A later call updates the others: `schedules/routes.py` makes one a minute. `ahead`: as in `Edge.apply`; then
+        only the front and the edge of the instance's own host are updated, and the others follow with the next call.
         """
         known = self._known()
         self._front = next(iter(known.values()))
@@ -59,9 +58,9 @@ class Edges:
             for edge in known.values():
                 edge.apply(fresh=fresh, ahead=ahead)
             return
-        # Whoever looks later knows better, and may be the quicker one.
+        # A later call reads newer facts, and may still finish before an earlier one.
         number = next(self._numbers)
-        # The hosts of a cluster share a server: that is asked once, for all that is done here.
+        # The hosts of a cluster share a server, which is asked only once.
         servers = {edge.server: host for host, edge in known.items()}
         asked = {host: server for server, host in servers.items()}
         listed, unlisted = each(asked, lambda _, server: server.instances(), within=ANSWER)
@@ -98,8 +97,8 @@ class Edges:
                 instances=instances(edge),
             )
 
-        # Ahead of a switch the way counts that visitors come by. To load an edge takes a sixth of a second of a core,
-        # which the candidate's start needs more.
+        # Ahead of a switch only the path that visitors take counts. Loading an edge takes a sixth of a second of a
+        # core, which the candidate's start needs more.
         now = {
             host: edge
             for host, edge in answered.items()
@@ -112,13 +111,13 @@ class Edges:
                 raise error
 
     def _learn(self, host: str, edge: Edge, *, fresh: bool) -> None:
-        """Know a host's authority; where it cannot be asked for anew, the one that was known goes on."""
+        """Read the authority of a host's edge where it is unknown, or where `fresh`; on failure keep the known one."""
         if fresh or not self._authorities.get(host):
             self._authorities[host] = edge.authority()
 
     def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> Probe:
-        """Ask for a domain's login page through the front edge, once, with so many seconds for all of it."""
-        # As it was known last: a probe is not to wait for a server that is silent.
+        """Request a domain's login page through the front edge, once, within `seconds`."""
+        # The last known front: a probe must not wait for a silent server.
         front = self._front or next(iter(self._known().values()))
         return front.probe(domain, seconds)
 
@@ -126,9 +125,9 @@ class Edges:
 def each(
     hosts: Mapping[str, S], work: Callable[[str, S], T], *, within: float | None = None
 ) -> tuple[dict[str, T], dict[str, LxdError]]:
-    """Do something with every host at once; return what came of it, and the errors of the others, by host.
+    """Do something with every host in parallel; return the results, and the errors of the other hosts, by host.
 
-    `within`: seconds after which one is taken to be out of reach; nobody waits for what it may still say.
+    `within`: seconds after which a host counts as unreachable, and its late answer is ignored; None: no limit.
     """
     threads = ThreadPoolExecutor(max(1, len(hosts)), "edges")
     asked = {host: threads.submit(work, host, given) for host, given in hosts.items()}

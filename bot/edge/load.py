@@ -1,4 +1,4 @@
-"""How Caddy in an edge takes another configuration: one conversation, as each costs some 60 milliseconds of LXD's."""
+"""Loads a configuration into an edge's Caddy, in one LXD command, as each command costs LXD some 60 milliseconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from bot.lxd.protocol import Lxd, LxdError
 
 log = logging.getLogger(__name__)
 CONFIG = "/etc/caddy/edge.json"
-"""What Caddy begins with after a restart: what it took last, or before where no room was left to write that."""
+"""The configuration that Caddy starts with: the last one that it accepted, or an older one where the disk was too full
+for that."""
 _PATIENCE = 300
 _LOAD = r"""
 use strict; use Fcntl ":flock"; use Socket;
@@ -51,15 +52,15 @@ rename $new, $place or unkept($new);
 rmdir $unsure;
 answer("loaded");
 """
-"""Perl, which every Debian has, as `caddy reload` does it: its own start takes as long as all else together."""
+"""Perl, which every Debian has, in place of `caddy reload`, whose start alone takes as long as all the rest."""
 
 
 def load(lxd: Lxd, name: str, config: str, *, first: tuple[str, ...] = ()) -> None:
-    """Have the Caddy of an edge go by a configuration, unless it does, without dropping a connection.
+    """Make the Caddy of an edge use a configuration, without dropping a connection; no effect where it already does.
 
-    Raises LxdError with Caddy's own reason when it does not take it; it goes on as before then. Where the disk is full,
-    visitors are served nevertheless; a restart would begin with what was there before, so that the next call, with the
-    same configuration too, loads and keeps it. `first` is a command that is run before, in any case.
+    Raises LxdError with Caddy's own reason when Caddy refuses the configuration and keeps the previous one. On a
+    full disk Caddy still serves by the new configuration, but a restart would use the stored older one; so the next
+    call loads and stores it again, even if it is unchanged. `first`: a command that is run before in any case.
     """
     content = config.encode()
     command = ["/usr/bin/perl", "-e", _LOAD, ADMIN.removeprefix("unix/"), CONFIG, *first]

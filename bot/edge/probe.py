@@ -1,4 +1,4 @@
-"""A look at a page through an edge, as a client would: its port, its name, its certificate."""
+"""Requests a page through an edge as a client would, by its port, with the domain's name and certificate."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from bot.lxd.protocol import LxdError
 from bot.model.words import tame
 
 PAGE_SECONDS = 30.0
-"""How long the login page may take, to its last byte."""
+"""Seconds that the login page may take, to its last byte."""
 MOST = 1 << 20
-"""Bytes of a login page; Mautic's own has some twenty thousand."""
+"""The most bytes of a login page that are read; Mautic's own has some twenty thousand."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One look at a login page through the edge. `status` is 0 where there was no answer, and `error` says why.
+    """The result of one request for a login page. `status` is 0 where there was no answer, and `error` says why.
 
-    The certificate is valid from and until then, in epoch seconds.
+    `login`: the answer is the login page; `double`: a stand-in for Mautic answered; `valid_from` and `valid_until`:
+    the certificate's validity, in epoch seconds.
     """
 
     status: int
@@ -37,7 +38,7 @@ class Probe:
 
 
 class _Read:
-    """What http.client reads an answer of that is there as a whole."""
+    """A stand-in for a socket, from which http.client parses an answer that is already complete."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -47,9 +48,9 @@ class _Read:
 
 
 def read_page(content: bytes) -> tuple[int, str, bytes]:
-    """Return status, the double's mark and body of an answer over HTTP; what is cut short counts as far as it goes.
+    """Return the status, the `X-Mautic-Double` header ("" if missing) and the body of an HTTP answer.
 
-    Raises HTTPException for what is none.
+    A truncated body is returned as far as it goes. Raises HTTPException for content that is no HTTP answer.
     """
     answer = http.client.HTTPResponse(cast(socket.socket, _Read(content)), method="GET")
     answer.begin()
@@ -61,11 +62,11 @@ def read_page(content: bytes) -> tuple[int, str, bytes]:
 
 
 class Pages:
-    """Login pages, looked at through one edge. Safe for many threads.
+    """Requests login pages through one edge. Thread-safe.
 
     Args:
-        address: where the edge is reached from here.
-        authority: returns the certificate (PEM) of the edge's own authority, or None where it has public ones.
+        address: the address at which the bot reaches the edge.
+        authority: returns the certificate (PEM) of the edge's own authority, or None where it uses public certificates.
     """
 
     def __init__(self, address: str, port: int, authority: Callable[[], str | None]) -> None:
@@ -75,13 +76,13 @@ class Pages:
         self._trust: ssl.SSLContext | None = None
 
     def distrust(self) -> None:
-        """Ask for the edge's authority anew at the next look."""
+        """Forget the edge's authority, so that the next probe reads it again."""
         self._trust = None
 
     def probe(self, domain: str, seconds: float = PAGE_SECONDS) -> Probe:
-        """Ask for a domain's login page, and judge what comes.
+        """Request a domain's login page, and judge the answer.
 
-        It has so many seconds until it is there as a whole, and is read up to MOST bytes: a tenant serves what it will.
+        The whole page has to arrive within `seconds`, and is read up to MOST bytes: a tenant may serve anything.
         """
         began = time.monotonic()
         try:
@@ -99,7 +100,7 @@ class Pages:
         return Probe(status, login, time.monotonic() - began, bool(header), why, *valid)
 
     def _get(self, domain: str, path: str, seconds: float) -> tuple[bytes, str, tuple[float, float]]:
-        """Return what comes, with its headers; why that is not all ("" when it is); and the certificate's times."""
+        """Return the answer with its headers; why it is incomplete, "" if it is not; and the certificate's validity."""
         end = time.monotonic() + seconds
 
         def left() -> float:
@@ -114,7 +115,7 @@ class Pages:
         page = bytearray()
         with socket.create_connection((self._address, port), timeout=left()) as plain:
             trust = self._trusting()
-            # Each call has what is left of the time, as a whole.
+            # Each blocking call gets all of the remaining time.
             plain.settimeout(left())
             with trust.wrap_socket(plain, server_hostname=domain) as secure:
                 certificate = secure.getpeercert() or {}

@@ -1,4 +1,4 @@
-"""The edge where there is no LXD: a tenant's login page is there when its simulated container runs and is routed."""
+"""Simulates the edge without LXD: a login page loads when the tenant's simulated container runs and has a route."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from bot.model.labels import Role, Seen, State, holder, label_of, seen
 
 
 class SimulatedEdge:
-    """The edge's door over simulated LXD servers."""
+    """Implements the protocol `Edge` of `bot.engine.context` over simulated LXD servers."""
 
     def __init__(self, *servers: Lxd) -> None:
         self._servers = servers
         self._routes: dict[str, tuple[Lxd, str]] = {}
 
     def apply(self, *, fresh: bool = False, ahead: str = "") -> None:
-        """Read the routes from what LXD says, a tenant before a candidate; those to a server that is silent stay."""
+        """Read the routes from LXD, a tenant before a candidate; keep the routes to silent servers."""
         answered: list[Lxd] = []
         places: dict[str, list[tuple[Seen, Lxd]]] = {}
         for lxd in self._servers:
@@ -34,12 +34,12 @@ class SimulatedEdge:
         for domain, known in places.items():
             holding = holder(one for one, _ in known)
             if holding and holding.state == State.LIVE and holding.role != Role.ARCHIVED:
-                # Of one that has stopped there is a polite page.
+                # For a stopped container the edge shows a maintenance page.
                 routed[domain] = next((lxd, one.instance) for one, lxd in known if one is holding)
         self._routes = kept | routed
 
     def probe(self, domain: str, seconds: float = 0) -> Probe:
-        """Say whether the page would be there."""
+        """Return whether the login page would load."""
         if domain not in self._routes:
             self.apply()
         if domain not in self._routes:

@@ -1,6 +1,6 @@
 """Approvals: who may decide on a request, one winner per decision, expiry. A request and its operation are one row.
 
-A little longer than others, as its one class is.
+Longer than other modules, because its one class is.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ _REPLY = re.compile(
     r"|(?P<cancel>cancel)[.!]*\Z",
     re.I | re.S,
 )
-"""What is typed in a thread to decide, an exact grammar: `approve if it rains` is not an approval."""
+"""The exact grammar of a decision typed in a thread: `approve if it rains` is not an approval."""
 _YES = re.compile(
     r"ok|okay|yes|yep|yeah|sure|lgtm|approved?|go|ship|\+1|:(\+1|thumbsup|white_check_mark|heavy_check_mark):"
     r"|[\U0001f44d\U0001f44c\u2705\u2714]"
 )
 _BESIDE = re.compile(r"please|thanks|thank|you|it|this|that|for|from|by|me|ahead|do|looks|good|fine|all|and")
-"""Words of people who mean an approval, and words beside them. With any other word it is talk, and not stored."""
+"""`_YES`: words that mean an approval; `_BESIDE`: words that may surround them. A reply with any other word is
+conversation, and is not stored."""
 CONFIRM = 3600.0
-"""Seconds lived through after which a request has ended whose time is over by the wall clock alone."""
+"""Seconds of uptime after which a request expires whose time is over by the wall clock alone."""
 REASON = 500
 """Characters of a reason that are kept."""
 
@@ -49,7 +50,7 @@ def decision(text: str) -> re.Match[str] | None:
 
 
 def almost(text: str) -> bool:
-    """Whether a reply reads like an approval and does not count as one, such as `ok` or `approve it please`."""
+    """Return whether a reply reads like an approval but does not count as one, such as `ok` or `approve it please`."""
     if decision(text) is not None:
         return False
     plain = re.sub(r"[\U0001f3fb-\U0001f3ff\ufe0f]|:skin-tone-\d:", "", heard(text).lower())
@@ -62,9 +63,9 @@ class Approvals:
     """Decides on requests. Longer than other classes: each decision is made on the same row, under the same lock.
 
     Args:
-        check: builds the plan again for who approves; it raises Refused (NotNow: it waits), or tells whether the
-            plan still does the same.
-        roles: the roles that somebody has now who approved before; it raises Refused where Slack does not tell.
+        check: builds the plan again for the approver, and returns whether the plan still does the same; raises Refused
+            (NotNow: the request keeps waiting).
+        roles: returns the roles that an earlier approver has now; raises Refused if Slack does not answer.
     """
 
     def __init__(
@@ -100,7 +101,11 @@ class Approvals:
             )
 
     def refuse_to_retry(self, operation: Operation, actor: Actor) -> None:
-        """Raise Refused when this person may not request the operation, or it failed and its approval is too old."""
+        """Raise Refused when this person may not retry the operation, or its approval is no longer enough.
+
+        A person may retry what they may request; a batch that somebody stopped, only if they may also approve it. The
+        approvals of a failed operation must be recent, and enough of them must still count.
+        """
         self.refuse_to_ask(operation.command, actor)
         by = batches.stopped_by(self.operations, operation)
         if by and not actor.roles & set(self.settings.policy(operation.command).approve):
@@ -118,7 +123,7 @@ class Approvals:
             )
 
     def refuse_to_give_up(self, operation: Operation, actor: Actor) -> None:
-        """Raise Refused unless this person may give up the operation, as its responders and approvers may."""
+        """Raise Refused unless the operation needs action, and this person is among its responders and approvers."""
         may = {*self.settings.policy("give-up").ask, *self.settings.policy(operation.command).approve}
         if not actor.roles & may:
             raise Refused(f"Only {names(sorted(may), 2)} can give up {operation.named}.")
@@ -126,7 +131,7 @@ class Approvals:
             raise Refused(f"{operation.headed} {operation.standing}. Only a request that needs action can be given up.")
 
     def give_up(self, operation: Operation, actor: Actor, reason: str, left: str) -> None:
-        """Give up an operation that needs action, or raise Refused; `left`: what exists of its tenant, for people."""
+        """Give up an operation that needs action, or raise Refused; `left`: what exists of its tenant, in words."""
         self.refuse_to_give_up(operation, actor)
         reason = _reason(reason)
         if not reason:
@@ -144,9 +149,9 @@ class Approvals:
         choice: str = "",
         via: str,
     ) -> Operation:
-        """Approve or deny, or raise Refused with the reason. One winner: a later decision is told who was first.
+        """Approve or deny a request, or raise Refused with the reason, which for a late decision is the earlier one.
 
-        `choice`: of a plan that leaves something to the approver, what they decided; it becomes the operation's own.
+        `choice`: what the approver chose, if the plan leaves something to them; it is stored in the operation.
         """
         operation = self.operations.get(number)
         policy = self.settings.policy(operation.command, batch=operation.in_batch)
@@ -166,9 +171,9 @@ class Approvals:
                 f"To approve {operation.named}, add {what}: reply `approve {operation.confirmation}` in the thread, or "
                 f"type `/mautic approve {number} {operation.confirmation}`."
             )
-        # The bot's own snapshots go on while a request waits.
+        # The bot keeps taking its own snapshots while a request waits, so one may be under way.
         self.operations.wait_for_maintenance(operation.tenant)
-        # What takes memory is approved one after the other: the next is to see what this one was promised.
+        # Requests that take memory are approved one at a time, so that each sees what the last was promised.
         with self._approving if operation.plan.get("demand") else nullcontext():
             return self._approve(operation, actor, reason, via, policy, choice)
 
@@ -191,7 +196,7 @@ class Approvals:
             raise TenantBusy(f"`{operation.tenant}` is busy for a moment. Try again.") from error
 
     def _drifted(self, operation: Operation, actor: Actor, why: str) -> NoReturn:
-        """Cancel a request whose plan has changed, and tell requester and approver."""
+        """Cancel a request whose plan has changed, tell its requester, and raise Refused for the approver."""
         with self.operations.database.transaction() as transaction:
             moved = self.operations.move(
                 transaction,
@@ -239,7 +244,7 @@ class Approvals:
         detail = {"reason": reason, "via": via} | ({"choice": choice} if choice else {})
         chosen = f": {operation.options[choice]}" if choice else ""
         with self.operations.database.transaction() as transaction:
-            # Within the write lock nobody else decides: what is read here holds until the commit.
+            # Nobody else decides while this holds the write lock: what is read here is true until the commit.
             row = transaction.execute("SELECT state FROM operations WHERE id = ?", (operation.id,)).fetchone()
             if won := row["state"] == "awaiting_approval":
                 self.approvers.forget(transaction, operation, lost)
@@ -275,7 +280,7 @@ class Approvals:
                         expect=("awaiting_approval",),
                         detail=detail,
                         note=f":white_check_mark: <@{actor.id}> approved{chosen}. {self._starts(operation)}",
-                        # From now on it can be cancelled until then.
+                        # An operation that waits for its time can be cancelled until then.
                         held_by="time" if now < operation.at else "",
                     )
                 else:
@@ -296,7 +301,7 @@ class Approvals:
         return after
 
     def _starts(self, operation: Operation) -> str:
-        """Say when what was approved begins."""
+        """Return when an approved operation begins, in words."""
         if self.operations.clock() >= operation.at:
             return "Starting now."
         at = shown_moment(operation.at, ZoneInfo(self.settings.bot.timezone))
@@ -335,12 +340,12 @@ class Approvals:
         )
 
     def cancel(self, number: int, actor: Actor) -> Operation:
-        """Cancel a request that has not started, by its requester or by somebody who may decide on it."""
+        """Cancel a request that has not started; its requester, and those who may decide on it, may do so."""
         operation = self.operations.get(number)
         may = self.settings.policy(operation.command).approve
         if actor.id != operation.requester and not actor.roles & set(may):
             raise Refused(f"Only <@{operation.requester}> or {names(may)} can cancel {operation.named}.")
-        # One that was approved and waits for its host has changed nothing yet.
+        # An approved operation that a guard makes wait has changed nothing yet.
         held = operation.state == "queued" and operation.held_by and not operation.begun
         with self.operations.database.transaction() as transaction:
             moved = self.operations.move(
@@ -363,14 +368,15 @@ class Approvals:
         return self.operations.get(number)
 
     def _is_over(self, operation: Operation) -> bool:
-        """Whether the request has expired by time lived through: setting the clock back does not extend it."""
+        """Return whether the request has expired by uptime: setting the clock back does not extend it."""
         lives, asked = operation.expires - operation.created, operation.asked
         return asked is not None and self.operations.uptime.now() - asked >= lives
 
     def expire(self) -> int:
-        """Expire every request whose time is over; return how many. Decided from the database, whatever the downtime.
+        """Expire every request whose time is over; return how many. The database decides, so downtime does not matter.
 
-        Nobody can decide on one that is over by the wall clock alone; it ends when that still says so an hour later.
+        Nobody can decide on a request that is over by the wall clock alone. It expires if that still says so an hour
+        later.
         """
         now = self.operations.clock()
         waiting = self.operations.select("state = 'awaiting_approval'")
@@ -400,5 +406,5 @@ class Approvals:
 
 
 def _reason(text: str) -> str:
-    """Return what stands after `because`, which may be left out, on one line."""
+    """Return a reason on one line, without the `because` that may precede it."""
     return re.sub(r"^because\b[\s,:…]*", "", " ".join(text.split()), flags=re.I)[:REASON]

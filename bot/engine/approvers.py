@@ -12,10 +12,10 @@ from bot.store.operations import Operations
 
 
 class Approvers:
-    """The approvals that were given, looked at again.
+    """Checks again the approvals that were given.
 
     Args:
-        roles: the roles that a person has now; it raises Refused where Slack does not tell.
+        roles: returns the roles that a person has now; raises Refused if Slack does not answer.
     """
 
     def __init__(self, operations: Operations, settings: Settings, roles: Callable[[str], frozenset[str]]) -> None:
@@ -24,15 +24,15 @@ class Approvers:
         self.roles = roles
 
     def lost(self, operation: Operation) -> list[str]:
-        """Return who approved it and may not any more."""
+        """Return the people who approved an operation and may no longer do so."""
         may = set(self.settings.policy(operation.command).approve)
         gave = [one.actor for one in operation.decisions if one.verdict == "approve"]
         return [person for person in gave if not self.roles(person) & may]
 
     def missing(self, operation: Operation, lost: Sequence[str] | None = None) -> int:
-        """Return how many approvals it takes by now beside those that were given and still count.
+        """Return how many more approvals the operation needs by today's policy, given those that still count.
 
-        `lost`: as `lost` tells, where that was asked already.
+        `lost`: the result of `lost`, if it is known already.
         """
         takes = self.settings.policy(operation.command, batch=operation.in_batch).approvals
         if operation.requester == SYSTEM or not takes:
@@ -41,10 +41,10 @@ class Approvers:
         return max(0, takes - gave + len(self.lost(operation) if lost is None else lost))
 
     def confirm(self, operation: Operation) -> bool:
-        """Whether what is about to begin is still approved: else it waits for approval again, and its thread is told.
+        """Return whether an operation that is about to begin is still approved; if not, send it back for approval.
 
-        What has begun goes on, as it would be left half way; so does a batch, with all its
-        children. Raises Refused where Slack does not tell who may approve.
+        Its thread is told then. An operation that has begun goes on, because it would be left halfway; so do all
+        children of a batch. Raises Refused if Slack does not tell who may approve.
         """
         if operation.begun or operation.undo_by or operation.parent:
             return True
@@ -60,7 +60,7 @@ class Approvers:
                 event="operation.unapproved",
                 expect=("queued",),
                 detail={"missing": missing},
-                # Its time is now: whoever is asked for the rest needs some.
+                # The time to decide starts again, so that the people who are asked for the rest have enough.
                 expires=self.operations.clock() + self.settings.policy(operation.command).hours * 3600,
                 asked=self.operations.uptime.now(),
                 held_by="",
@@ -71,7 +71,7 @@ class Approvers:
         return False
 
     def forget(self, transaction: sqlite3.Connection, operation: Operation, lost: Sequence[str]) -> None:
-        """Take back the say of those who have none any more; the thread is told whose."""
+        """Delete the approvals of people who may no longer approve, and name them in the thread."""
         for person in lost:
             gone = transaction.execute(
                 "DELETE FROM decisions WHERE operation = ? AND actor = ? AND verdict = 'approve'",
@@ -84,7 +84,7 @@ class Approvers:
                 self.operations.note(transaction, operation.id, told)
         said = "SELECT 1 FROM decisions WHERE operation = ? AND verdict = 'approve' LIMIT 1"
         if lost and operation.options and not transaction.execute(said, (operation.id,)).fetchone():
-            # What they chose counts no more than their approval.
+            # With no approval left, the choice that came with one no longer counts.
             choice = operation.plan["choice"]
             transaction.execute(
                 "UPDATE operations SET arguments = json_set(arguments, '$.' || ?, ?) WHERE id = ?",
@@ -93,5 +93,5 @@ class Approvers:
 
 
 def approvals(number: int) -> str:
-    """Return the noun for so many."""
+    """Return “approval” or “approvals”, as the number requires."""
     return "approval" if number == 1 else "approvals"

@@ -1,7 +1,8 @@
-"""What a failed rollback left of a tenant: whether the tenant is online, where its data is, and what is safe to do.
+"""Assesses a tenant after a failed rollback: whether it is online, where its data is, and what is safe to do.
 
-Decided from the login page, as a client gets it, and the containers. The answer is stored with the operation, as its
-`aftermath`, from which card, thread, Home tab, digest and incident say the same; each sweep looks again.
+The assessment is made from the login page, as a client gets it, and from the containers. It is stored with the
+operation as its `aftermath`, so that card, thread, Home tab, digest and incident all say the same; each sweep looks
+again.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from bot.store.operation import Operation
 
 log = logging.getLogger(__name__)
 TOUCHES_NOTHING = frozenset(["purge", "prune", "snapshot", "tag"])
-"""Commands that leave the serving container alone: that a tenant is offline says nothing about them."""
+"""Commands that leave the serving container alone, so that they have nothing to do with a tenant being offline."""
 
 _HOLDS = {"restore": "a copy of the snapshot", "rollback": "a copy of the earlier container"}
-"""What an unopened candidate is, by the cutover."""
+"""What a candidate that was never opened is, by cutover."""
 
 
 class Aftermath(TypedDict):
-    """What is stored. `online`: None where unknown, or closed on purpose; `since`: since when, epoch seconds.
+    """An assessment, as stored. `online`: None if unknown or closed on purpose; `since`: since when, epoch seconds.
 
-    `headline` has no full stop, `data` and `advice` are sentences, or empty; `safe`: the button that loses nothing.
+    `headline` has no full stop; `data` and `advice` are sentences, or empty; `safe`: the button that loses nothing.
     """
 
     online: bool | None
@@ -40,7 +41,7 @@ class Aftermath(TypedDict):
 
 
 def assess(context: Context, operation: Operation) -> Aftermath:
-    """Assess an operation's tenant: one request a server, one for the page. Raises nothing."""
+    """Assess an operation's tenant, with one request per server and one for the page. Raises nothing."""
     seen, found, page = Inventory((), {}), list[Tenant](), None
     try:
         seen = context.fleet.inventory(Role.TENANT, Role.RETIRED, Role.INCOMING, Role.ARCHIVED)
@@ -92,7 +93,7 @@ def _headline(operation: Operation, found: list[Tenant], page: bool | None) -> t
 
 
 def _rests(one: Tenant) -> str:
-    """Say how the tenant is closed on purpose, "" where it is not."""
+    """Return how a container is closed on purpose, in one word; "" if it is not."""
     if one.role == Role.ARCHIVED or one.state == State.SUSPENDED:
         return "archived" if one.role == Role.ARCHIVED else "suspended"
     return "stopped" if (one.state, one.stopped) == (State.LIVE, True) and one.status != "Running" else ""
@@ -110,7 +111,7 @@ def _where(found: list[Tenant]) -> str:
 def _told(
     operation: Operation, found: list[Tenant], silent: Mapping[str, str], committed: bool
 ) -> tuple[str, str, Literal["retry", "undo", ""]]:
-    """Say where the data of a tenant is whose cutover stopped halfway, what is safe to do, and its button."""
+    """Return where the data is after a cutover stopped halfway, what is safe to do, and the button for that."""
     what = operation.cutover
     name = candidate_name(operation.tenant, operation.id)
     candidate = next((one for one in found if one.instance == name), None)
@@ -150,7 +151,7 @@ def _goes_on(old: Tenant) -> str:
 
 
 def told(aftermath: Mapping[str, Any], bold: str = "") -> str:
-    """Return an aftermath in one line, for a thread and an incident; "" where nothing is known.
+    """Return an aftermath in one line, for a thread and an incident; "" if nothing is known.
 
     `bold`: the mark put around the headline.
     """

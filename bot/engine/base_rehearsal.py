@@ -1,4 +1,4 @@
-"""A rehearsal that puts what is a tenant's own into a clone of a blueprint, as `bot.engine.on_new_base` does later."""
+"""Rehearses moving a tenant's own data into a clone of a blueprint, as `bot.engine.on_new_base` does later."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from bot.model.tenants import Tenant
 from bot.model.text import size as in_words
 
 STOP, SEND, ADOPT = "stop", "copy what has changed", "adopt"
-"""What keeps clients away beside the phases of the upgrade itself."""
+"""The names of the times for which clients are offline, beside the phases of the upgrade itself."""
 
 
 class BaseRehearsal(Rehearsal):
-    """The steps of one: two copies, both closed and without a network, one as the tenant is, one as it will be.
+    """The steps of such a rehearsal, with two copies: the tenant as it is, and as it will be.
 
-    `blueprint` of the second is found, or built, in a step of its own.
+    Both are closed and have no network. A step of its own finds or builds the blueprint of the second.
     """
 
     def __init__(self, run: Run, inputs: RehearsalInputs, archive: Callable[[], Archive]) -> None:
@@ -38,7 +38,7 @@ class BaseRehearsal(Rehearsal):
         self._new = Copy(self.host.lxd, self.after, run.operation)
 
     def find_blueprint(self) -> str:
-        """Find the blueprint, or build it, for minutes, and have it on the tenant's host."""
+        """Find the blueprint, or build it, which takes minutes, and bring it to the tenant's host."""
         notes: list[str] = []
         settings = self.run.settings
         found = ensure_blueprint(
@@ -56,16 +56,16 @@ class BaseRehearsal(Rehearsal):
         raise Refused(f"The blueprint `{name}` is gone; rehearse again.")
 
     def clone(self) -> None:
-        """Copy the tenant; nobody is away for that, as the copy only stands for the tenant."""
+        """Copy the tenant, and do not count the time: the real upgrade makes no such copy."""
         super().clone()
         self._note(seconds={})
 
     def must_have_release(self) -> None:
-        """See `Rehearsal.must_have_release`; here it is the blueprint that counts."""
+        """Raise Refused if the blueprint is gone; it has the release, so the archive is not needed here."""
         self._blueprint()
 
     def stage(self) -> str:
-        """Look at the copy as it is, make the new container, and bring nearly all to it."""
+        """Record what the copy is like, make the new container, and bring nearly all data to it."""
         with self._kept("stage"):
             self._look()
             brought = self._bring_most()
@@ -85,7 +85,7 @@ class BaseRehearsal(Rehearsal):
         old = self.host.lxd.instance(self.old.instance)
         limits = {key: value for key, value in old.config.items() if key.startswith("limits.")}
         mark = as_labels(role=Role.REHEARSAL, state=State.MOVING, operation=self.run.operation, copied="", on_demand="")
-        # What it says of itself is the tenant's: the release of the blueprint is only staged yet.
+        # These labels are the tenant's: the blueprint's release is only staged so far.
         mark |= as_labels(version=self.old.version, tenant=self.old.name, domain=self.old.domain, plan=self.old.plan)
         config = {**limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
         devices = {"root": dict(old.devices["root"]), "eth0": {"type": "none"}}
@@ -93,12 +93,12 @@ class BaseRehearsal(Rehearsal):
         see_closed(self.host, self.after)
 
     def upgrade(self) -> str:
-        """Bring what has changed as it will be done, and upgrade; raises LxdError where it fails."""
+        """Bring what has changed, as the real upgrade will, and upgrade; raises LxdError if that fails."""
         with self._kept("upgrade"):
             self.host.start(self.name)
             found = self._new.found()
             if found is None or not is_whole(found):
-                # What was interrupted in the middle of this is made again.
+                # After an interruption in the middle of this, the new container is made again.
                 self._bring_most()
             with self._timed(STOP):
                 self.host.mautic.quiesce(self.name)
@@ -118,12 +118,12 @@ class BaseRehearsal(Rehearsal):
             "base": blueprint.base,
             "php": (before["php"], after["php"]),
             "mariadb": (before["mariadb"], after["mariadb"]),
-            # Of the same release they are carried over.
+            # Files changed by hand are carried over if the release stays the same.
             **({"overwritten": ()} if self.is_same else {}),
         }
 
     def clean(self) -> None:
-        """Delete both copies, and what was only needed here."""
+        """Delete both copies, and the files that only the rehearsal needed."""
         if self._new.found() is not None:
             remove(self.host.lxd, self.after)
         super().clean()

@@ -1,4 +1,4 @@
-"""What tenants run on, their base: whether a release wants another, and what rehearsals found of changing it."""
+"""The base of a tenant (Debian packages, PHP, MariaDB): whether it needs another, and its rehearsals."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from bot.model.text import seconds
 from bot.store import evidence
 
 YOUNG = 86_400.0
-"""Seconds after which there may be packages that are worth a new container."""
+"""Age of a tenant's Debian packages, in seconds, from which newer ones may be worth a new container."""
 RECENT = 7 * 86_400.0
-"""Seconds for which a blueprint's packages of Debian are new enough for a tenant to be brought to them."""
+"""Age of a blueprint's Debian packages, in seconds, up to which a tenant may be moved to them."""
 
 
 def needs_base(context: Context, found: Tenant, version: str) -> bool:
-    """Whether a release wants another PHP or MariaDB than a tenant's container has."""
+    """Return whether a release needs another PHP or MariaDB than a tenant's container has."""
     release = find(releases(context.settings), version)
     return release is not None and not release.runs_on(suite_named(found.suite).base)
 
 
 def newer_than(context: Context, found: Tenant) -> float:
-    """Return from when on packages are to be that are worth bringing a tenant to: newer than its own, and not old.
+    """Return the earliest time (epoch seconds) of packages worth a move: newer than the tenant's own, and recent.
 
-    Raises Refused where its own are of today.
+    Raises Refused if the tenant's own packages are less than a day old.
     """
     age = context.now() - found.base
     if found.base and age < YOUNG:
@@ -40,24 +40,27 @@ def newer_than(context: Context, found: Tenant) -> float:
 
 
 def refuse_newest(context: Context, found: Tenant) -> None:
-    """Raise Refused where a tenant's own packages are of today; what was asked for already goes on."""
+    """Raise Refused at the request if a tenant's packages are less than a day old; a stored operation goes on."""
     if not context.operation:
         newer_than(context, found)
 
 
 def blueprint_of(context: Context, told: Evidence) -> Tenant | None:
-    """Return the blueprint that a rehearsal put its copy on; None: it needed none, or it is gone."""
+    """Return the blueprint that a rehearsal moved its copy to; None: it needed none, or the blueprint is gone."""
     seen = context.fleet.inventory(Role.BLUEPRINT).tenants if told.blueprint else ()
     return next((one for one in seen if one.instance == told.blueprint), None)
 
 
 def again_of(found: Tenant, version: str) -> str:
-    """Return what a person types to have an upgrade, or a patch, rehearsed again."""
+    """Return the command that has an upgrade, or a patch, rehearsed again."""
     return f"/mautic patch {found.name}" if version == found.version else f"/mautic upgrade {found.name} {version}"
 
 
 def newest_of(context: Context, found: Tenant, version: str) -> Evidence | None:
-    """Return what the newest rehearsal found that is of this very step, from a version to another, or to a base."""
+    """Return the evidence of the newest rehearsal; None if that was of another change, or its blueprint is gone.
+
+    A change is one from a version to another, or to another base.
+    """
     told = evidence.newest(context.database, found.name, version)
     if told is None or told.before != found.version or (told.blueprint and blueprint_of(context, told) is None):
         return None

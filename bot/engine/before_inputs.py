@@ -1,6 +1,7 @@
-"""The inputs of operations that were begun by releases which stored none: found again from what there is.
+"""Reconstructs the inputs of operations that were begun by releases of the bot which did not store inputs.
 
-Frozen, as what it reads is in the field. A release that stores inputs never comes here for what it began itself.
+The module does not change any more, because it reads what those releases left in the field. A release that stores
+inputs never needs it for operations that it began itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bot.store.operation import SYSTEM, Operation
 
 
 def of(fleet: Fleet, settings: Settings, operation: Operation) -> Any:
-    """Return the inputs of an operation as they would have been stored, None of a command that had none then.
+    """Return the inputs of an operation as they would have been stored; None for a command that had none then.
 
     Raises Refused and LxdError.
     """
@@ -52,7 +53,7 @@ class _Begun:
         return self.fleet.tenant(self.operation.tenant)
 
     def own(self) -> Tenant:
-        """Return the container that is stamped with the operation, or that it is about to archive or bring back."""
+        """Return the container that is labelled with the operation, or that it is about to archive or bring back."""
         roles = (Role.TENANT, Role.ARCHIVED)
         its = [one for one in self.fleet.all(*roles) if one.name == self.operation.tenant]
         mine = [one for one in its if one.operation == str(self.operation.id)]
@@ -61,7 +62,7 @@ class _Begun:
         return only(found) if found else self.fleet.tenant(self.operation.tenant, [])
 
     def replaced(self) -> Tenant:
-        """Return the container whose place another takes in the operation, or has taken."""
+        """Return the container that the operation replaces, or has replaced."""
         name, number = self.operation.tenant, self.operation.id
         seen = self.fleet.inventory(Role.TENANT, Role.RETIRED)
         candidate = candidate_name(name, number)
@@ -75,7 +76,10 @@ class _Begun:
         return self.fleet.tenant(name, there)
 
     def _as_the_candidate_tells(self, candidate: str) -> Tenant:
-        """Return the old one, whose host is silent, once nothing more is needed of it: the candidate knows where."""
+        """Return the old container, whose host does not answer, as the candidate's label `from` describes it.
+
+        This is enough after the commit point, when nothing more is needed from the old container.
+        """
         seen = self.fleet.inventory(Role.TENANT, Role.INCOMING)
         for one in seen.tenants:
             if one.instance == candidate:
@@ -167,4 +171,4 @@ INPUTS: Mapping[str, Callable[[_Begun], dict[str, Any]]] = {
     "prune": lambda it: {"tenant": it.tenant(), "snapshots": it.arguments["snapshots"].split(",")},
     "purge": _purge,
 }
-"""The commands of the releases that stored no inputs; later ones store theirs."""
+"""The commands of the releases that stored no inputs; later commands store theirs."""

@@ -1,4 +1,4 @@
-"""Blueprints where they are needed: on a tenant's host, copied there if need be."""
+"""Finds blueprints on a tenant's host, and copies them there if need be."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bot.model.plan import Refused
 from bot.model.tenants import Tenant
 
 _BRINGING = threading.Lock()
-"""One operation at a time copies a blueprint to a host."""
+"""Held while an operation copies a blueprint to a host, so that only one does at a time."""
 
 
 def blueprint_on(host: Host, blueprint: Tenant) -> Instance | None:
-    """Return a blueprint or a copy of it on a host, None when it has to be copied there.
+    """Return a blueprint, or a copy of it, on a host; None if it has to be copied there.
 
-    One of the same version by another recipe, or with other packages of Debian, is another; what was asked for before
-    those were stored names none.
+    A blueprint of the same version with another recipe, archive or set of Debian packages is a different one. Requests
+    stored before recipe and archive were recorded name neither, and any blueprint of their version will do.
     """
     wanted = blueprint.version, blueprint.recipe, blueprint.archive
     for one in host.lxd.instances():
@@ -37,14 +37,14 @@ def blueprint_on(host: Host, blueprint: Tenant) -> Instance | None:
 
 
 def bring_blueprint(run: Run, host: Host, blueprint: Tenant) -> None:
-    """Copy a blueprint to a host where it is not there."""
+    """Copy a blueprint to a host, unless the host has it."""
     with _BRINGING:
         if blueprint_on(host, blueprint) is None:
             _bring(run, host, blueprint)
 
 
 def the_blueprint(host: Host, blueprint: Tenant) -> Instance:
-    """Return a blueprint, or the copy of it, on a host; raise Refused where it is gone."""
+    """Return a blueprint, or a copy of it, on a host; raise Refused if it is gone."""
     here = blueprint_on(host, blueprint)
     if here is None:
         raise Refused(f"`{host.name}` no longer has a blueprint of Mautic {blueprint.version}.")
@@ -53,12 +53,12 @@ def the_blueprint(host: Host, blueprint: Tenant) -> Instance:
 
 def _bring(run: Run, host: Host, blueprint: Tenant) -> None:
     source = run.fleet.of(blueprint)
-    # A name is unique in the whole cluster.
+    # Names of instances are unique in a whole cluster.
     name = blueprint.instance + (f"--{host.name}" if source.server == host.server else "")
     with suppress(NotFound):
         left = host.lxd.instance(name)
         if role_of(left.config) == Role.INCOMING:
-            # A copy that was interrupted.
+            # An interrupted copy.
             remove(host.lxd, left.name)
     mark = as_labels(role=Role.INCOMING, operation=run.operation)
     host.lxd.receive(source.lxd, blueprint.instance, name, config=mark, devices={}, refresh=False)

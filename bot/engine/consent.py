@@ -1,7 +1,7 @@
 """Carries opt-outs and erasures from a tenant's present container into one that is about to replace it.
 
-Who opted out is not mailed, and who was erased does not come back, whatever a tenant is taken back to. What cannot be
-carried is told, and outbound mail stays off for its sake.
+Whatever state a tenant goes back to, people who opted out get no mail, and erased contacts do not return. The bot
+reports what it could not carry over, and outbound mail then stays off.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from bot.lxd.protocol import LxdError, LxdUnavailable, NotFound
 
 Kind = Literal["opt-outs", "erasures"]
 FEW = 100
-"""Opt-outs, or erasures, that are never too many: a tenant may have a handful of contacts."""
+"""The number of opt-outs, or of erasures, that is never too many: a tenant may have only a handful of contacts."""
 MARGIN = 3600.0
-"""Seconds of before that are carried too: clocks differ, and what is there already is not said twice."""
+"""Seconds before the start from which changes are carried too, as clocks differ; known ones are not repeated."""
 OVERLAP = 120.0
-"""The same where both times are of one clock."""
+"""The same margin, in seconds, where both times come from one clock."""
 
 
 @dataclass(frozen=True)
 class Carried:
-    """What was carried, as of `now` by the clock of the container that it came from; `left`: what was not, and why."""
+    """What was carried, as of `now` by the clock of the source container; `left`: what was not carried, and why."""
 
     done: Withdrawn
     now: float
     left: tuple[str, ...] = ()
 
     def told(self) -> str:
-        """Say it in a few words."""
+        """Return the result in a few words."""
         said = f"{in_words(self.done.opt_outs, self.done.erasures)} carried back"
         if self.done.mails:
             said += f", {_counted(self.done.mails, 'waiting mail')} to them dropped"
@@ -39,7 +39,7 @@ class Carried:
 
 
 def in_words(opt_outs: int, erasures: int) -> str:
-    """Say how many."""
+    """Return both counts in words."""
     return f"{_counted(opt_outs, 'opt-out')}, {_counted(erasures, 'deleted contact')}"
 
 
@@ -48,9 +48,10 @@ def _counted(number: int, word: str) -> str:
 
 
 def too_many(found: Withdrawals, percent: int, done: str) -> dict[Kind, str]:
-    """Return which of the two are absurdly many, so that they are not carried, with a sentence for each.
+    """Return the kinds that are too many to be plausible, and so are not carried, with a sentence for each.
 
-    `percent`: the share of all contacts that they may be, 0: any. `done`: since when, as in “upgrade”.
+    `percent`: the highest plausible share of all contacts, 0: any. `done`: the event since which they are counted, such
+    as “upgrade”.
     """
     most = max(FEW, (found.contacts + found.erasures) * percent // 100)
     kinds: tuple[tuple[Kind, int, str], ...] = (
@@ -67,13 +68,14 @@ def too_many(found: Withdrawals, percent: int, done: str) -> dict[Kind, str]:
 def carry(
     host: Host, source: str, target: str, since: float, percent: int, done: str, *, final: bool = False
 ) -> Carried:
-    """Carry what was said in `source` since then (epoch seconds) into `target`, which is closed, on the same host.
+    """Carry opt-outs and erasures since then (epoch seconds) from `source` into `target`, which is closed.
 
-    Safe to repeat. Raises LxdError where `target` fails; where `source` does, that is told in `left`.
+    Both are on one host. Safe to repeat. Raises LxdError if `target` fails, or if `source` is missing or its host
+    unreachable; another failure of `source` is reported in `left`.
 
     Args:
         percent: as in `too_many`, like `done`.
-        final: `source` has just been closed, and what its visitors have at hand is ended first.
+        final: `source` has just been closed; its visitors' unfinished requests are ended first.
     """
     consent = Consent(host.mautic)
     carried: Carried | None = None
@@ -101,7 +103,7 @@ def carry(
 
 
 def _told(carried: Carried) -> Carried:
-    """Say how many who were erased may still be there: it is for a person to look before mail goes out."""
+    """Add to the result how many erased contacts may still be there: a person has to look before mail goes out."""
     if not (alone := carried.done.left):
         return carried
     who = "1 deleted contact is" if alone == 1 else f"{alone} deleted contacts are"

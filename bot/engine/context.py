@@ -1,4 +1,4 @@
-"""What commands and steps may use: the parts of the bot, who asks, and for which operation."""
+"""What commands and steps may use: the parts of the bot, the person who asked, and the operation."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Edge(Protocol):
     """The reverse proxies of all hosts, as commands use them."""
 
     def apply(self, *, fresh: bool = False, ahead: str = "") -> None:
-        """Make routes and certificates match LXD; no effect when they do. `fresh`: forget what is cached.
+        """Make routes and certificates match LXD; no effect if they do already. `fresh`: discard what is cached.
 
-        `ahead`: a container that is still closed, and is routed to until the next call all the same.
+        `ahead`: a container to route to although it is still closed; the next call ends that.
         """
 
     def probe(self, domain: str, seconds: float = 30.0) -> Probe:
-        """Ask for a domain's login page through the edge that clients come to, once."""
+        """Request a domain's login page once, through the edge that clients come to."""
 
 
 THE_BOT = Actor(SYSTEM, frozenset())
@@ -44,7 +44,7 @@ THE_BOT = Actor(SYSTEM, frozenset())
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What the steps of an operation may use."""
+    """The parts of the bot that the steps of an operation may use."""
 
     settings: Settings
     database: Database
@@ -54,18 +54,18 @@ class Run:
     operations: Operations
     renderer: Renderer
     actor: Actor = THE_BOT
-    """Who asked for it."""
+    """The person who asked for the operation, or the bot."""
     operation: int = 0
-    """Its number; 0 at the request."""
+    """The number of the operation; 0 at the request."""
 
     def now(self) -> float:
-        """Epoch seconds by the bot's clock."""
+        """Return the time by the bot's clock, in epoch seconds."""
         return self.operations.clock()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Context(Run):
-    """What a command may use, and who asks."""
+    """The parts of the bot that a command may use, and the circumstances of the request."""
 
     uptime: Uptime
     approvals: Approvals
@@ -76,16 +76,16 @@ class Context(Run):
     people: People
     channel: str = ""
     delivery: str = ""
-    """Slack's id of the delivery that is handled; after a crash Slack delivers it again."""
+    """Slack's id of the delivery that the bot is handling; after a crash Slack delivers it again."""
     many: bool = False
-    """Whether the plan is one of many made together: then no tenant is asked separately."""
+    """Whether many plans are made together, so that no tenant is asked separately."""
     follows: int = 0
-    """The operation that the bot makes a request after, such as a rehearsal; 0: a person asked for it just now."""
+    """The operation, such as a rehearsal, after which the bot makes this request; 0: a person has just asked."""
     promised: tuple[Demand, ...] = ()
-    """What earlier plans of the same batch will take of hosts."""
+    """What earlier plans of the same batch will take from hosts."""
 
     def run(self) -> Run:
-        """Return what the steps get of it."""
+        """Return the part of the context that steps get."""
         return Run(**{one.name: getattr(self, one.name) for one in fields(Run)})
 
 

@@ -1,4 +1,4 @@
-"""The copy that an operation makes of another instance: whose it is, whether it is complete, and making it."""
+"""Makes an operation's copy of another instance, and tells whose a copy is and whether it is complete."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ WHOLE = as_labels(copied=1)
 
 
 def is_whole(instance: Instance) -> bool:
-    """Whether an instance was copied completely."""
+    """Return whether an instance was copied completely."""
     return bool(label_of(instance.config, "copied"))
 
 
 def see_closed(host: Host, name: str) -> None:
-    """Close a stopped copy, so that it works for nobody before it is opened; nothing where its boot does that."""
+    """Close a stopped copy, so that it serves nobody before it is opened; no effect if it closes itself at boot."""
     if not closes_itself(host.lxd.instance(name).config):
         host.mautic.close_copy(name)
 
 
 @dataclass(frozen=True)
 class Copy:
-    """An instance that one operation makes on a host, existing or not."""
+    """An instance that one operation makes on a host, whether it exists yet or not."""
 
     lxd: Lxd
     name: str
     operation: int
 
     def found(self) -> Instance | None:
-        """Return the instance, None where there is none; refuse one that the operation did not make."""
+        """Return the instance, or None if there is none; raise Refused if the operation did not make it."""
         try:
             instance = self.lxd.instance(self.name)
         except NotFound:
@@ -52,9 +52,9 @@ class Copy:
     ) -> None:
         """Make the instance with `copy`, which has to label it with the operation; then label it complete.
 
-        No effect where one exists that `fits`. Any other is deleted first: an interrupted copy is not trusted.
-        `labelled`: false where a later step lays WHOLE over it together with other labels, as each change takes LXD
-        some 30 milliseconds; until then a crash costs another copy.
+        No effect if an instance exists that `fits`. Any other is deleted first: an interrupted copy is not trusted.
+        `labelled`: False if a later step sets WHOLE together with other labels, because each change takes LXD some 30
+        milliseconds; a crash before that step costs another copy.
         """
         instance = self.found()
         if instance is not None:
@@ -66,5 +66,5 @@ class Copy:
             self.lxd.update(self.name, WHOLE)
 
     def doubt(self) -> None:
-        """Label it incomplete: the next change may spoil it if interrupted."""
+        """Label the copy incomplete: the next change may spoil it if interrupted."""
         self.lxd.update(self.name, as_labels(copied=""))

@@ -12,12 +12,15 @@ from bot.slack.poster import NotPosted
 from bot.store.database import DatabaseUnavailable
 
 SENTENCE = 2000
-"""Characters of what went wrong."""
+"""The most characters of an error's text that people are shown."""
 log = logging.getLogger(__name__)
 
 
 def explain(error: Exception, doing: str) -> tuple[str, str]:
-    """Return what a person is told of an error, and its id in the log ("" when the sentence says it all)."""
+    """Return the sentence that people are shown for an error, and the error's id in the log.
+
+    The id is "" for errors whose own text is meant for people.
+    """
     if isinstance(error, Refused | LxdError | DatabaseUnavailable | NotPosted):
         return tame(str(error), SENTENCE), ""
     identity = secrets.token_hex(4)

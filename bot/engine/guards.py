@@ -1,9 +1,9 @@
 """Guards: reasons not to make a change now. Each has a key, and is asked only here, at five moments.
 
-A guard raises Refused, in one sentence that names it and the way out. What it says at a moment is final, and ends what
-was asked for, or lets that wait: an approval is refused and the request stays open, an operation stays in the queue.
-What has begun is guarded by none: it goes on to its end, or is taken back. A little longer than others, as the
-table and what its rows ask are read together.
+A guard raises Refused, in one sentence that names the reason and the way out. At each moment its refusal is either
+final, and ends what was asked for, or only a wait: an approval is refused but the request stays open, an operation
+stays in the queue. An operation that has begun goes on to its end, or is rolled back: guards then apply only to a
+retry. Longer than other modules, so that the table and the functions in its rows can be read together.
 """
 
 from __future__ import annotations
@@ -27,46 +27,46 @@ from bot.store.operation import IS_UNDER_WAY, SYSTEM, Operation
 
 log = logging.getLogger(__name__)
 SLOW = 1.0
-"""Seconds after which a host counts as slow to tell whether it is in distress."""
+"""Seconds after which a host counts as slow to tell whether it is overloaded."""
 ASKED_AGAIN = 10.0
-"""Seconds after which a host that is slow to tell is asked again whether it is in distress."""
+"""Seconds after which a slow host is asked again whether it is overloaded, and a sending tenant how much is due."""
 COUNTED = 20_000
-"""Contacts that a tenant counts at most (`outbound.MOST`)."""
+"""The most contacts that a tenant counts (`MOST` in `mautic_ctl/outbound.py`)."""
 STANDS = 1200.0
-"""Seconds after which contacts whom no segment email has gone to are no send under way: some never get it, as they are
-in a segment that it leaves out, or have had another language of it."""
+"""Seconds after which an unchanged number of contacts without their segment email no longer counts as a send under way.
+Some never get it, because a segment excludes them or they had the email in another language."""
 ANSWERS = "Try again when the server answers; check with `/mautic doctor`."
-"""The way out of what a server that is silent keeps from being done."""
+"""The way out where a silent server prevents a change."""
 _ANY = tuple(Role)
 
 
 class Moment(StrEnum):
-    """When guards are asked."""
+    """The moments at which guards are asked."""
 
     REQUEST = "request"
-    """A person asks for it."""
+    """A person requests the change."""
     APPROVAL = "approval"
-    """A person approves it."""
+    """A person approves the request."""
     CLAIM = "claim"
-    """The runner takes it, to begin."""
+    """The runner is about to begin the operation."""
     RETRY = "retry"
-    """A person has it tried again."""
+    """A person retries the operation."""
     MAINTENANCE = "maintenance"
-    """The bot is about to do it by itself."""
+    """The bot is about to make the change by itself."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is about to be done.
+    """A change that is about to be made.
 
     Args:
-        tenant: "" where none is named yet.
-        actor: who asks for it, approves it, or has it tried again.
-        operation: as it is stored; None while there is none yet.
-        planned: whether its plan was built, so that it is about to be written down.
-        passes: it is over in minutes, so that no request which waits for its approval is in its way.
-        safety: it keeps what there is, so that a freeze does not stop the bot doing it by itself.
-        host: of the bot's own, where it adds to the load.
+        tenant: "" if none is named yet.
+        actor: who requests, approves or retries it.
+        operation: the stored operation; None while there is none yet.
+        planned: its plan was built, so that it is about to be stored.
+        passes: it is over in minutes, so that a request which waits for approval does not block it.
+        safety: it protects data, so that a freeze does not stop the bot from making it by itself.
+        host: for maintenance, the host to which it adds load.
     """
 
     command: str
@@ -87,7 +87,7 @@ class Change:
 
     @property
     def begun(self) -> bool:
-        """Whether the change is half done, or being undone."""
+        """Whether the change is half done or being undone."""
         return self.operation is not None and bool(self.operation.begun or self.operation.undo_by)
 
     @property
@@ -98,10 +98,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Guard:
-    """One guard. `asks`: what it does at a moment, where it does anything; `waits`: when its no is no end.
+    """One guard. `asks`: its check at each moment that concerns it; `waits`: when its refusal is only a wait.
 
-    `last`: asked when no other holds an operation back, as it asks Slack, which may take minutes. `again`: asked once
-    more after that, as what people do meanwhile counts; it reads only what the bot knows.
+    `last`: asked once no other guard makes the operation wait, because it asks Slack, which may take minutes. `again`:
+    asked once more after that, because people may have acted meanwhile; it reads only the bot's own data.
     """
 
     key: str
@@ -112,7 +112,7 @@ class Guard:
 
 
 class Guards:
-    """Asks the guards. `keep`: seconds for which the overload of a host is cached."""
+    """Asks the guards. `keep`: seconds for which a host's overload and a tenant's due mail are cached."""
 
     def __init__(self, context: Context, keep: float = 0.0) -> None:
         self.context = context
@@ -123,28 +123,28 @@ class Guards:
         self._unsent: dict[str, tuple[int, float]] = {}
 
     def refuse(self, moment: Moment, change: Change, *only: str) -> None:
-        """Raise the refusal of the first guard that objects: NotNow where waiting helps.
+        """Raise the refusal of the first guard that objects: NotNow if waiting helps.
 
-        `only`: the keys of those that are asked; none: all are.
+        `only`: the keys of the guards to ask; none: all.
         """
         for guard in GUARDS.values():
             if not only or guard.key in only:
                 self._ask(guard, moment, change)
 
     def hold(self, operation: Operation) -> Hold | None:
-        """Return why an operation has to wait when its turn has come, or None."""
+        """Return why an operation has to wait although its turn has come, or None."""
         for guard in GUARDS.values():
             if Moment.CLAIM in guard.waits and not guard.last:
                 try:
                     self._ask(guard, Moment.CLAIM, Change.of(operation))
                 except Refused as no:
-                    # The bot asks anew for what is due then; what waited would keep its snapshots off the tenant.
+                    # The bot requests again what is due then; a waiting operation would block the tenant's snapshots.
                     ends = guard.key == FREEZE and operation.requester == SYSTEM
                     return Hold(guard.key, str(no), no.typed, ends)
         return None
 
     def may_begin(self, operation: Operation) -> bool:
-        """Whether the final guards let an operation start. Raises Refused where that is unknown."""
+        """Return whether the guards that are asked last let an operation begin. Raises Refused if that is unknown."""
         try:
             for guard in GUARDS.values():
                 if guard.last:
@@ -154,7 +154,7 @@ class Guards:
         return True
 
     def may_still_begin(self, operation: Operation) -> bool:
-        """Whether nobody froze the tenant, or set to work in it, since the other guards were asked."""
+        """Return whether nobody has frozen the tenant, or begun work in it, since the other guards were asked."""
         try:
             for guard in GUARDS.values():
                 if guard.again:
@@ -181,42 +181,42 @@ class Guards:
             raise
 
     def distress(self, host: str) -> str:
-        """Say why a host is overloaded, "" when it is not."""
+        """Return why a host is overloaded, or "" if it is not."""
         until, why = self._distress.get(host, (0.0, ""))
         if time.monotonic() >= until:
             began = time.monotonic()
             why = strained(self.context, host)
-            # A host that does not answer takes its time to: what else is queued does not wait for that each time.
+            # An unreachable host takes long to fail, and the rest of the queue must not wait for that each time.
             keep = ASKED_AGAIN if time.monotonic() - began > SLOW else self.keep
             self._distress[host] = time.monotonic() + keep, why
         return why
 
     def due(self, tenant: str) -> int:
-        """Return how many e-mails a tenant is about to send, 0 where that is not known, or outbound mail is off."""
+        """Return how many e-mails a tenant is about to send; 0 if that is unknown, or outbound mail is off."""
         until, due = self._due.get(tenant, (0.0, 0))
         if time.monotonic() >= until:
             due = self._sending(tenant)
-            # Each look takes a process in the tenant, and there is one whenever the queue is gone through.
+            # Each look starts a process in the tenant, and each pass through the queue would cause one.
             self._due[tenant] = time.monotonic() + (self.keep or (ASKED_AGAIN if due else 0.0)), due
         return due
 
     def _sending(self, tenant: str) -> int:
         if not (told := _due(self.context, tenant)):
             return 0
-        # What waits for its day, as a campaign's event does, is no send that is under way.
+        # Mail that waits for its day, such as a campaign's event, is not a send under way.
         queued, unsent = (int(told.get(kind, 0)) for kind in ("queue", "broadcasts"))
         known, since = self._unsent.get(tenant, (-1, 0.0))
-        # Of more than are counted nobody knows whether they become fewer.
+        # Beyond the counting limit, nobody knows whether the number shrinks.
         stands = unsent == known and unsent < COUNTED
         self._unsent[tenant] = unsent, since if stands else time.monotonic()
         return queued + (unsent if time.monotonic() - self._unsent[tenant][1] < STANDS else 0)
 
 
-# -- policy: who may ask, decide, and have it tried again ------------------------------------------------------------
+# -- policy: who may request, decide and retry ------------------------------------------------------------------------
 
 
 class _Unapproved(NotNow):
-    """It waits for approval again."""
+    """The operation waits for approval again."""
 
 
 def _may_ask(guards: Guards, change: Change) -> None:
@@ -239,11 +239,11 @@ def _may_retry(guards: Guards, change: Change) -> None:
         guards.context.approvals.refuse_to_retry(change.operation, change.actor)
 
 
-# -- freeze: nothing is changed but what keeps it safe ---------------------------------------------------------------
+# -- freeze: only changes that keep tenants safe are made -------------------------------------------------------------
 
 
 def _frozen(guards: Guards, change: Change) -> None:
-    """Refuse new changes; finishing or undoing a half-done one is allowed."""
+    """Refuse new changes of a frozen tenant; finishing or undoing a half-done one is allowed."""
     found = None if change.begun or change.safety else guards.freezes.on(change.tenant)
     if found is None:
         return
@@ -254,7 +254,7 @@ def _frozen(guards: Guards, change: Change) -> None:
     raise no
 
 
-# -- busy: one operation holds a tenant, or one of Mautic's commands is at work in it --------------------------------
+# -- busy: another operation locks the tenant, or a Mautic command runs in it -----------------------------------------
 
 
 def _busy_to_ask(guards: Guards, change: Change) -> None:
@@ -282,7 +282,7 @@ def _busy_to_retry(guards: Guards, change: Change) -> None:
     guards.context.operations.refuse_if_busy(change.tenant, change.number)
 
 
-# -- half-way: a restore or move left the tenant, and no operation knows of it ---------------------------------------
+# -- half-way: a restore or move left the tenant unfinished, and no operation knows of it -----------------------------
 
 
 def _half_way(guards: Guards, change: Change) -> None:
@@ -297,7 +297,7 @@ def _half_way(guards: Guards, change: Change) -> None:
             )
 
 
-# -- silent: the tenant may stand on a server that does not answer ---------------------------------------------------
+# -- silent: the tenant may be on a server that does not answer -------------------------------------------------------
 
 
 def _silent(guards: Guards, change: Change) -> None:
@@ -311,11 +311,11 @@ def _silent(guards: Guards, change: Change) -> None:
         raise Refused(f"{error} {ANSWERS}") from error
 
 
-# -- memory: the host has room for it, and is not in distress --------------------------------------------------------
+# -- memory: the host has enough free memory, and is not overloaded ---------------------------------------------------
 
 
 def _no_memory_to_begin(guards: Guards, change: Change) -> None:
-    """Hold operations that need memory on an overloaded host; building the plan raises NoSpace for a full one."""
+    """Make operations that need memory wait while a host is overloaded; for a full one, the plan raises NoSpace."""
     demand = change.operation.plan.get("demand") if change.operation else None
     if demand and demand["memory"] and (why := guards.distress(demand["host"])):
         raise Refused(f"`{demand['host']}` is overloaded: {why}. The operation starts when the host recovers.")
@@ -326,7 +326,7 @@ def _no_memory_for_maintenance(guards: Guards, change: Change) -> None:
         raise Refused(f"`{change.host}` is overloaded: {why}.")
 
 
-# -- time, window, sending: clients are away at a moment that suits ---------------------------------------------------
+# -- time, window, sending: clients are offline at a suitable moment --------------------------------------------------
 
 
 def _too_early(guards: Guards, change: Change) -> None:
@@ -344,7 +344,7 @@ def _outside_hours(guards: Guards, change: Change) -> None:
 
 
 def _while_sending(guards: Guards, change: Change) -> None:
-    """Hold what closes a tenant while its mail is being sent. Where that cannot be known nothing is held."""
+    """Make an operation that closes a tenant wait while the tenant sends mail; if that is unknown, nothing waits."""
     if _can_wait(change) and (due := guards.due(change.tenant)):
         raise Refused(
             f"`{change.tenant}` is sending: {due} e-mail{'s are' if due != 1 else ' is'} due. The operation starts "
@@ -353,12 +353,12 @@ def _while_sending(guards: Guards, change: Change) -> None:
 
 
 def _due(context: Context, tenant: str) -> Mapping[str, int]:
-    """Return how much mail waits by kind; nothing where it is off, or nobody knows."""
+    """Return how much mail waits, by kind; {} if outbound mail is off, or the number is unknown."""
     try:
         found = context.fleet.tenant(tenant)
         told = context.fleet.of(found).mautic.mail(found.instance, timeout=SLOW * 10) if found.running else {}
     except Exception as error:
-        # That it is not known holds nothing up, whatever went wrong; the steps will see.
+        # An unknown number delays nothing, whatever went wrong; the steps will find out.
         log.info("whether %s is sending is not known: %s", tenant, error)
         return {}
     return told["kinds"] if told and not told["off"] else {}

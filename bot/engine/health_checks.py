@@ -26,9 +26,9 @@ from bot.store import metrics
 from bot.store.metrics import DAY, Held, HostReading, KnownDisk, Reading
 
 WIDTH = 16
-"""Tenants that are checked side by side."""
+"""Tenants that are checked in parallel."""
 PATIENCE = 20.0
-"""Seconds that a tenant has for a look, its page and its own report: twice that fits a minute."""
+"""Seconds for the look at one tenant, its page and its own report: twice this fits into a minute."""
 PAGE = 12.0
 """Seconds of `PATIENCE` that the page may take."""
 BUDGET = 240.0
@@ -38,7 +38,10 @@ TIERS = {"hourly": 3600, "daily": DAY, "weekly": 7 * DAY, "monthly": 31 * DAY}
 
 
 def at_tenants(context: Context, chosen: Iterable[TenantEntry], *, fresh: bool) -> dict[str, Look]:
-    """Look at tenants side by side, the one not seen for longest first; `fresh`: read their state again."""
+    """Look at tenants in parallel, the one not seen for longest first; `fresh`: read their state again.
+
+    Returns looks by tenant; those whose turn does not come within BUDGET seconds have none.
+    """
     threads = ThreadPoolExecutor(WIDTH)
     now = context.now()
     due, awake = _snapshot_due(context), metrics.awake_since(context.database, now) or now
@@ -58,9 +61,9 @@ def at_tenants(context: Context, chosen: Iterable[TenantEntry], *, fresh: bool) 
 
 
 def _watched(context: Context, now: float) -> dict[str, Before]:
-    """Return what tenants that were upgraded of late were like on the day before, by name.
+    """Return what recently upgraded tenants were like on the day before the upgrade, by name.
 
-    Not of one that was rolled back or restored since: its *Roll back* would go further back.
+    Tenants that were rolled back or restored since are left out: their *Roll back* would go further back.
     """
     rows = context.database.read(
         "SELECT tenant, max(finished) AS at, json_extract(plan, '$.values.from') AS version FROM operations"
@@ -80,7 +83,7 @@ def _watched(context: Context, now: float) -> dict[str, Before]:
 
 
 def _result(context: Context, one: TenantEntry, future: Future[Look]) -> Look:
-    """Return a look, also of a failed one: one tenant's problem delays no other."""
+    """Return the look of a future, also of a late or failed one: one tenant's problem delays no other."""
     try:
         return future.result(0)
     except TimeoutError:
@@ -99,7 +102,7 @@ def _look(
     known: KnownDisk | None,
     held: Held | None,
 ) -> Look:
-    """Look at one tenant: its state, and where it should be open, its page and its own report."""
+    """Look at one tenant: its state and, if it should be open, its page and its own report."""
     end = time.monotonic() + PATIENCE
     tenant, host = one.tenant, context.fleet.of(one.tenant)
     size, limits = context.settings.plans.get(tenant.plan), context.settings.health
@@ -144,7 +147,7 @@ def _look(
 
 
 def _half_done(context: Context, look: Look) -> Look:
-    """Return a look with the operation that came to a halt on its tenant."""
+    """Return a look with the operation, if any, that stopped halfway on its tenant."""
     waiting = context.operations.select("tenant = ? AND state = 'needs_attention'", look.tenant.name, limit=1)
     if not waiting:
         return look
@@ -162,7 +165,7 @@ def _page(context: Context, domain: str) -> Page:
 
 
 def _snapshot_due(context: Context) -> float:
-    """Return the most seconds between two snapshots of a tenant; 0: none are taken."""
+    """Return the longest time between two snapshots of a tenant, in seconds; 0: none are taken."""
     if not any(job.name == "snapshots" and not job.paused for job in context.jobs.all()):
         return 0
     return next((seconds for tier, seconds in TIERS.items() if getattr(context.settings.snapshots, tier)), 0)
@@ -173,7 +176,8 @@ def at_fallen(
 ) -> dict[str, Look]:
     """Return looks at tenants that should run and do not, on overloaded hosts.
 
-    It is read from the inventory, without more load there.
+    They are read from the inventory, which adds no load there. `strained`: the overloaded hosts. `held`: tenants to
+    leave out because of an operation.
     """
     return {
         one.tenant.name: Look(one.tenant, context.now(), one.state)
@@ -186,7 +190,7 @@ def at_fallen(
 
 
 def at_hosts(context: Context, silent: Mapping[str, str], tenants: Collection[Tenant]) -> dict[str, HostLook]:
-    """Look at each server and each member of a cluster, by name; `silent`: why servers give no answer."""
+    """Look at each server and each member of a cluster, by name; `silent`: why servers do not answer."""
     looks = {server: HostLook(server, why) for server, why in silent.items()}
     for server, lxd in context.fleet.servers.items():
         if server in silent:
@@ -242,7 +246,7 @@ def host_readings(looks: Mapping[str, HostLook]) -> dict[str, HostReading]:
 
 
 def readings(looks: Iterable[Look]) -> list[Reading]:
-    """Return what is stored of each look; of one that makes no sense, only that there was one."""
+    """Return what is stored of each look; of a look that makes no sense, only that there was one."""
     found = []
     for look in looks:
         try:
@@ -254,7 +258,7 @@ def readings(looks: Iterable[Look]) -> list[Reading]:
 
 
 def _reading(look: Look) -> Reading:
-    """What is stored of a look. A crashed tenant is down; one stopped on purpose is neither up nor down."""
+    """Return what is stored of a look. A crashed tenant is down; one stopped on purpose is neither up nor down."""
     facts = look.facts
     down = not look.running and look.tenant.state == State.LIVE and not look.tenant.stopped
     disk = None if look.disk_at else look.disk

@@ -1,4 +1,4 @@
-"""Maintenance: operations that schedules request without approval: queued at once, with the same locks and audit."""
+"""Maintenance: operations that schedules request. They are queued without approval, with the same locks and audit."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from bot.store.operations import TenantBusy
 JOBS = {"snapshot": "snapshots", "prune": "snapshots", "purge": "purge"}
 """The job that requests each command."""
 AT_ONCE = 20
-"""Maintenance operations that may be open together: people's operations wait behind no more of them."""
+"""Maintenance operations that may be open at once; people's operations wait behind no more than these."""
 PAUSE = 900.0
-"""Seconds that a tenant is left alone after maintenance failed."""
+"""Seconds for which a tenant is left alone after maintenance failed."""
 DAY = 86_400
 """Seconds after which maintenance that is no longer tried stops counting as failing."""
 LOOK = 60.0
 """Seconds for which the answer of a host is reused within one run."""
 REMEMBERED = 3 * DAY
-"""Seconds that successful maintenance is listed; the audit log keeps it for ever."""
+"""Seconds for which successful maintenance is listed; the audit log keeps it for ever."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def failing(context: Context) -> list[Failing]:
 
 
 def given_up(context: Context, tenant: str, since: float) -> bool:
-    """Whether the last try of some maintenance on a tenant failed since then."""
+    """Return whether the last try since then (epoch seconds) of some maintenance command on a tenant failed."""
     rows = context.database.read(
         "SELECT command, state FROM operations WHERE tenant = ? AND finished >= ? AND state IN ('succeeded', 'failed')"
         " AND command IN (SELECT value FROM json_each(?)) ORDER BY finished, id",
@@ -88,7 +88,7 @@ def given_up(context: Context, tenant: str, since: float) -> bool:
 
 
 def forget(context: Context) -> None:
-    """Delete the rows of maintenance that succeeded long ago: a big fleet has thousands a day."""
+    """Delete the rows of maintenance that succeeded long ago, of which a big fleet has thousands a day."""
     long_over = "operations INDEXED BY operations_by_end WHERE finished < ?"
     done = f"{long_over} AND requester = ? AND command = ? AND state = 'succeeded'"
     maintenance_runs.forget(context.database, context.uptime.before(REMEMBERED))
@@ -103,14 +103,14 @@ def forget(context: Context) -> None:
 
 
 def _since(context: Context) -> dict[str, float]:
-    """Return since when failures count, by command: for a day, not counting the time that the job is paused."""
+    """Return since when failures count, by command, in epoch seconds: for a day, not counting a pause of the job."""
     now = context.now()
     paused = {job.name: job.paused for job in context.jobs.all()}
     return {command: min(paused.get(job) or now, now) - DAY for command, job in JOBS.items()}
 
 
 class Maintenance:
-    """The requests of one run: tenants that are busy, or where maintenance just failed, are skipped."""
+    """Requests the maintenance of one job run; skips tenants that are busy, or where maintenance just failed."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -129,15 +129,18 @@ class Maintenance:
         self.slots = AT_ONCE - sum(one.requester == SYSTEM and one.state in ("queued", "running") for one in held)
 
     def may(self, tenant: str, *, passes: bool = False) -> bool:
-        """Whether maintenance may be requested on a tenant now; `passes`: also while a request waits for approval."""
+        """Return whether maintenance may be requested on a tenant now.
+
+        `passes`: it may be requested also while a request waits for approval.
+        """
         waits = tenant in self._waiting and not passes
         return self.slots > 0 and tenant not in self._left_alone and not waits
 
     def is_free(self, command: str, tenant: str, *, safety: bool = False, host: str = "") -> bool:
-        """Whether no guard refuses maintenance now.
+        """Return whether no guard refuses maintenance now.
 
         Args:
-            safety: it protects data, or rolls back what stopped halfway: no freeze stops it.
+            safety: it protects data, or rolls back an operation that stopped halfway, so that no freeze stops it.
             host: where it adds load; "": it frees more than it takes.
         """
         change = Change(command, tenant, planned=True, safety=safety, host=host)
@@ -148,7 +151,7 @@ class Maintenance:
         return True
 
     def ask(self, command: str, plan: Plan, *, safety: bool = False, host: str = "") -> None:
-        """Queue an operation where no guard refuses it; else the next run requests it again. As for `is_free`."""
+        """Queue an operation unless a guard refuses it; the next run requests it again. Arguments as for `is_free`."""
         if not self.is_free(command, plan.tenant, safety=safety, host=host):
             return
         if not plan.steps:

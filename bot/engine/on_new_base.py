@@ -1,7 +1,7 @@
-"""An upgrade of the container: what is a tenant's own goes into a clone of a blueprint, which takes its place.
+"""Moves a tenant to a new base: its own data goes into a clone of a blueprint, which replaces its container.
 
-That is how a tenant gets another PHP or MariaDB, and Debian's security updates. Nearly all is brought while the tenant
-serves; once it is closed what has changed since, and the database as it was shut down.
+This is how a tenant gets another PHP or MariaDB, and Debian's security updates. Nearly all data is brought while the
+tenant serves. Once the tenant is closed, the bot brings what has changed since, and the database as it was shut down.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from bot.model.text import size as in_words
 
 _UPGRADED = " upgraded"
 OF_BASE = ("archive", "base", "brought", "furniture", "on-demand", "recipe", "suite")
-"""Labels of what a container was made of; all others are of the tenant."""
+"""Labels of what a container was made of; all others belong to the tenant."""
 
 
 def adopt(
     run: Run, host: Host, old: Tenant, candidate: str, *, config: Mapping[str, str], same: bool
 ) -> tuple[float, bool]:
-    """Have a candidate, to which all was brought, be what the tenant is; return seconds, and whether its cache holds.
+    """Turn a candidate that has all of a tenant's data into the tenant; return seconds, and whether its cache is valid.
 
-    `config`: of the tenant's container now.
+    `config`: the present configuration of the tenant's container.
     """
     done = Own(host.mautic, host.mautic).adopt(
         candidate,
@@ -71,7 +71,7 @@ def steps_on_new_base(run: Run, inputs: UpgradeInputs, command: str) -> Steps:
 
 
 class _OnNewBase:
-    """The steps; each looks before it acts."""
+    """The steps of an upgrade onto a new base; each looks before it acts."""
 
     def __init__(self, run: Run, inputs: UpgradeInputs, command: str) -> None:
         if inputs.blueprint is None:
@@ -108,7 +108,7 @@ class _OnNewBase:
         return f"{in_words(brought.bytes)} copied in {brought.seconds:.1f} s"
 
     def stage(self) -> str | None:
-        """Make the new container and bring nearly all to it; the old one is left alone."""
+        """Make the new container and bring nearly all data to it; the old container is not changed."""
         if self.cutover.serves():
             return None
         self.cutover.make(self._clone)
@@ -116,18 +116,18 @@ class _OnNewBase:
         if self._is_brought():
             return None
         if not self.cutover.old_instance().running:
-            # It starts closed where an earlier try has closed it.
+            # It starts closed if an earlier try has closed it.
             self.host.start(self.old.instance, urgent=True)
         return self._bring()
 
     def close(self) -> str | None:
-        """Close the old container, bring the rest, and stop it."""
+        """Close the old container and bring the rest of its data; `upgrade` stops it."""
         if self.cutover.serves():
             return None
         told = None
         if not self._is_brought():
             if not self.cutover.old_instance().running:
-                # It starts closed where an earlier try has closed it.
+                # It starts closed if an earlier try has closed it.
                 self.host.start(self.old.instance, urgent=True)
             self._end_work()
             told = self._bring(closed=True)
@@ -136,9 +136,9 @@ class _OnNewBase:
         return told
 
     def _end_work(self) -> None:
-        """Turn visitors away and end the database, in a container that goes on to run: it is read from.
+        """Turn visitors away and shut the database down; the container keeps running, because data is read from it.
 
-        Meanwhile the edge learns the way to the new one, which is closed.
+        Meanwhile the edge learns the route to the new container, which is closed.
         """
         # From this label a retry knows that the candidate may serve already.
         self.host.lxd.update(self.old.instance, as_labels(state=State.MOVING))
@@ -148,7 +148,10 @@ class _OnNewBase:
             routed.result()
 
     def _is_brought(self, how: str = "") -> bool:
-        """Whether the new container has all, of the old one as it was closed; `how`: or even is upgraded."""
+        """Return whether the new container has all data of the old one, as of when that was closed.
+
+        With `how` as _UPGRADED: and whether it is upgraded, too.
+        """
         found = self.cutover.candidate()
         return found is not None and label_of(found.config, "brought") == f"{self.run.operation}{how}"
 
@@ -156,12 +159,12 @@ class _OnNewBase:
         if self.cutover.serves():
             return None
         if self.cutover.is_copied() and self._is_brought(_UPGRADED):
-            # All that may have been cut is the record of it.
+            # The upgrade is complete: only its record was lost to an interruption.
             with self.cutover.resting():
                 self.cutover.boot()
             return None
         if not self.cutover.is_copied():
-            # What was interrupted in the middle of this is made again: no migration is tried on half of itself.
+            # After an interruption in the middle of this, the container is made again: no migration resumes halfway.
             self.stage()
             self.close()
         self.cutover.doubt()
@@ -176,7 +179,7 @@ class _OnNewBase:
         return ", ".join([note, *(f"{phase} {took:.1f} s" for phase, took in phases.items() if took >= 0.1)])
 
     def _upgrade(self) -> tuple[str, Mapping[str, float]]:
-        """Have the new container be the tenant and upgrade it; return what to say of it, and seconds by phase."""
+        """Turn the new container into the tenant and upgrade it; return a note for people, and seconds by phase."""
         name = self.cutover.name
         config = self.cutover.old_instance().config
         took, cached = adopt(self.run, self.host, self.old, name, config=config, same=self.is_same)
@@ -186,7 +189,7 @@ class _OnNewBase:
                 cache = (files(self.run.settings, self.rehearsed) / "cache.tar.gz").read_bytes()
                 self.upgrades.lay_cache(name, cache)
             except (OSError, LxdError) as error:
-                # It takes longer without, and comes to the same.
+                # Without the cache, the upgrade takes longer but has the same result.
                 note = f"{note}; the cache is made anew: {error}"
         done = self.upgrades.upgrade(name, self.version)
         if wrong := spoiled(done):
@@ -205,6 +208,6 @@ class _OnNewBase:
     def keep(self) -> str:
         told = self.cutover.keep()
         with suppress(LxdError):
-            # What was laid beside only takes room; the previous container has it.
+            # The files of the previous Mautic only take up space here; the previous container has them.
             self.upgrades.discard(self.cutover.name)
         return told

@@ -1,8 +1,8 @@
-"""Waiting mail of a tenant that begins to work again: counted for the card, and sent, dropped or held as chosen.
+"""Counts the waiting mail of a tenant that returns to service, and sends, drops or keeps it, as chosen.
 
 No mail may be sent twice after a restore, or weeks late after a stop, unless somebody asked for that. Without a choice
-none is lost and none is sent: outbound mail is off until `/mautic mail` decides. A refusal instead would keep the site
-offline for the sake of the mail, and how much waits in a stopped tenant is known only once the tenant runs.
+no late mail is lost or sent: outbound mail stays off until `/mautic mail` decides. Refusing the operation instead would
+keep the site offline because of its mail, and how much waits in a stopped tenant is known only once the tenant runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHOICE = Choice(
     },
 )
 LATE = 3600
-"""Seconds after which waiting mail is late: people expect mail of an hour ago, and not that of last week."""
+"""Seconds after which waiting mail is late: people expect mail from an hour ago, but not from last week."""
 COUNTING = 20.0
 """Seconds that counting may take where other work waits for it."""
 _KINDS = {
@@ -54,16 +54,16 @@ def told(run: Run, found: Mapping[str, Any]) -> str:
 
 
 def to_turn_on(decide: str, found: Mapping[str, Any]) -> str:
-    """Say how outbound mail is turned on; what could not be counted may be most of what is sent then."""
+    """Say how to turn outbound mail on; mail that could not be counted may be most of what is then sent."""
     if found["waits"] or any(kind not in found["kinds"] for kind in _KINDS):
         return f"to decide: `{decide} send` (sends the waiting mail now) or `drop`"
     return f"to turn outbound mail on: `{decide} send`"
 
 
 def remarks(waits: str, mail: str, *, first: str = "") -> dict[str, str]:
-    """Return what the card says of waiting mail, and what happens to the mail.
+    """Return what the card says about waiting mail, and about what will happen to it.
 
-    `first`: what happens without a choice, where that is not the rule for a tenant that was stopped.
+    `first`: what happens without a choice, if not the rule for a tenant that was stopped.
     """
     unsaid = first or "outbound mail stays off if the tenant was down for over an hour and mail waits"
     return {"Mail": waits, **({"Proposed": CHOICE.options[mail]} if mail else {"Without a choice": unsaid})}
@@ -78,9 +78,9 @@ def counted(run: Run, host: Host, instance: str) -> str:
 
 
 def record(run: Run, host: Host, instance: str) -> None:
-    """Label an instance that is about to stop with how much mail waits: once stopped, nobody can count."""
+    """Label an instance that is about to stop with how much mail waits, because nobody can count it afterwards."""
     try:
-        # A tenant that is to be stopped may hang.
+        # A tenant that somebody wants to stop may hang.
         found = host.mautic.mail(instance, timeout=COUNTING)
     except LxdError:
         return
@@ -98,9 +98,9 @@ def recorded(run: Run, config: Mapping[str, str]) -> str:
 def settle(
     run: Run, host: Host, instance: str, mail: Mail, *, late: float = LATE, unmute: bool = False, page: bool = False
 ) -> str | None:
-    """Carry out the choice on an instance's waiting mail, and say what was done if there was any.
+    """Carry out the choice for an instance's waiting mail, and say what was done if there was any.
 
-    `page`: its login page is waited for inside, too.
+    `page`: also wait inside for the login page.
     """
     done = host.mautic.release(instance, mail, late=late, batch=run.operation, unmute=unmute, page=page)
     off = done["choice"] in ("off", "back")
@@ -117,7 +117,7 @@ def settle(
 
 
 def start(run: Run, tenant: Tenant, *, urgent: bool = False) -> None:
-    """Start a tenant's container, mute until `settle` or `unmute`; no effect on one that runs."""
+    """Start a tenant's container, muted until `settle` or `unmute`; no effect on one that runs."""
     host = run.fleet.of(tenant)
     if not host.lxd.instance(tenant.instance).running:
         host.mautic.mute(tenant.instance)
@@ -125,7 +125,7 @@ def start(run: Run, tenant: Tenant, *, urgent: bool = False) -> None:
 
 
 def unmute(run: Run, tenant: Tenant) -> None:
-    """Undo the mute of `start` where `settle` was not reached, as far as possible."""
+    """Undo, as far as possible, the mute of `start` if `settle` was not reached."""
     host = run.fleet.of(tenant)
     host.lxd.remove(tenant.instance, MUTE)
     with suppress(LxdError):
@@ -133,9 +133,9 @@ def unmute(run: Run, tenant: Tenant) -> None:
 
 
 def settle_again(run: Run, tenant: Tenant, *, unmute: bool = False) -> bool:
-    """Hold the mail of a tenant that runs again after a rollback, if it was down for long.
+    """Keep the mail of a tenant that runs again after a rollback from being sent, if the tenant was down for long.
 
-    A failure must not keep the tenant offline: then return False.
+    A failure must not keep the tenant offline, so it only makes this return False.
     """
     try:
         settle(run, run.fleet.of(tenant), tenant.instance, "off" if tenant.outbound_off else "", unmute=unmute)

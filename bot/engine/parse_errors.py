@@ -1,4 +1,4 @@
-"""What the parser says about words that it cannot read, in words for people. Pure."""
+"""Rewrites the command parser's error messages as sentences for people. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 
 LIKE = 0.6
-"""How alike an option has to be to what was typed, from 0 to 1, for the parser's guess to be offered."""
+"""The least similarity, from 0 to 1, between a typed option and the parser's suggestion for the bot to offer it."""
 
 
 def _no_option(found: re.Match[str]) -> str:
@@ -38,11 +38,11 @@ _PLAIN: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]] = (
     (r'^Invalid value "(.*?)" for \S+?\. Choose from: (.*?)\.(?: Did you mean "(.*?)"\?)?$', _none_of),
     (r"^Unknown option: (\S+?)\.(?: Did you mean (--\S+?)\?)?.*$", _no_option),
 )
-"""What the parser says, and what people are told."""
+"""The parser's messages as patterns, each with its replacement for people."""
 
 
 def reason(error: Exception) -> str:
-    """Say what is wrong with the words, in a sentence for a person."""
+    """Return what is wrong with the typed words, as a sentence of at most 300 characters."""
     text = re.sub(r"\s+", " ", str(error)).strip().replace("`", "'")
     for parsed, said in _PLAIN:
         text = re.sub(parsed, said, text)

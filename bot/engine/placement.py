@@ -1,7 +1,7 @@
-"""Where a container may run: on a host with enough memory and disk, within the limits of the policy.
+"""Decides where a container may run: on a host with enough memory and disk, within the limits of the policy.
 
-Checked when an operation is requested, approved and begun. What is approved and not yet running counts as well, so
-that many operations approved at once do not all get the same memory.
+The bot checks that when an operation is requested, approved and begun. Approved operations that do not run yet count as
+well, so that many operations approved at once do not all get the same memory.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from bot.store.metrics import DAY, Sample
 LEAST = 1 << 30
 """Bytes that must be free on a host's pool for one more tenant."""
 LATELY = 7 * DAY
-"""Seconds whose highest use is what a tenant is expected to come to again: it may be busy on one day of the week."""
+"""Seconds over which a tenant's highest use is expected to recur: a tenant may be busy on one day of the week."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """What tenants really use: the last reading and the recent maximum of each, in bytes; by name."""
+    """What tenants really use, in bytes, by name: the last reading and the recent maximum of each."""
 
     context: Context
     latest: Mapping[str, Sample]
@@ -50,14 +50,14 @@ class Use:
         return max(expected(self.context.settings.capacity, known, alike), self.highest.get(tenant, 0))
 
     def measured(self, one: Tenant) -> int | None:
-        """Return what a running tenant has used since its start, None where it was not measured yet."""
+        """Return what a running tenant uses, in bytes; None if it was not measured since its start."""
         seen = self.latest.get(one.name)
         if one.role != Role.TENANT or not seen or not seen.memory or seen.at < one.started:
             return None
         return int(seen.memory)
 
     def occupant(self, one: Tenant, holds: Mapping[str, int]) -> Occupant:
-        """Return what a tenant takes; `holds`: memory of instances that were not measured since their start."""
+        """Return what a tenant takes; `holds`: bytes in use by instances that were not measured since their start."""
         running = one.status == "Running"
         # A crashed tenant is started again, by LXD or a person, and needs the same memory.
         runs = running or (one.role == Role.TENANT and not one.stopped)
@@ -67,7 +67,7 @@ class Use:
             growth = max(0, self.highest.get(one.name, 0) - now)
         else:
             growth = max(0, self.expected(one.plan, one.name) - (holds.get(one.instance, 0) if running else 0))
-        # A candidate has no plan of its own beside the container that it replaces.
+        # A candidate's plan counts already with the container that it replaces.
         plan_memory = size_bytes(plan.memory) if plan and one.role == Role.TENANT else 0
         return Occupant(one.instance, runs, growth, plan_memory, one.role == Role.TENANT)
 
@@ -87,7 +87,7 @@ class Carries:
 
 
 def use(context: Context, tenants: Iterable[Tenant] = ()) -> Use:
-    """Read what tenants use; `tenants` tell the plan of each, so that new ones are expected to take as much."""
+    """Read what tenants use; `tenants`: those whose use predicts what new tenants of the same plan will take."""
     now = context.now()
     found = Use(context, metrics.latest(context.database, now), metrics.highest(context.database, now - LATELY, now))
     most: dict[str, list[int]] = {}
@@ -106,11 +106,11 @@ def use(context: Context, tenants: Iterable[Tenant] = ()) -> Use:
 def carries(
     context: Context, tenants: Sequence[Tenant], resources: Mapping[str, Resources], free: Mapping[str, int]
 ) -> dict[str, Carries]:
-    """Return what each host can still carry, by name, from known readings: no LXD is asked.
+    """Return what each host can still carry, by name, from known readings: no server is asked.
 
     Args:
         tenants: with the role `tenant` or `incoming`, of all hosts.
-        free: bytes that are free on each host's pool; an unknown pool does not count.
+        free: bytes that are free on each host's pool; an unknown pool limits nothing.
     """
     used, approved = use(context, tenants), [demand for _, demand in pending(context)]
     found = {}
@@ -130,7 +130,7 @@ def carries(
 
 
 def free_space_by_host(context: Context, hosts: Iterable[Host], but: str = "") -> dict[str, FreeSpace]:
-    """Return what is free on each host that answers, by name; `but`: an instance that is not counted."""
+    """Return what is free on each host that answers, by name; `but`: an instance to leave out."""
     found = {}
     for host in hosts:
         with suppress(LxdError):
@@ -139,7 +139,7 @@ def free_space_by_host(context: Context, hosts: Iterable[Host], but: str = "") -
 
 
 def free_space_on(context: Context, host: Host, but: str = "") -> FreeSpace:
-    """Return what is free on a host; `but`: an instance that is not counted. Raises LxdError where it cannot tell."""
+    """Return what is free on a host; `but`: an instance to leave out. Raises LxdError if the host cannot tell."""
     seen = context.fleet.inventory(Role.TENANT, Role.INCOMING, Role.RETIRED)
     if host.server in seen.silent:
         raise LxdUnavailable(seen.silent[host.server])
@@ -165,8 +165,8 @@ def pending(context: Context) -> list[tuple[set[str], Demand]]:
     """Return the demands of approved operations that have not ended, except this one, with the instances they start.
 
     While this operation runs, only operations that began before it count: they were admitted first. Children of a batch
-    that wait for their turn and take memory only while they run do not count: those before them will have ended. Nor
-    does such an operation that is planned for later.
+    that wait for their turn and take memory only while they run do not count: those before them will have ended. Nor do
+    operations of that kind that wait for their time, for the hours of the settings or for the end of a send.
     """
     rows = context.database.read(
         """
@@ -193,8 +193,8 @@ def demand_of(
     """Return what a tenant's container takes on a host.
 
     Args:
-        tenants: 1 where the tenant was not on that host before.
-        beside: only for a while, beside the container that it replaces, so that its plan counts once.
+        tenants: 1 if the tenant was not on that host before.
+        beside: the container runs only for a while, beside the one that it replaces, so that the plan counts once.
     """
     plan = context.settings.plans.get(tenant.plan)
     limit = size_bytes(plan.memory) if plan and not beside else 0
@@ -203,10 +203,11 @@ def demand_of(
 
 
 def inside_of(settings: Settings, plan: str, memory: str) -> PlanSize:
-    """Return the sizes for inside a container of a plan that has this limit of memory.
+    """Return the sizes of the services inside a container with this plan and this limit of memory.
 
-    A plan may be gone from the settings, or give more by now than the container has: MariaDB and PHP would be killed.
-    Then it is what the plan nearest to its memory gives, in proportion.
+    The plan may by now give more memory than the container has, so that MariaDB and PHP would be killed, or it may be
+    gone from the settings. Then its sizes, or those of the plan nearest in memory, are scaled in proportion. A limit
+    that cannot be read gives the sizes of the plan, or of the smallest one.
     """
     plans = settings.plans
     known = plans.get(plan)
@@ -229,10 +230,10 @@ def inside_of(settings: Settings, plan: str, memory: str) -> PlanSize:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """How another host can be had where one is full.
+    """How people can use another host if one is full.
 
-    `typed`: what is typed before its name, as in `--host`. `first`: the tenant that has to move there first, None where
-    nothing has to. `but`: a host that is no other one.
+    `typed`: what is typed before the other host's name, such as `--host`. `first`: the tenant that has to move there
+    first, None if none has to. `but`: a host that is no alternative.
     """
 
     typed: str
@@ -241,7 +242,7 @@ class Elsewhere:
 
     @classmethod
     def by_move(cls, tenant: Tenant) -> Elsewhere | None:
-        """Return that a tenant has to move first, with what it takes already; None where it cannot."""
+        """Return the way that begins with a move of the tenant to the other host; None if the tenant cannot move."""
         can = tenant.running and tenant.state != State.SUSPENDED
         return cls(f"/mautic migrate {tenant.name}", tenant) if can else None
 
@@ -249,11 +250,11 @@ class Elsewhere:
 def admit(
     context: Context, host: Host, demand: Demand, doing: str, elsewhere: Elsewhere | None = None
 ) -> dict[str, str]:
-    """Return what is free afterwards, for the card, or raise NoSpace where the host has too little for a demand.
+    """Return what is free afterwards, for the card, or raise NoSpace if the host has too little for a demand.
 
     Args:
-        doing: what is not possible then, as in "`client-x` cannot be started on".
-        elsewhere: how another host can be had; None: it cannot, as what is started is on this one.
+        doing: what is impossible then, as in "`client-x` cannot be started on".
+        elsewhere: how to use another host; None: that is impossible, because the container is on this one.
     """
     if not (demand.memory or demand.tenants):
         return {}
@@ -281,7 +282,7 @@ def _way_out(context: Context, host: Host, demand: Demand, elsewhere: Elsewhere 
         roomy = [name for name, found in free_space_by_host(context, others).items() if not found.lacks(demand)]
         if roomy:
             ways = " or ".join(f"`{elsewhere.typed} {name}`" for name in roomy[:3])
-            # Whose request waits for approval has a lock on its tenant.
+            # A request that waits for approval locks its tenant.
             before = f"Cancel this request (`/mautic cancel {context.operation}`), then " if context.operation else ""
             how = f"{before}{'first' if elsewhere.first else 'use'} {ways}."
             return how[0].upper() + how[1:]
@@ -289,7 +290,7 @@ def _way_out(context: Context, host: Host, demand: Demand, elsewhere: Elsewhere 
 
 
 def _may_come(host: Host, other: Host) -> bool:
-    """Whether a container of a host can be taken by another one, whose pool has room."""
+    """Return whether another host can take a container of this host, and has enough free disk."""
     try:
         space = other.lxd.pool()
         is_roomy = space.total - space.used >= LEAST
@@ -308,7 +309,7 @@ def free_on(host: Host) -> str:
 
 
 def refuse_full_pool(context: Context, host: Host) -> None:
-    """Raise Refused where a host's pool has too little for a copy of one of its tenants; not asked in a batch."""
+    """Raise Refused if a host's pool has too little space for a copy of one of its tenants; not checked in a batch."""
     if context.many:
         return
     space = host.lxd.pool()
@@ -331,7 +332,7 @@ def placement(context: Context, demand: Demand) -> tuple[Host, str]:
         try:
             pools.append((host, host.lxd.pool()))
         except LxdError:
-            # It answered a moment ago: not a host for a new tenant.
+            # It answered a moment ago and no longer does, so it gets no new tenant.
             continue
     if not pools:
         raise Refused("No host answers right now; `/mautic doctor` says why.")
@@ -360,7 +361,11 @@ def placement(context: Context, demand: Demand) -> tuple[Host, str]:
 
 
 def strained(context: Context, host: str) -> str:
-    """Say why a host is overloaded, "" when it is not or does not answer: then the operation itself will fail."""
+    """Return why a host is overloaded, or "" if it is not.
+
+    A host that fails to answer counts as overloaded only if that took longer than `capacity.slow` seconds; otherwise
+    the operation itself will fail.
+    """
     began, slow = time.monotonic(), context.settings.capacity.slow
     try:
         return strain(context.fleet.resources(context.fleet.host(host)), context.settings.capacity)

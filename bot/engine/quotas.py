@@ -1,7 +1,8 @@
 """Checks whether the kernel enforces the disk limits of tenants, and repairs that where it stopped.
 
-A kernel marks the quotas of a pool on btrfs inconsistent when counting would cost too much, as after a big container
-was deleted. The edge of each host is asked: it is the bot's, and its root is on the same pool as the tenants'.
+A kernel marks the quotas of a btrfs pool inconsistent when counting would cost too much, for example after a big
+container was deleted. The bot asks through the edge of each host: the edge is the bot's own, and its root is on the
+same pool as the tenants'.
 """
 
 from __future__ import annotations
@@ -18,14 +19,20 @@ from bot.store.operation import SYSTEM
 
 
 def ask(edges: Sequence[tuple[Host, str]]) -> dict[str, Quotas | None]:
-    """Return what the kernel of each host says, by name, for hosts that answer; all are asked at once."""
+    """Return what the kernel of each host reports about quotas, by name, for the hosts that answer.
+
+    None stands for a host whose kernel does not tell. All hosts are asked at once.
+    """
     servers = {host.name: (host.lxd, edge) for host, edge in edges}
     told, _ = each(servers, lambda _, one: one[0].quotas(one[1]), within=ANSWER)
     return told
 
 
 def mend(pool: str, edges: Sequence[tuple[Host, str]], told: Mapping[str, Quotas | None]) -> list[str]:
-    """Restart the count of pools that are not counted, by what was `told`; return a sentence for each."""
+    """Restart the count on the pools that are not counted according to `told`; return a sentence for each.
+
+    `told`: the result of `ask`.
+    """
     said = []
     for host, edge in edges:
         quotas = told.get(host.name)
@@ -41,7 +48,7 @@ def mend(pool: str, edges: Sequence[tuple[Host, str]], told: Mapping[str, Quotas
 
 
 def look(context: Context, edges: Sequence[tuple[Host, str]]) -> dict[str, Diagnosis]:
-    """Say for each host by name whether its disks are counted; `edges` as `Fleet.edges` returns them.
+    """Return a diagnosis of each host, by name: whether its disks are counted. `edges` as `Fleet.edges` returns them.
 
     Where they are not, the bot restarts the count, and reports a finding only if that fails, or if they are still not
     counted at the next look.
@@ -78,7 +85,7 @@ def _note(context: Context, host: str) -> None:
 
 
 def recount(host: Host, edge: str, quotas: Quotas) -> str:
-    """Restart the count of a host's pool, which may take long; return why the bot cannot, "" where it can."""
+    """Restart the count on a host's pool, which then takes minutes; return why the bot cannot, or ""."""
     try:
         host.lxd.recount(edge, quotas.filesystem)
     except LxdError as error:

@@ -28,7 +28,7 @@ from bot.store.operation import Operation
 
 StepsFunction = TypeVar("StepsFunction", bound=Callable[[Run, Any], Steps])
 COURTESY = frozenset({"please", "pls", "hello", "hi", "hey", "thanks"})
-"""What people say first, and is no mistyped command: “please” is near to `releases`."""
+"""Words of politeness that are no mistyped commands: “please” is close to `releases`."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Command:
     summary: str
     help: str
     fresh: bool
-    """Whether it decides something, or shows what only some may see: then Slack is asked afresh who it is."""
+    """Whether it decides something, or shows what only some may see, so that Slack is asked again who the person is."""
     decides: bool
-    """Whether it is a query that decides or orders something: done however late, without asking back."""
+    """Whether it is a query that decides or orders something, so that its delivery is handled like a change's."""
     window: Literal["always", "bare", "never"]
-    """When it opens a window, for which Slack gives three seconds; `bare`: when no words follow its name."""
+    """When it opens a window, for which Slack allows three seconds; `bare`: if no words follow its name."""
     options: frozenset[str]
     """The names of its options, without hyphens before them."""
     many: bool = False
@@ -56,23 +56,26 @@ class Command:
     shows: bool = False
     """Whether it is an operation that may show something instead, and change nothing."""
     steps: Callable[[Run, Any], Steps] | None = None
-    """Makes the steps of an operation from its inputs; None where each plan carries its steps."""
+    """Makes the steps of an operation from its inputs; None if each plan carries its steps."""
     inputs: Any = None
     """The dataclass of what `steps` needs."""
 
 
 def operation(function: Callable[..., Plan | Answer]) -> Callable[..., Plan | Answer]:
-    """Declare the request of a command that changes something: it returns a Plan, or an answer instead.
+    """Declare the request of a command that changes something; the request returns a Plan, or an answer instead.
 
-    It looks at the world, may refuse, says what people are shown, and resolves the inputs of the steps. It is called
-    at the request, at the approval and when the operation begins, and never again after that.
+    The request looks at the world, may refuse, says what people are shown, and resolves the inputs of the steps. It is
+    called at the request, at the approval and when the operation begins, and never again after that.
     """
     function.declared = "operation"  # type: ignore[attr-defined]
     return function
 
 
 def not_half_way(function: Callable[..., Plan | Answer]) -> Callable[..., Plan | Answer]:
-    """Declare that an operation is refused on a tenant that a restore or move left halfway: another may serve."""
+    """Declare that an operation is refused on a tenant that a restore or move left halfway.
+
+    Another container may then serve the tenant's site.
+    """
     function.not_half_way = True  # type: ignore[attr-defined]
     return function
 
@@ -80,7 +83,7 @@ def not_half_way(function: Callable[..., Plan | Answer]) -> Callable[..., Plan |
 def steps_of(request: Callable[..., Plan | Answer]) -> Callable[[StepsFunction], StepsFunction]:
     """Declare the function that makes the steps of a request, from the stored inputs and nothing else.
 
-    It asks no server: each step looks at the world when it runs.
+    The function asks no server: each step looks at the world when it runs.
     """
 
     def made_by(function: StepsFunction) -> StepsFunction:
@@ -103,13 +106,13 @@ def fresh(function: Callable[..., Answer]) -> Callable[..., Answer]:
 
 
 def decides(function: Callable[..., Answer]) -> Callable[..., Answer]:
-    """Declare that a query decides or orders something: Slack is asked afresh who it is, too."""
+    """Declare that a query decides or orders something; this includes `fresh`."""
     function.decides = True  # type: ignore[attr-defined]
     return fresh(function)
 
 
 def _number(text: str) -> int:
-    """Read the number of an operation; refuse `3.5` rather than round to a neighbour's."""
+    """Parse the number of an operation; refuse `3.5` rather than round it to another operation's number."""
     if not re.fullmatch(r"#?[0-9]{1,15}", text):
         raise InvalidName(
             f"“{text[:40]}” isn't a request number. You'll find the number on the card, for example `80`."
@@ -118,7 +121,7 @@ def _number(text: str) -> int:
 
 
 def _tenants(text: str) -> str:
-    """Read names with commas between; a single name with a comma after it is a list of one."""
+    """Parse names separated by commas; a single name with a comma after it is a list of one."""
     names = [tenant_name(name.rstrip(".")) for name in text.split(",") if name.strip()]
     if not names:
         raise InvalidName("A tenant needs a name, such as `client-x`.")
@@ -126,7 +129,7 @@ def _tenants(text: str) -> str:
 
 
 def _period(text: str) -> float:
-    """Read a period such as `12h`, `7d` or `2w`; return seconds."""
+    """Parse a period such as `12h`, `7d` or `2w`; return seconds."""
     found = re.fullmatch(r"([0-9]{1,4})\s*([hdw])", text.strip().lower())
     period = int(found[1]) * {"h": 3600, "d": 86_400, "w": 604_800}[found[2]] if found else 0
     if not 0 < period <= 60 * 86_400:
@@ -141,26 +144,26 @@ def _named(convert: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
 TenantArgument = Annotated[str, Parameter(converter=_named(lambda text: tenant_name(text.rstrip(".,"))))]
 OperationNumber = Annotated[int, Parameter(converter=_named(_number))]
 TenantsArgument = Annotated[str, Parameter(converter=_named(_tenants))]
-"""The name of a tenant, or several with commas between."""
+"""The name of a tenant, or several separated by commas."""
 FreeWords = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """Words for another program, including options."""
 PeriodOption = Annotated[float, Parameter(converter=_named(_period))]
 Confirmation = Annotated[str, Parameter(converter=_named(lambda text: text if text.isdecimal() else tenant_name(text)))]
-"""What an approval may take beside the number: a tenant's name, or the number of tenants of a batch."""
+"""What an approval may have beside its request's number: a tenant's name, or the number of tenants in a batch."""
 TagWord = Annotated[str, Parameter(converter=_named(tag_name))]
 DomainOption = Annotated[str, Parameter(converter=_named(domain_name))]
 PlanOption = Annotated[str, Parameter(name="--plan")]
-"""The name of a plan, of those in the settings."""
+"""The name of a plan in the settings."""
 
 
 def _choices(annotation: Any, plans: Sequence[str]) -> str:
-    """Return what may be typed for a parameter, as in `small|medium|large`; "" where that is no short list."""
+    """Return what may be typed for a parameter, such as `small|medium|large`; "" if that is no fixed list."""
     offered = plans if annotation == PlanOption else get_args(annotation) if get_origin(annotation) is Literal else ()
     return "|".join(one for one in offered if one)
 
 
 def declare(name: str, function: Callable[..., Any], plans: Sequence[str] = ()) -> Command:
-    """Return the command that a function was declared as; `plans`: the names of the plans, for the usage."""
+    """Return the Command of a declared function; `plans`: the names of the plans, for the usage."""
     parts, options, many = [], [], False
     for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]:
         many = many or parameter.annotation == TenantsArgument
@@ -201,7 +204,7 @@ def declare(name: str, function: Callable[..., Any], plans: Sequence[str] = ()) 
 
 
 class Registry:
-    """All commands of a package, found in its modules: nothing is registered. `plans`: the plans of the settings."""
+    """All commands of a package, found in its modules without a list. `plans`: the plans' names, for the usage."""
 
     def __init__(self, package: ModuleType, plans: Sequence[str] = ()) -> None:
         self.commands: dict[str, Command] = {}
@@ -221,10 +224,10 @@ class Registry:
             self._app.command(_without_context(command.function), name=command.name)
 
     def command(self, name: str, more: Sequence[str] = ()) -> Command:
-        """Return a command by name, or refuse with the nearest name; `more` words came after it."""
+        """Return a command by name, or refuse with the nearest name; `more`: the words after it."""
         if name in self.commands:
             return self.commands[name]
-        # Not lower: what people say is not a mistyped command.
+        # A lower cutoff would take ordinary words for mistyped commands.
         near = [] if name in COURTESY else get_close_matches(name, self.commands, n=1, cutoff=0.65)
         hint = f"Did you mean `/mautic {near[0]}`?" if near else "`/mautic help` lists all commands."
         if not near and more:
@@ -272,7 +275,7 @@ class Registry:
 
 
 def call(command: Command, context: Context, arguments: Mapping[str, Any]) -> Plan | Answer:
-    """Call a command's function with arguments by name; the words of a `*rest` may be one text, as they are stored."""
+    """Call a command's function with arguments by name; the words of a `*rest` may be one string, as when stored."""
     parameters = inspect.signature(command.function).parameters.values()
     star = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
     named = {name: value for name, value in arguments.items() if name != star}
@@ -294,7 +297,7 @@ def complete(command: Command, context: Context, plan: Plan) -> Plan:
 
 
 def _inputs(command: Command, context: Context, stored: Operation) -> Any:
-    """Return the inputs stored with an operation, None where its plan came with its steps."""
+    """Return the inputs stored with an operation, or None if its plan came with its steps."""
     known = "inputs" in stored.plan
     inputs = stored.plan["inputs"] if known else before_inputs.of(context.fleet, context.settings, stored)
     return None if inputs is None or command.steps is None else msgspec.convert(inputs, command.inputs)
@@ -315,7 +318,7 @@ def _as_stored(command: Command, context: Context, stored: Operation, given: Any
 
 
 def _without_context(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function with the same signature without the context, for the parser."""
+    """Return a function for the parser, with the same signature but without the context."""
     signature = inspect.signature(function, eval_str=True)
 
     def read(*_: Any, **__: Any) -> None: ...
@@ -327,7 +330,7 @@ def _without_context(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _option(word: str, options: frozenset[str]) -> str:
-    """Return an option in lower case, with two hyphens: phones begin words with a capital."""
+    """Return a known option in lower case with two hyphens, because phones capitalise words; others as they are."""
     found = re.fullmatch(r"-{1,2}([A-Za-z][\w-]*)(=.*)?", word, re.S)
     name = found[1].lower() if found else ""
     return f"--{name}{found[2] or ''}" if found and name in options else word

@@ -1,4 +1,4 @@
-"""What a button of an incident needs that is found out as it is pressed, as an incident keeps no values."""
+"""Computes the values that an incident's button needs when it is pressed, because incidents store none."""
 
 from __future__ import annotations
 

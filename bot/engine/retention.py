@@ -35,7 +35,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Retention:
-    """The policy for one tenant; its spans begin by `shift` later than those of the calendar."""
+    """The policy for one tenant; its spans begin later than those of the calendar, by `shift`."""
 
     counts: SnapshotSettings
     zone: ZoneInfo
@@ -45,7 +45,7 @@ class Retention:
         return datetime.fromtimestamp(at - self.shift.total_seconds(), self.zone)
 
     def due(self, points: Iterable[Point], now: float) -> bool:
-        """Whether the present span of the finest tier has no snapshot yet; snapshots dated after now do not count."""
+        """Return whether the current span of the finest tier has no snapshot yet; those of the future do not count."""
         finest = next((span for tier, span in SPANS.items() if getattr(self.counts, tier)), None)
         if finest is None:
             return False
@@ -55,8 +55,8 @@ class Retention:
     def kept(self, points: Iterable[Point], now: float) -> dict[str, list[str]]:
         """Return the snapshots to keep, by name, each with the tiers that keep it.
 
-        Snapshots that a wrong clock dated into the future are counted apart, so that they displace no real one. The
-        newest of both groups is always kept.
+        Snapshots that a wrong clock dated into the future are counted separately, so that they displace no real one.
+        The newest of both groups is always kept.
         """
         kept: dict[str, list[str]] = {}
         ordered = [(point, self._local(point.at)) for point in sorted(points)]
@@ -72,7 +72,7 @@ class Retention:
         return kept
 
     def surplus(self, points: Iterable[Point], now: float) -> list[Point]:
-        """Return the snapshots that no tier keeps, oldest first; none where there are no tiers."""
+        """Return the snapshots that no tier keeps, oldest first; none if all tiers are off."""
         if not any(getattr(self.counts, tier) for tier in SPANS):
             return []
         everything = sorted(points)
@@ -81,5 +81,5 @@ class Retention:
 
 
 def spread(tenant: str) -> timedelta:
-    """Return a tenant's moment within the hour, so that not all snapshots are taken at once."""
+    """Return a tenant's offset within the hour, by a hash of its name, so that not all snapshots are taken at once."""
     return timedelta(seconds=int.from_bytes(hashlib.sha256(tenant.encode()).digest()[:4], "big") % 3600)

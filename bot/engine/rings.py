@@ -1,4 +1,4 @@
-"""A rollout: a batch of upgrades, or of patches, in rings, each of which was rehearsed before people decide."""
+"""Plans rollouts: batches of upgrades or patches, in rings, each rehearsed before people decide."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bot.model.text import seconds
 def in_rings(context: Context, made: Plan, again: str, facts: Mapping[str, str]) -> Plan:
     """Return the plan of a batch with its children in rings: canaries first, then a share, then the rest.
 
-    `again`: what is typed to ask for it. `facts`: of the card, beside those of every rollout.
+    `again`: the command that requests the rollout. `facts`: for the card, beside those of every rollout.
     """
     pace = context.settings.rollouts
     children = _ordered(context, made.children)
@@ -48,9 +48,10 @@ def in_rings(context: Context, made: Plan, again: str, facts: Mapping[str, str])
 
 
 def as_rehearsed(context: Context, found: Tenant, version: str, at: float) -> Plan:
-    """Return the plan of an upgrade, or with the version "" of a patch, for one of many that has passed its rehearsal.
+    """Return the plan of the upgrade of one tenant of a rollout, whose rehearsal has passed.
 
-    `at`: when the first ring begins. Raises Refused with what the card says of one that is left out.
+    `version`: "" for a patch. `at`: when the first ring begins, in epoch seconds. Raises Refused if the rehearsal has
+    not passed; the card shows its text for a tenant that is left out.
     """
     told = tried(context, found, version, at)
     if told is None:
@@ -67,7 +68,7 @@ def _for_about(away: Sequence[float]) -> str:
 
 
 def _ordered(context: Context, children: Sequence[Plan]) -> tuple[Plan, ...]:
-    """Return the children with their rings, in that order: canaries, a share, the rest."""
+    """Return the children in the order of their rings: canaries, a share of the others, the rest."""
     pace = context.settings.rollouts
     tagged = {one.name for one in context.fleet.tenants() if pace.canary in one.tags}
     canaries = [child for child in children if child.tenant in tagged]
@@ -88,9 +89,9 @@ def rehearse_all(
     doing: str,
     arguments: Mapping[str, str | bool],
 ) -> int:
-    """Have those rehearsed that were not tried; return how many.
+    """Request rehearsals of the `untried` tenants, and return how many.
 
-    `schedules/offers.py` asks for the rollout, by typing `again`, when that has ended.
+    When these have ended, `schedules/offers.py` requests the rollout with the command `again`.
     """
     under_way = context.operations.select(
         "command = 'rehearse' AND json_extract(plan, '$.texts.then') = ? AND state IN ('queued', 'running')", again
@@ -106,7 +107,7 @@ def rehearse_all(
     plan = batch(
         context,
         "rehearse",
-        # Of what was named each has to be possible; of what was chosen the rest goes on without what is not.
+        # Every named tenant has to be possible; of those selected by options, impossible ones are left out.
         Selection(",".join(untried) + ",") if selection.names else selection,
         one,
         doing=doing,

@@ -28,13 +28,13 @@ LATER = 20.0
 
 
 class PutBack(Exception):
-    """An operation that has to wait: its host is out of reach."""
+    """Raised for an operation that has to wait because its host is unreachable."""
 
 
 class Runner:
     """A pool of workers for the table of operations. `fault(moment)` is called around each record, for crash tests.
 
-    Longer than other classes: to go on, to fail, to roll back and to be put back are ends of one run.
+    Longer than other classes, because success, failure, rollback and waiting are all ends of one run.
     """
 
     def __init__(self, context: Context, workers: int, fault: Callable[[str], None] = lambda moment: None) -> None:
@@ -49,13 +49,13 @@ class Runner:
         self.guards = Guards(context)
         self.later = LATER
         self._silent: dict[int, tuple[float, float]] = {}
-        """By operation that was put back: when the next try is, and until when it is tried."""
+        """For each operation that was put back: when the next try is, and when tries end, by the monotonic clock."""
         self._threads = [
             threading.Thread(target=self._run, name=f"runner-{number}", daemon=True) for number in range(workers)
         ]
 
     def start(self) -> None:
-        """Queue again what a crash interrupted, and begin."""
+        """Requeue the operations that a crash interrupted, and start the workers."""
         recovery.recover(self.operations)
         for thread in self._threads:
             thread.start()
@@ -92,7 +92,7 @@ class Runner:
                 log.exception("the runner failed; it tries again")
 
     def run_one(self) -> bool:
-        """Claim one operation and run it to its end; False when none is queued."""
+        """Claim one operation and run it to its end; return False if none may run now."""
         operation = claims.claim(
             self.operations, self.guards.hold, self._may, self._shared, self.guards.may_still_begin
         )
@@ -107,7 +107,7 @@ class Runner:
         return True
 
     def _may(self, operation: Operation) -> bool:
-        """Whether it is due and still approved; where that cannot be known the operation waits."""
+        """Return whether an operation is due and still approved; if that cannot be determined, it waits."""
         if time.monotonic() < self._silent.get(operation.id, (0.0, 0.0))[0]:
             return False
         try:
@@ -117,7 +117,7 @@ class Runner:
             return False
 
     def _carry_out(self, operation: Operation) -> None:
-        """Run it, or roll it back. While the database cannot be written, wait: nothing is done unrecorded."""
+        """Run or roll back an operation. While the database cannot be written, wait: nothing is done unrecorded."""
         while not self._stopping:
             try:
                 operation = self.operations.get(operation.id)
@@ -178,14 +178,17 @@ class Runner:
             self.fault("after end")
 
     def _is_approved(self, operation: Operation, plan: Plan) -> bool:
-        """Whether the plan is what was approved; after the commit point the same steps suffice, as none is undone."""
+        """Return whether the plan is what was approved.
+
+        After the commit point, plans with the same steps suffice, because none of these is undone.
+        """
         return operation.is_of(plan) or bool(operation.begun and operation.committed and operation.has_steps_of(plan))
 
     def _plan(self, operation: Operation) -> Plan:
-        """Return its plan.
+        """Return an operation's plan.
 
-        Once begun, a tenant may depend on the operation: while a host is out of reach, raise PutBack for a while, so
-        that other operations have the worker.
+        A tenant may depend on an operation that has begun. So while a host is unreachable, raise PutBack, for
+        `steps.PATIENCE` seconds, which frees the worker for other operations meanwhile.
         """
         try:
             with self.context.fleet.looking_once():
@@ -211,7 +214,7 @@ class Runner:
                 self.context.fleet.refuse_blindness(seen)
 
     def _fail(self, operation: Operation, plan: Plan | None, error: Exception) -> None:
-        """End it as failed, rolled back."""
+        """Roll back a failed operation where it can be undone, and end it."""
         why, identity = explain(error, f"running operation {operation.id}")
         operation = self.operations.get(operation.id)
         if not operation.begun:
@@ -221,12 +224,12 @@ class Runner:
         elif plan is None:
             self._stuck(operation, why, "the plan could not be made again.", identity, error)
         else:
-            # Record first: after a crash in the middle its steps must not continue.
+            # Record first: after a crash during the rollback, the steps must not continue.
             progress.failing(self.operations, operation, why, identity)
             self._take_back(self.operations.get(operation.id), plan)
 
     def _take_back(self, operation: Operation, plan: Plan | None = None) -> None:
-        """Roll back what a run left, after a failed step or on the Undo button."""
+        """Roll back an operation, after a failed step or on the Undo button."""
         failed, failure = operation.undo_by == SYSTEM, operation.cause
         try:
             plan = plan or self._plan(operation)
@@ -278,7 +281,10 @@ class Runner:
         )
 
     def _stuck(self, operation: Operation, why: str, left: str, identity: str, error: Exception) -> None:
-        """Leave it as it is; where only a host was out of reach, schedules/undo.py rolls it back later."""
+        """End an operation that could not be rolled back as needing attention, and leave its tenant as it is.
+
+        If only a host was unreachable, `schedules/undo.py` rolls it back later.
+        """
         silent = isinstance(error, LxdUnavailable) and operation.undoable
         aftermath = attention.assess(self.context, replace(operation, undo_by=SYSTEM if silent else ""))
         told = attention.told(aftermath, "*")
@@ -294,7 +300,7 @@ class Runner:
             operation,
             "needs_attention",
             outcome=f"{why} Rollback failed: {left}",
-            # Said once, however often the bot retries.
+            # Posted once, however often the bot retries.
             note="" if operation.aftermath else words,
             error_id=identity,
             undo_by=SYSTEM if silent else "",
@@ -304,6 +310,6 @@ class Runner:
 
 
 def _where(operation: Operation) -> str:
-    """Say at which step it failed."""
+    """Return the step at which an operation failed, in words."""
     at = next((step.title for step in operation.steps if step.started and not step.finished), "")
     return f" at “{at}”" if at else ""

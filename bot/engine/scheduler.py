@@ -1,4 +1,4 @@
-"""Schedules: one file each in `schedules/`, called again and again; each decides from state what is due."""
+"""Runs the jobs, one file each in `schedules/`, at fixed intervals; each job decides from state what is due."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from bot.engine.errors import explain
 from bot.store.jobs import Declared
 
 log = logging.getLogger(__name__)
-# APScheduler tells every run, and every turn that is passed over as the last run goes on.
+# APScheduler logs every run, and every run that it skips because the last one has not ended.
 logging.getLogger("apscheduler").setLevel(logging.ERROR)
 WATCH = 10.0
-"""Seconds between two looks whether somebody has set the clock."""
+"""Seconds between two checks of whether somebody has set the clock."""
 
 
 def schedule(
     *, seconds: int, at_start: bool = False
 ) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
-    """Declare a job that looks every so many seconds whether something is due; its docstring says what it does.
+    """Declare a job that checks every `seconds` whether something is due; its docstring says what it does.
 
-    `at_start`: also whenever the bot starts, for what the settings name.
+    `at_start`: the job also runs whenever the bot starts, because it depends on the settings.
     """
 
     def declare(function: Callable[[Context], None]) -> Callable[[Context], None]:
@@ -47,7 +47,7 @@ def schedule(
 
 
 def discover(package: ModuleType) -> list[Declared]:
-    """Find the jobs of a package: one a file, called as the file is."""
+    """Return the jobs of a package: one per file, with the file's name."""
     jobs: dict[str, Declared] = {}
     for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda found: found.name):
         loaded = importlib.import_module(f"{package.__name__}.{module.name}")
@@ -67,7 +67,7 @@ def discover(package: ModuleType) -> list[Declared]:
 
 
 class Every(BaseTrigger):  # type: ignore[misc]
-    """So many seconds after the last run began; a clock set years ahead makes one run due, and not a million."""
+    """A trigger some seconds after the last run began; a clock set years ahead makes one run due, not a million."""
 
     def __init__(self, seconds: float) -> None:
         self.interval = timedelta(seconds=seconds)
@@ -78,7 +78,10 @@ class Every(BaseTrigger):  # type: ignore[misc]
 
 
 class Threads(BaseExecutor):  # type: ignore[misc]
-    """A thread for each run: one that hangs holds up no other job, nor the end of the process as in a pool."""
+    """Runs each job in a thread of its own: a run that hangs delays no other job.
+
+    Nor does it delay the end of the process, as it would in a pool.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +97,10 @@ class Threads(BaseExecutor):  # type: ignore[misc]
 
 
 class Scheduler:
-    """APScheduler over the jobs, each recorded, none twice at once; with a watch, as it goes by the wall clock."""
+    """Runs the jobs with APScheduler, records each run, and runs none twice at once.
+
+    A thread watches for changes of the wall clock, by which APScheduler goes.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -106,7 +112,7 @@ class Scheduler:
         self._scheduler.add_listener(self._ran, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
 
     def start(self) -> None:
-        """Begin; what was due while the bot was away runs at once."""
+        """Start the scheduler; jobs that became due while the bot was down run at once."""
         self.jobs.recover()
         ahead = _ahead()
         for job in self.jobs.all():
@@ -127,7 +133,7 @@ class Scheduler:
         threading.Thread(target=self._watch, args=[ahead], name="clock-watch", daemon=True).start()
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Begin no more runs, and wait a while for those that are under way."""
+        """Begin no more runs, and wait at most `timeout` seconds for those under way."""
         self._over.set()
         self._scheduler.shutdown(wait=False)
         give_up = time.monotonic() + timeout
@@ -139,16 +145,16 @@ class Scheduler:
         self._now(name)
 
     def _now(self, name: str) -> None:
-        with suppress(JobLookupError):  # The bot stops.
+        with suppress(JobLookupError):  # The bot is stopping.
             self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
 
     def _ran(self, event: JobExecutionEvent) -> None:
-        """Who asked while a run was under way gets another."""
+        """Run a job again if somebody asked for it while a run was under way."""
         if event.job_id in self._asked:
             self._now(event.job_id)
 
     def _watch(self, ahead: float) -> None:
-        """When the wall clock is set, or stood still with the machine, let every job run now and count from there."""
+        """Have every job run now, and count from there, when the wall clock was set or the machine was suspended."""
         while not self._over.wait(WATCH):
             before, ahead = ahead, _ahead()
             if abs(ahead - before) > 1:
@@ -162,7 +168,7 @@ class Scheduler:
         self.run(job, asked=asked)
 
     def run(self, job: Declared, *, asked: bool = False) -> None:
-        """Run a job now and record what came of it; a paused one only when a person asked for it."""
+        """Run a job now and record the outcome; a paused job runs only if a person asked for it."""
         if not self.jobs.begin(job.name, asked=asked):
             return
         try:
@@ -177,5 +183,5 @@ class Scheduler:
 
 
 def _ahead() -> float:
-    """Return by how much the wall clock is ahead of the one that nobody sets."""
+    """Return by how many seconds the wall clock is ahead of the monotonic clock, which nobody can set."""
     return datetime.now(UTC).timestamp() - time.monotonic()

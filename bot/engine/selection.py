@@ -21,14 +21,14 @@ from bot.model.text import names as of_roles
 from bot.model.text import option
 
 MOST = 1000
-"""Tenants of one batch."""
+"""The most tenants in one batch."""
 SHOWN = 12
-"""Names shown on a card."""
+"""The most names shown on a card."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What was typed: names with commas between, or options that select among all tenants."""
+    """What was typed: names separated by commas, or options that select among all tenants."""
 
     names: str
     all: bool = False
@@ -80,7 +80,7 @@ def select(context: Context, selection: Selection, command: str) -> list[str]:
         raise UnknownWords(str(error)) from error
     known = advisories(context.settings)
     seen = context.fleet.inventory(Role.TENANT)
-    # Tenants on a server that does not answer could be selected, too.
+    # The selection might include tenants on a server that does not answer.
     silent = {server: why for server, why in seen.silent.items() if host is None or server == host.server}
     context.fleet.refuse_blindness(Inventory((), silent))
 
@@ -111,13 +111,14 @@ def batch(
 ) -> Plan:
     """Return the plan of a batch over the selected tenants.
 
-    A tenant that was chosen and is not possible is left out, and the card says why; every named one has to be possible.
+    If a tenant that options selected is not possible, it is left out, and the card says why; every named tenant has to
+    be possible.
 
     Args:
         each: makes the plan of one tenant, by name. Every server is asked once for all of them.
-        doing: the verb of the summary, as in "Restart".
+        doing: the verb of the summary, such as "Restart".
         arguments: the command's own, without those of the selection.
-        child: the command of its children, where it is another.
+        child: the command of the children, if it is another one.
         resolve: returns arguments that were decided with the plans, so that the same plans are made again.
     """
     context = replace(context, fleet=context.fleet.once(), many=True)
@@ -148,7 +149,7 @@ def batch(
 
 
 def _why_not(guards: Guards, name: str, no: Refused) -> str:
-    """Say why a tenant is left out, without marks: nobody is mentioned there."""
+    """Return why a tenant is left out, without markup: nobody is mentioned there."""
     freeze = guards.freezes.on(name) if no.guard == FREEZE else None
     if freeze is None:
         return str(no).replace("`", "")
@@ -158,7 +159,10 @@ def _why_not(guards: Guards, name: str, no: Refused) -> str:
 
 
 def _promised(children: Sequence[Plan], at_once_host: int) -> tuple[Demand, ...]:
-    """Return what earlier plans take of hosts; of what passes, what may run beside one more on the same host."""
+    """Return what earlier plans take from hosts.
+
+    Of plans that take memory only while they run, the largest count, as many as may run on a host beside one more.
+    """
     demands = [Demand(**child.demand) for child in children if child.demand]
     lasting = [demand for demand in demands if not demand.passing]
     passing: dict[str, list[Demand]] = {}

@@ -26,14 +26,14 @@ from bot.store.migrations import MAINTENANCE
 SCHEDULED, ASKED = "schedule", "asked"
 KEPT = "kept until somebody deletes it"
 _NAME = re.compile(r"s-\d{8}-\d{6}-m?\d+\Z")
-"""A snapshot of the bot; snapshots made by hand, or needed by a move, are left alone."""
+"""The names of the bot's own snapshots; snapshots made by hand, or needed by a move, are left alone."""
 TRIES = 3
 """How often a snapshot is tried while files vanish."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A snapshot that the bot took. `at`: by the bot's own clock, epoch seconds; `size`: bytes of its own."""
+    """A snapshot that the bot took. `at`: by the bot's clock, epoch seconds; `size`: bytes that it alone holds."""
 
     name: str
     at: int
@@ -44,9 +44,9 @@ class Taken:
     size: int
 
     def protected(self, days: int, before: Callable[[float], float]) -> str:
-        """Return what protects it from cleanup, in words, or "".
+        """Return what protects the snapshot from cleanup, in words, or "".
 
-        `days`: for which a safety snapshot is kept; 0: until somebody deletes it. `before` as `Uptime.before`.
+        `days`: for how long a safety snapshot is kept; 0: until somebody deletes it. `before` as `Uptime.before`.
         """
         if self.keep:
             return KEPT
@@ -61,7 +61,7 @@ def safety(command: str, operation: int) -> str:
 
 
 def _suffix(operation: int) -> str:
-    """Return the end of the names of an operation's snapshots, of which people read and type the whole."""
+    """Return the end of the names of an operation's snapshots; people read and type these, so it is short."""
     return f"-m{operation - MAINTENANCE}" if operation > MAINTENANCE else f"-{operation}"
 
 
@@ -76,9 +76,9 @@ def ours(snapshots: Iterable[Snapshot]) -> list[Taken]:
 
 
 def left_behind(context: Context, tenant: Tenant) -> dict[str, str]:
-    """Return how long the snapshots are kept of a container that another is to replace: no copy has any of them.
+    """Return, for the card, how long the snapshots of a container that is about to be replaced are kept.
 
-    Not asked in a batch: it takes a request for each.
+    They matter because no copy has any of them. In a batch this returns nothing: it takes a request per tenant.
     """
     left = [] if context.many else ours(context.fleet.of(tenant).lxd.snapshots(tenant.instance))
     if not left:
@@ -103,7 +103,7 @@ def retention(context: Context, tenant: str) -> Retention:
 
 
 def is_short(context: Context, space: PoolSpace) -> bool:
-    """Whether a pool has too little free space for snapshots."""
+    """Return whether a pool has too little free space for snapshots."""
     return (space.total - space.used) * 100 < space.total * context.settings.snapshots.reserve
 
 
@@ -111,8 +111,9 @@ def oldest(context: Context, snapshots: Sequence[Snapshot], excess: int) -> list
     """Return the oldest snapshots of a tenant, as many as hold the excess; never the newest or protected ones.
 
     Args:
-        excess: bytes; 0: unknown which snapshots hold them, and the oldest goes. A snapshot that holds next to nothing
-            stays unless it is the only one left: what two snapshots share is counted for neither.
+        excess: bytes; 0: it is unknown which snapshots hold them, and the oldest goes. A snapshot that holds less than
+            a hundredth of it stays, because data that two snapshots share counts for neither. If all do, the oldest
+            goes.
     """
     names: list[str] = []
     sizes = {one.name: one.size for one in snapshots}
@@ -129,13 +130,13 @@ def written(snapshots: Iterable[Snapshot]) -> int:
     """Return the bytes written between a tenant's snapshots: an upper bound of what the snapshots hold.
 
     The sizes that LXD reports are a lower bound, as data shared by two snapshots is counted for neither. So this finds
-    tenants that rewrite much, and the sizes tell what is surely held.
+    tenants that rewrite much, and the sizes tell what the snapshots hold for certain.
     """
     return sum(number_of(label_of(one.config, "wrote")) for one in snapshots)
 
 
 def refuse_without_space(context: Context, tenant: Tenant) -> None:
-    """Raise Refused where the pool or the allowance of the tenant has no space for a snapshot."""
+    """Raise Refused if the pool or the allowance of the tenant has no space for a snapshot."""
     host, limits = context.fleet.of(tenant), context.settings.snapshots
     space = host.lxd.pool()
     if is_short(context, space):
@@ -171,7 +172,7 @@ class Pruning:
 
 
 def taking(context: Context, tenant: Tenant, *, note: str = "", keep: bool = False) -> Plan:
-    """Return the plan to take a snapshot, for a person or for a job, which has no channel.
+    """Return the plan to take a snapshot, for a person or, if the context has no channel, for a job.
 
     `commands/snapshot.py` has its steps.
     """
@@ -209,7 +210,7 @@ def take(run: Run, tenant: Tenant, *, why: str, note: str = "", keep: bool = Fal
     # A retry starts again: the snapshot of an earlier try is too old.
     began = int(run.operations.get(run.operation).started or 0)
     existing = host.lxd.snapshots(tenant.instance)
-    # Read one by one, snapshots have their sizes; a reading of the whole fleet has none.
+    # Snapshots that are read per instance have sizes; those read for the whole fleet have none.
     metrics.note_snapshots(run.database, tenant.name, run.now(), [one.size for one in existing])
     for known in ours(existing):
         if known.name.endswith(_suffix(run.operation)) and known.at >= began:
@@ -232,16 +233,16 @@ def let_go_on(lxd: Lxd, instance: str) -> None:
 def _take(
     run: Run, tenant: Tenant, host: Host, at: int, *, why: str, note: str, keep: bool, still: bool = False
 ) -> NewSnapshot:
-    """Take a snapshot, named by a time: a failed try keeps its name."""
+    """Take a snapshot, named after the time `at`; each try needs another time, as a failed one keeps its name."""
     name = f"s-{datetime.fromtimestamp(at, UTC):%Y%m%d-%H%M%S}{_suffix(run.operation)}"
-    # No key is also a label of a tenant: LXD takes the snapshot with these set on the instance, and a crash may leave
-    # them there.
-    # On btrfs, bytes that are exclusive were written since the last snapshot.
+    # None of these keys is also a label of a tenant: they are set on the instance while LXD takes the snapshot, and a
+    # crash may leave them there.
+    # On btrfs, the exclusive bytes of an instance were written since its last snapshot.
     wrote = host.lxd.state(tenant.instance).disk
     facts = as_labels(why=why, snapshot_note=note, keep=keep, by=run.actor.id, taken=at, wrote=wrote)
     found = host.lxd.instance(tenant.instance)
     if label_of(found.config, "taken"):
-        # Left by a kill. Whoever pauses the container later must not be taken for a snapshot that was cut.
+        # Left by a kill. A later pause by somebody else must not be taken for an interrupted snapshot.
         with suppress(PoolFull):
             host.lxd.update(tenant.instance, dict.fromkeys(facts))
     if not found.running:

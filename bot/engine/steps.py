@@ -1,4 +1,4 @@
-"""Steps that several commands share."""
+"""Steps, checks and waits that several commands share."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ from bot.store import metrics
 T = TypeVar("T")
 
 DEADLINE = 90.0
-"""Seconds that a container has to get an address, and then its login page."""
+"""Seconds within which a container must get an address, and the same again for its login page."""
 PROBE = "probe"
 """Key of the step that checks the login page through the edge: the commit point."""
 CLOSE = "close"
 """Key of the step that closes a tenant."""
 PATIENCE = 300.0
-"""Seconds that a host may be out of reach while one of its tenants is brought back."""
+"""Seconds for which the bot retries an unreachable host while a tenant depends on the operation."""
 
 
 def patiently(work: Callable[[], T]) -> T:
-    """Call `work`, again and again while a host is out of reach; each try looks before it acts."""
+    """Call `work`, and repeat it while a host is unreachable, so `work` has to look before it acts.
+
+    Raises LxdUnavailable after PATIENCE seconds.
+    """
     give_up = time.monotonic() + PATIENCE
     while True:
         try:
@@ -50,10 +53,10 @@ def refuse_another(context: Context, found: Tenant) -> None:
 
 
 def refuse_full(context: Context, found: Tenant) -> None:
-    """Raise Refused when a tenant's disk is full: it neither stops cleanly nor starts, and needs more disk first.
+    """Raise Refused when a tenant's disk is full: it would neither stop cleanly nor start, and needs more disk first.
 
-    Measured at the request, which is slow; in a batch, as last measured. Where the disk cannot be measured nothing is
-    refused: the request may be what helps.
+    The disk of a running tenant is measured now, which is slow. In a batch, or for a stopped tenant, the last reading
+    counts. If the disk cannot be measured, nothing is refused, because the requested change may be the remedy.
     """
     host, size = context.fleet.of(found), context.settings.plans.get(found.plan)
     disk = last_known(found, metrics.disks(context.database).get(found.name), size)
@@ -72,7 +75,7 @@ def refuse_full(context: Context, found: Tenant) -> None:
 
 
 def remove(lxd: Lxd, instance: str, given_up: Callable[[], bool] = lambda: False) -> None:
-    """Delete an instance, running or not, and protected as ours are; stop between two calls once `given_up`."""
+    """Delete an instance, running or not, despite its deletion protection; stop between two calls once `given_up`."""
     calls: tuple[Callable[[], None], ...] = (
         lambda: lxd.stop(instance, force=True),
         lambda: lxd.update(instance, {"security.protection.delete": None}),
@@ -85,7 +88,10 @@ def remove(lxd: Lxd, instance: str, given_up: Callable[[], bool] = lambda: False
 
 
 def wait_for_address(lxd: Lxd, instance: str) -> None:
-    """Wait until a started instance has its address, which the edge needs to route. A closed one gets none."""
+    """Wait until a started instance has an address, which the edge needs for routing; a closed one gets none.
+
+    Raises LxdError after DEADLINE seconds.
+    """
     give_up = time.monotonic() + DEADLINE
     while not lxd.state(instance).address:
         if is_closed(lxd, instance):
@@ -96,7 +102,10 @@ def wait_for_address(lxd: Lxd, instance: str) -> None:
 
 
 def away(run: Run, until: float) -> list[str]:
-    """Return for how long clients saw the maintenance page until a time, in words; nothing where they did not."""
+    """Return one phrase that says how long clients saw the maintenance page, or [] if they did not see it.
+
+    `until`: when it ended, in epoch seconds; 0: nothing is said.
+    """
     closed = next((one.started for one in run.operations.get(run.operation).steps if one.key == CLOSE), None)
     return [f"clients saw the maintenance page for {seconds(until - closed)}"] if closed and until else []
 
@@ -107,7 +116,10 @@ def probing(work: Callable[[], str | None]) -> Step:
 
 
 def see_login_page(edge: Edge, domain: str) -> str:
-    """Wait until the login page answers through the edge, and say how long the last request took."""
+    """Wait until the login page answers through the edge, and return how long the last request took, in words.
+
+    Raises LxdError after DEADLINE seconds.
+    """
     give_up = time.monotonic() + DEADLINE
     while not (seen := edge.probe(domain)).login:
         if time.monotonic() > give_up:

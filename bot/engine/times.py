@@ -1,4 +1,4 @@
-"""When an operation begins that people plan ahead: `--at`, and the hours of the settings."""
+"""Determines when a planned operation begins: the option `--at`, and the hours in the settings."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from bot.model.moments import FORMS, Hours, moment, spelled
 from bot.model.plan import Plan, Refused, UnknownWords
 
 AHEAD = 31 * 86_400.0
-"""Seconds that something may be planned ahead."""
+"""How far ahead an operation may be planned, in seconds."""
 
 
 def time_of(context: Context, typed: str, ahead: float = AHEAD, why: str = "") -> float:
-    """Return the moment that was typed after `--at`, in epoch seconds; 0: none was.
+    """Return the moment typed after `--at`, in epoch seconds; 0 if none was typed.
 
     Args:
-        ahead: the seconds that it may be away.
-        why: it may be no more, as a sentence.
+        ahead: how far ahead the moment may be, in seconds.
+        why: a sentence that explains this limit, for the refusal.
 
-    Raises Refused for what is no moment, and at the request for one that is past or too far away.
+    Raises Refused for text that is not a time and, at the request, for a time that has passed or is too far ahead.
     """
     if not typed:
         return 0.0
@@ -36,12 +36,12 @@ def time_of(context: Context, typed: str, ahead: float = AHEAD, why: str = "") -
         )
     if found > now + ahead:
         raise Refused(f"{shown(found)} is too far ahead. Choose a time before {shown(now + ahead)}.{why and ' ' + why}")
-    # In whole minutes, as it is typed again.
+    # In whole minutes, as it is stored with the operation's arguments.
     return moment(spelled(found, zone), now, zone) or found
 
 
 def refuse_outside_hours(context: Context, at: float) -> None:
-    """Raise Refused where a time lies outside the hours in which upgrades begin."""
+    """Raise Refused at the request for a time outside the hours in which upgrades begin."""
     hours, zone = hours_of(context), context.renderer.zone
     if at and hours and not context.operation and not hours.has(at, zone):
         raise Refused(
@@ -51,18 +51,18 @@ def refuse_outside_hours(context: Context, at: float) -> None:
 
 
 def hours_of(context: Context) -> Hours | None:
-    """Return the hours in which upgrades begin; None: any."""
+    """Return the hours in which upgrades begin; None: at any time."""
     return Hours.of(context.settings.upgrades.window)
 
 
 def begins(context: Context, at: float) -> float:
-    """Return when an upgrade that is planned for a time, 0: for as soon as it may, can begin at the earliest."""
+    """Return the earliest time at which an upgrade can begin, in epoch seconds; `at`: the planned time, 0: none."""
     hours, earliest = hours_of(context), max(at, context.now())
     return hours.next(earliest, context.renderer.zone) if hours else earliest
 
 
 def planned(context: Context, plan: Plan, at: float) -> Plan:
-    """Return a plan that begins at a time, which its card says; unchanged where that is 0."""
+    """Return the plan with its start time set and shown on the card; unchanged if `at` is 0."""
     if not at:
         return plan
     first, *others = plan.facts.items()

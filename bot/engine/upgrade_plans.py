@@ -1,6 +1,6 @@
-"""The plans of a rehearsal and of an upgrade of one tenant: what people are shown, and what the steps need.
+"""Makes the plans of the rehearsal and the upgrade of one tenant: what people are shown, and what the steps need.
 
-Several commands make them: `rehearse`, `upgrade` and `rollout`.
+Several commands use them: `rehearse`, `upgrade`, `patch` and `rollout`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from bot.model.text import kept_for
 
 @dataclass(frozen=True)
 class RehearsalInputs:
-    """The tenant, the version that its copy gets, and whether the upgrade is requested when that has passed.
+    """The tenant, the version that its copy gets, and whether the upgrade is requested once the rehearsal has passed.
 
-    `base`: into a new container, too, of packages that were installed after `newer` (epoch seconds).
+    `base`: the copy also moves to a new container, whose packages were installed at `newer` (epoch seconds) or later.
     """
 
     found: Tenant
@@ -39,7 +39,9 @@ class RehearsalInputs:
 
 @dataclass(frozen=True)
 class UpgradeInputs:
-    """`rehearsed`: the rehearsal whose cache is carried over. `days`: for which the previous container is kept.
+    """What the steps of an upgrade or a patch need.
+
+    `rehearsed`: the rehearsal whose cache is carried over. `days`: for which the previous container is kept.
     `blueprint`: what the new container is made of; None: it is a copy of the present one.
     """
 
@@ -53,7 +55,7 @@ class UpgradeInputs:
 def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool, base: bool = False) -> Plan:
     """Return the plan of the rehearsal of one tenant.
 
-    `base`: of bringing it to a newer base with the Mautic that it has.
+    `base`: rehearse a move to a newer base, with the Mautic that the tenant has.
     """
     found = context.fleet.tenant(tenant)
     host = context.fleet.of(found)
@@ -63,7 +65,7 @@ def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool, ba
     doing = f"Debian update of tenant {tenant}" if base else f"upgrade of tenant {tenant} to Mautic {version}"
     demand = demand_of(context, found, host, candidate_name(tenant, context.operation), beside=True)
     if moves:
-        # One copy that is left, and one that it is brought to.
+        # One copy as the tenant is, and the new container that its data is brought to.
         demand = replace(demand, memory=2 * demand.memory)
     return Plan(
         tenant=tenant,
@@ -92,7 +94,7 @@ def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool, ba
 
 
 def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
-    """Return the plan of the upgrade of one tenant, or of its patch, by what its rehearsal found."""
+    """Return the plan of a tenant's upgrade or patch, by what the rehearsal found."""
     version, patches = found.version, found.patches
     blueprint = blueprint_of(context, found)
     host = context.fleet.of(old)
@@ -111,7 +113,7 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
             **(_onto(context, old, found) if blueprint else {}),
             "Rehearsed": context.renderer.moment(found.at),
             "Previous container": f"kept, stopped, {kept_for(days)}",
-            # A batch counts none: that would take a request for each tenant.
+            # A batch does not count them: that would take a request per tenant.
             **({"Existing snapshots": "stay in the previous container"} if context.many else {}),
             "Rollback": f"automatic, {old.name} keeps running in the current container",
         },
@@ -151,7 +153,7 @@ def upgrade_of(context: Context, old: Tenant, found: Evidence) -> Plan:
 
 
 def unpaused(context: Context, plan: Plan) -> Plan:
-    """Return the plan of a batch of rehearsals that pauses for no failure: one that fails is an answer."""
+    """Return the plan of a batch of rehearsals that no failure pauses: a failed rehearsal is an answer, too."""
     values = {**plan.values, "stop_after": len(plan.children) + 1}
     return replace(plan, values=values, facts={**plan.facts, "Pace": pace_of(context)})
 
@@ -163,7 +165,7 @@ def pace_of(context: Context) -> str:
 
 
 def _onto(context: Context, old: Tenant, found: Evidence) -> dict[str, str]:
-    """Return what the new container has, in words."""
+    """Return the facts of the new container, for the card."""
     now = context.renderer.moment(old.base) if old.base else "not known"
     told = {"Debian packages": f"from {context.renderer.moment(found.base)} (now: {now})"}
     for name, (before, after) in {"PHP": found.php, "MariaDB": found.mariadb}.items():
@@ -179,9 +181,10 @@ def _of_suite(context: Context, found: Tenant, version: str) -> str:
 
 
 def rehearse_first(context: Context, plan: Plan) -> None:
-    """Request the rehearsals that an upgrade is decided on, for who asked for it: at once, without approval.
+    """Request the rehearsals that the decision on an upgrade rests on: they begin at once, without approval.
 
-    Raises Refused, as for any request; what matters here is who may ask for the upgrade.
+    Raises Refused, as for any request, but does not check who may request rehearsals: the person who asked for the
+    upgrade may.
     """
     Guards(context).refuse(
         Moment.REQUEST, Change("rehearse", plan.tenant, context.actor, planned=True), FREEZE, "busy", "half-way"
@@ -198,7 +201,7 @@ def rehearse_first(context: Context, plan: Plan) -> None:
 
 
 def _told(found: Evidence) -> dict[str, str]:
-    """Return what the rehearsal found, in a few words each."""
+    """Return what the rehearsal found, as short remarks for the card."""
     told = {"Migrations": f"{len(found.migrations)}, {found.written} rows written" if found.migrations else "none"}
     if found.schema.added or found.schema.removed:
         told["Schema"] = f"{found.schema.added} lines added, {found.schema.removed} removed"

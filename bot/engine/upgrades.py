@@ -1,4 +1,4 @@
-"""What an upgrade is to, by the releases in the settings, and whether what its rehearsal found still holds."""
+"""Finds the release that a tenant is upgraded to, and decides whether the evidence of its rehearsal still holds."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from bot.model.tenants import Tenant
 
 NEVER = math.inf
 FRESH = 86_400.0
-"""Seconds after which what a rehearsal found is too old."""
+"""Seconds after which the evidence of a rehearsal is too old."""
 SET_RIGHT = 300.0
-"""Seconds that a clock may be set back by, as clocks are all the time."""
+"""Seconds by which a clock may be set back without harm, because clocks are corrected all the time."""
 WHY = "A rehearsal holds for a day, so an upgrade can't be planned further ahead."
 _FIRST = {"stopped": "start", "suspended": "resume"}
-"""The command that has a tenant run, by how it stands."""
+"""The command that makes a tenant run, by its present state."""
 
 
 def target(context: Context, found: Tenant, version: str) -> Release:
-    """Return the release that a tenant is upgraded to in one step, the newest possible one without a version.
+    """Return the release that a tenant is upgraded to in one step; without a version, the newest possible one.
 
-    Raises Refused where there is no way, and with the steps where one step is not enough.
+    Raises Refused if there is no way, and with the steps if one step is not enough.
     """
     there = releases(context.settings)
     bases = [suite.base for suite in suites_since(found.suite)]
@@ -76,7 +76,7 @@ def refuse_unknown(context: Context, version: str) -> None:
 
 
 def refuse_unread(context: Context, version: str = "") -> None:
-    """Raise Refused where a release in the settings was not read yet, with a version only where it is that one."""
+    """Raise Refused if a release in the settings was not read yet; with `version`, only if it is that release."""
     wanted = number(version)
     unread = [one for one, release in known(context.settings).items() if release is None]
     keys = [f"`{one.key}`" for one in unread if not version or (wanted and number(one.version) == wanted)]
@@ -86,7 +86,7 @@ def refuse_unread(context: Context, version: str = "") -> None:
 
 
 def refuse_resting(found: Tenant, done: str) -> None:
-    """Raise Refused for a tenant that does not run, with what helps; `done`: what cannot be, as in “upgraded”."""
+    """Raise Refused for a tenant that does not run, with what helps; `done`: what is impossible, such as “upgraded”."""
     if found.standing != "running":
         first = _FIRST.get(found.standing)
         helps = f" First `/mautic {first} {found.name}`." if first else ""
@@ -94,7 +94,10 @@ def refuse_resting(found: Tenant, done: str) -> None:
 
 
 def refuse_missing(context: Context, version: str) -> None:
-    """Raise Refused where the archive of a release is at a path, and not there. What it holds is looked at later."""
+    """Raise Refused if the settings name a path for the archive of a release, and no file is there.
+
+    The content is checked later.
+    """
     for source, release in known(context.settings).items():
         is_it = release is not None and release.version == version
         if is_it and "://" not in source.archive and not Path(source.archive).expanduser().is_file():
@@ -105,7 +108,7 @@ def refuse_missing(context: Context, version: str) -> None:
 
 
 def archive_of(run: Run, version: str) -> Archive:
-    """Return a release's archive on the bot's machine; raises Refused where it is gone, or another file."""
+    """Return a release's archive on the bot's machine; raises Refused if it is gone, or another file."""
     for source in sources(run.settings):
         if number(source.version or version) != number(version):
             continue
@@ -121,16 +124,17 @@ def archive_of(run: Run, version: str) -> Archive:
 
 
 def age(context: Context, told: Evidence, at: float = 0.0) -> float:
-    """Return the seconds since a rehearsal, or NEVER where what it found is too old to count.
+    """Return the seconds since a rehearsal, or NEVER if its evidence is too old to count.
 
-    One that a clock dated after now may be of any age. `at`: when the upgrade begins, if that is later.
+    A rehearsal that a wrong clock dated into the future may be of any age, so it does not count. `at`: when the upgrade
+    begins, if that is later.
     """
     since = max(context.now(), at) - told.at
     return since if told.at <= context.now() + SET_RIGHT and since <= FRESH else NEVER
 
 
 def fresh(context: Context, host: Host, found: Tenant, version: str, at: float = 0.0) -> Evidence | None:
-    """Return what the last rehearsal found, where it passed and still holds: not old, and nothing has changed since.
+    """Return the evidence of the last rehearsal if it passed, is not old, and nothing has changed since; else None.
 
     `at`: when the upgrade begins, if that is later.
     """
@@ -141,17 +145,17 @@ def fresh(context: Context, host: Host, found: Tenant, version: str, at: float =
 
 
 def rehearsed(context: Context, host: Host, found: Tenant, version: str, at: float = 0.0) -> Evidence | None:
-    """Return what the last rehearsal found, where it holds; None: the upgrade has to be rehearsed first.
+    """Return the evidence of the last rehearsal if it holds; None: the upgrade has to be rehearsed first.
 
-    Raises Refused for an upgrade that was asked for already, or that follows a rehearsal: what people decide on rests
-    on one, and none is followed by another.
+    An upgrade that was requested already, or that follows a rehearsal, raises Refused instead of None: people decide on
+    evidence, and no rehearsal is followed by another.
     """
     decided = context.operation or context.follows
     return still(context, host, found, version, at) if decided else fresh(context, host, found, version, at)
 
 
 def still(context: Context, host: Host, found: Tenant, version: str, at: float = 0.0) -> Evidence:
-    """Return what the last rehearsal found; raise Refused where what was approved rests on none that holds."""
+    """Return the evidence of the last rehearsal; raise Refused if that no longer holds, or there is none."""
     told = newest_of(context, found, version)
     change = "update" if version == found.version else "upgrade"
     again = f"`{again_of(found, version)}` rehearses the {change} again."
@@ -166,7 +170,7 @@ def still(context: Context, host: Host, found: Tenant, version: str, at: float =
 
 
 def refuse_detour(context: Context, selection: Selection, version: str) -> None:
-    """Raise Refused, with the rollouts that lead there, where no selected tenant reaches a version in one step."""
+    """Raise Refused, with the rollouts that lead there, if no selected tenant reaches a version in one step."""
     if context.operation or context.follows:
         return
     context = replace(context, fleet=context.fleet.once(), many=True)
@@ -184,9 +188,9 @@ def refuse_detour(context: Context, selection: Selection, version: str) -> None:
 
 
 def tried(context: Context, found: Tenant, version: str, at: float = 0.0) -> Evidence | None:
-    """Return what the last rehearsal of an upgrade found, passed or not; None: there was none within a day.
+    """Return the evidence of the last rehearsal of an upgrade, passed or not; None: there was none within a day.
 
-    `at`: when the upgrade begins, if that is later. `version`: "" for that of a patch.
+    `at`: when the upgrade begins, if that is later. `version`: "" for a patch.
     """
     told = newest_of(context, found, target(context, found, version).version if version else found.version)
     return told if told and age(context, told, at) != NEVER else None
@@ -195,10 +199,10 @@ def tried(context: Context, found: Tenant, version: str, at: float = 0.0) -> Evi
 def unrehearsed(
     context: Context, selection: Selection, version: str, at: float = 0.0, command: str = "rollout"
 ) -> list[str]:
-    """Return those of the selected tenants that have to be rehearsed first: that can be upgraded, and were not tried.
+    """Return the selected tenants that have to be rehearsed first: they can be upgraded, and have no recent rehearsal.
 
-    None once the rollout was asked for, or when it follows rehearsals: who was not tried then is left out. Raises
-    Refused for a named tenant that cannot be upgraded. `version`: "" for a patch.
+    There are none once the rollout was requested, or if it follows rehearsals: it then leaves out tenants without one.
+    Raises Refused for a named tenant that cannot be upgraded. `version`: "" for a patch.
     """
     if context.operation or context.follows:
         return []

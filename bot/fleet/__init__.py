@@ -1,1 +1,1 @@
-"""What exists, and how it is: hosts and tenants as LXD tells of them, what hosts have room for, who is well."""
+"""The fleet as LXD reports it: hosts and tenants, the free capacity of hosts, and the health of both."""

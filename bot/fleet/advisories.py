@@ -1,4 +1,4 @@
-"""What is known of Mautic's security holes: our own list, and the one that the settings name; and who has them."""
+"""Reports Mautic's known security holes, from the bot's own list and the one in the settings, and who has them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from bot.settings import Settings
 
 OURS = Path(__file__).with_name("advisories.json")
 LARGEST = 1 << 20
-"""Bytes of a list that is taken."""
+"""The most bytes of a list that is accepted."""
 SHOWN = 3
-"""Versions, and advisories, that a sentence names."""
+"""How many versions, or advisories, a sentence names."""
 
 
 def advisories(settings: Settings) -> Advisories:
-    """Return what is known: ours, and what the job `advisories` has read of the list that the settings name."""
+    """Return the known advisories: the bot's own, and those that the job `advisories` read from the settings' list."""
     more = _kept(settings)
     return _ours().with_more(more) if more else _ours()
 
 
 def keep(settings: Settings) -> None:
-    """Read the list that the settings name where it was not yet; raise Refused where it cannot be used.
+    """Read and store the list that the settings name, unless it is stored; raise Refused where it cannot be used.
 
-    It is taken whole, as it was checked, or not at all.
+    The bot stores the list whole, exactly as it was checked, or not at all.
     """
     wanted = settings.advisories
     if not wanted.extra or _kept(settings):
@@ -54,7 +54,7 @@ def keep(settings: Settings) -> None:
 
 
 def told(known: Advisories, version: str) -> str:
-    """Return what to say of a version with holes, in a sentence; "" where none is known."""
+    """Return a sentence about the holes of a version; "" where none is known."""
     found = known.of(version)
     if not found:
         return ""
@@ -67,7 +67,7 @@ def told(known: Advisories, version: str) -> str:
 
 
 def refuse_holes(settings: Settings, version: str) -> dict[str, str]:
-    """Return what to say on a card of a version with holes; raise Refused where the settings refuse it."""
+    """Return the facts for a card about the holes of a version; raise Refused where the settings refuse the version."""
     known = advisories(settings)
     if not (words := told(known, version)):
         return {}
@@ -81,7 +81,7 @@ def exposed(known: Advisories, tenants: Iterable[Tenant]) -> str:
     running = Counter(one.version for one in tenants if known.of(one.version))
     if not running:
         return ""
-    # A stable sort: newest first where they are as bad.
+    # The sort is stable: of equally bad versions the newest comes first.
     versions = sorted(newest_first(running), key=lambda one: known.of(one)[0].severity.rank)
     count = sum(running.values())
     shown = "; ".join(_exposed(known, one, running[one]) for one in versions[:SHOWN])
@@ -92,10 +92,10 @@ def exposed(known: Advisories, tenants: Iterable[Tenant]) -> str:
 
 
 def cure_of(known: Advisories, there: Sequence[Release], tenants: Iterable[Tenant]) -> str:
-    """Return the release, of those in the settings, that tenants with known holes are best upgraded to; "" for none.
+    """Return the release in the settings that tenants with known holes are best upgraded to; "" for none.
 
-    It has no known hole itself, and can be reached in one step: of the nearest one for each version the one that helps
-    against the gravest holes, then the most tenants.
+    Candidates are the nearest releases without a known hole that a version can be upgraded to in one step. The best one
+    helps against the gravest holes, then the most tenants.
     """
     running = Counter(one.version for one in tenants if known.of(one.version))
     safe = newest_first(one.version for one in there if not known.of(one.version))
@@ -126,12 +126,12 @@ def _ours() -> Advisories:
 
 
 def _kept(settings: Settings) -> Advisories | None:
-    """Return the list of the settings as it was checked; None where it was not read yet."""
+    """Return the settings' list as it was checked; None where it was not read yet."""
     if not settings.advisories.extra:
         return None
     try:
         data = _file(settings).read_bytes()
-        # Nobody but the bot writes there; a disk may.
+        # Only the bot writes this file, but a disk may corrupt it.
         return read(data) if hashlib.sha256(data).hexdigest() == settings.advisories.sha256 else None
     except (OSError, InvalidAdvisories):
         return None

@@ -1,7 +1,7 @@
-"""Room on a host's pool that can be given up, so that pruning works on a full one.
+"""Keeps ballast on a host's pool: space that the bot can give up, so that pruning works on a full pool.
 
-A stopped container of the bot's own holds files that say nothing. On a copy-on-write filesystem even removing needs
-room; what the ballast takes nobody else can have taken.
+A stopped container of the bot's own holds meaningless files. On a copy-on-write filesystem even deleting needs free
+space, and nobody else can take the space that the ballast occupies.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from bot.lxd.wire import NIC
 from bot.model.labels import Role, as_labels, label_of, number_of, role_of
 
 RESERVE = "ballast-"
-"""What the names of its containers begin with, and no tenant's."""
+"""The prefix of the names of ballast containers; no tenant's name begins with it."""
 PIECE = 16 << 20
-"""Bytes of one file: so much is given up at once."""
+"""Bytes of one file of ballast, the amount that is given up at once."""
 SHARE = 50
-"""Of a small pool the ballast is at most one part in so many."""
+"""The ballast takes at most the pool's size divided by this, which matters for a small pool."""
 COUNTED = 60.0
-"""Seconds within which a filesystem gives room back that was freed: it writes that down every half minute."""
+"""Seconds within which a filesystem makes freed space available: it commits that every half minute."""
 IMAGE = "mautic-ops-ballast"
 
 
 def keep(host: Host, size: int, reserve: int) -> None:
-    """Let the ballast of a host be of this size, where the pool has room for it beside its reserve.
+    """Bring the ballast of a host to this size, as far as the pool has free space for it beyond its reserve.
 
     Args:
-        size: bytes, 0: there is to be none.
-        reserve: percent of the pool.
+        size: bytes; 0: remove all ballast.
+        reserve: percent of the pool that ballast leaves free.
     """
     space, lxd = host.lxd.pool(), host.lxd
     wanted = min(size, space.total // SHARE) // PIECE
@@ -53,7 +53,7 @@ def keep(host: Host, size: int, reserve: int) -> None:
 
 
 def give_up(host: Host) -> bool:
-    """Give one piece up; tell whether there was one."""
+    """Delete one piece of ballast; return whether there was one."""
     name = _name(host)
     there = _pieces(host.lxd, name)
     if not there:
@@ -64,9 +64,10 @@ def give_up(host: Host) -> bool:
 
 
 def with_space(host: Host, work: Callable[[], None], *, freed: bool = False) -> None:
-    """Do what needs a little room, and give up ballast for it where the pool is full.
+    """Do work that needs a little free space, and give up one piece of ballast for it where the pool is full.
 
-    `freed`: room was freed just now, and is waited for also where there is no ballast.
+    Retries the work for COUNTED seconds. `freed`: space was freed just now, so retry even without ballast. Raises
+    PoolFull where there is still no space.
     """
     end = 0.0
     while True:
@@ -82,7 +83,7 @@ def with_space(host: Host, work: Callable[[], None], *, freed: bool = False) -> 
 
 
 def _name(host: Host) -> str:
-    # Of a cluster each member has a pool, and all have one set of names.
+    # In a cluster each member has its own pool, but all members share one set of instance names.
     return re.sub(r"[^A-Za-z0-9]+", "-", f"{RESERVE}{host.name}").strip("-")[:63]
 
 
@@ -91,7 +92,7 @@ def _file(number: int) -> str:
 
 
 def _pieces(lxd: Lxd, name: str) -> int | None:
-    """Return how many pieces there are; None: there is no container for them."""
+    """Return the number of pieces of ballast; None where there is no ballast container."""
     try:
         instance = lxd.instance(name)
     except NotFound:
@@ -102,12 +103,12 @@ def _pieces(lxd: Lxd, name: str) -> int | None:
 
 
 def _make(lxd: Lxd, name: str) -> None:
-    """Make the container: it has nothing, and never starts."""
+    """Create the ballast container, which is empty and never starts."""
     if lxd.image(IMAGE) is None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "empty.tar.gz")
             with tarfile.open(path, "w:gz") as image:
-                # Without properties in it LXD 5.0 ends itself at an import that gives some (a nil map).
+                # Without properties in the image, LXD 5.0 crashes at an import that passes some (a nil map).
                 described = (
                     f"architecture: {platform.machine()}\ncreation_date: 1700000000\nproperties: {{os: none}}\n"
                 ).encode()

@@ -1,8 +1,9 @@
-"""How old the Debian packages of tenants are, and which security updates they lack, by what blueprints are made of.
+"""Tells how old the Debian packages of tenants are, and which security updates they lack, from their blueprints.
 
-A tenant has the packages of the blueprint that it was cloned from: nothing installs any in it. So what each blueprint
-has, and what Debian's security archive had on the day that it was built, is kept beside the releases, also when the
-blueprint is gone; and what a tenant lacks is what the newest of these days knew. No tenant is asked, and no mirror.
+A tenant has the packages of the blueprint that it was cloned from: nothing installs packages in a tenant. So the bot
+stores the packages of each blueprint, and the contents of Debian's security archive on the day of its build, beside the
+releases, and keeps them when the blueprint is gone. A tenant lacks the updates that the newest stored archive has. No
+request goes to a tenant or a mirror.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from bot.settings import Settings
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """The packages of one base by name, with their versions, and those that the security archive had then."""
+    """The packages of one base, name to version, and those of Debian's security archive at the time of its build."""
 
     packages: dict[str, str]
     security: dict[str, str]
@@ -35,10 +36,10 @@ class Kept(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Stand:
-    """What a tenant runs on.
+    """The Debian base that a tenant runs on.
 
-    `at`: when its packages were installed, 0: not known. `lacks`: those of them that have a security update which it
-    does not have, None: not known; `newest`: the day (epoch seconds) that this is told of.
+    `at`: when its packages were installed (epoch seconds), 0: unknown. `lacks`: its packages for which it lacks a
+    security update, None: unknown. `newest`: the day (epoch seconds) of the security archive that was compared with.
     """
 
     suite: str
@@ -48,7 +49,7 @@ class Stand:
 
 
 def keep(fleet: Fleet, settings: Settings) -> None:
-    """Keep what blueprints are made of, of each base once. What cannot be read now is another time."""
+    """Store the packages of blueprints, once for each base. One that cannot be read now is left for another time."""
     for blueprint in fleet.inventory(Role.BLUEPRINT).tenants:
         path = _file(settings, _suite(blueprint), blueprint.base)
         if not blueprint.base or path.exists():
@@ -56,7 +57,7 @@ def keep(fleet: Fleet, settings: Settings) -> None:
         lxd = fleet.of(blueprint).lxd
         with suppress(LxdError):
             installed = dict(packages(lxd.pull(blueprint.instance, PACKAGES).decode(errors="replace")))
-            # Without it nothing is known of security: an image of somebody's own, or of an earlier bot.
+            # A custom image, or one from an earlier bot, has no security file, and then nothing is stored.
             told = lxd.pull(blueprint.instance, f"/{SECURITY_FILE}").decode(errors="replace")
             known = dict(line.split(" ", 1) for line in told.splitlines() if " " in line)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def keep(fleet: Fleet, settings: Settings) -> None:
 
 
 def stands(settings: Settings, tenants: Iterable[Tenant]) -> dict[str, Stand]:
-    """Return what tenants run on, by instance; nobody is asked."""
+    """Return the base that each tenant runs on, by instance, without a request."""
     found: dict[tuple[str, int], Stand] = {}
     told = {}
     for one in tenants:
@@ -79,7 +80,7 @@ def stands(settings: Settings, tenants: Iterable[Tenant]) -> dict[str, Stand]:
 
 
 def stand(settings: Settings, suite: str, at: int, installed: Mapping[str, str] | None) -> Stand:
-    """Return how a base stands, by the packages that it has; None: they are not known."""
+    """Return the state of a base, from its `installed` packages; None: they are unknown."""
     known = sorted(settings.state.glob(f"cache/bases/{suite}-*.json"), key=_moment)
     newest = _kept(known[-1]) if known else None
     if installed is None or newest is None:
@@ -109,5 +110,5 @@ def _kept(path: Path) -> Kept | None:
 
 @lru_cache(maxsize=100)
 def _read(path: Path) -> Kept:
-    """Read what was kept of a base, which never changes."""
+    """Read what was stored of a base, which never changes."""
     return msgspec.json.decode(path.read_bytes(), type=Kept)

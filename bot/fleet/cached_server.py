@@ -1,4 +1,4 @@
-"""A server that is asked once: what it tells of itself as a whole is kept, however many plans are made from it."""
+"""Caches what a server reports about itself, so that many plans are made from one request."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 from bot.lxd.protocol import Lxd
 
 KEPT = frozenset({"instances", "members", "pool", "resources", "server", "states"})
-"""The questions without an argument whose answers are kept."""
+"""The methods without arguments whose results are cached."""
 
 
 class CachedServer:
-    """Stands before a server while many plans are made together; everything else goes to the server itself.
+    """A caching proxy of a server, for plans that are made together. Methods outside KEPT go to the server itself.
 
-    An answer is as old as this: it is made for one list of plans, and thrown away with it.
+    A cached result is as old as the proxy, which is made for one list of plans and thrown away with it.
     """
 
     def __init__(self, lxd: Lxd, whole: dict[str, Any] | None = None) -> None:
         self._lxd = lxd
         self._answers: dict[str, Any] = {}
-        # What all members of a cluster tell alike.
+        # The results that are the same for all members of a cluster.
         self._whole = {} if whole is None else whole
         self._members: dict[str, CachedServer] = {}
 
@@ -39,7 +39,7 @@ class CachedServer:
         return kept
 
     def at(self, member: str) -> CachedServer:
-        """Return the server at a member of the cluster, which keeps what it tells of itself."""
+        """Return the caching proxy of the server at a member of the cluster; each member has one."""
         if member not in self._members:
             self._members[member] = CachedServer(self._lxd.at(member), self._whole)
         return self._members[member]

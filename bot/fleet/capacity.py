@@ -1,4 +1,4 @@
-"""Computes how many more tenants fit on a host: what runs, what is promised, what is reserved. Pure."""
+"""Computes how many more tenants fit on a host, from what runs, what is promised and what is reserved. Pure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from bot.settings import CapacitySettings
 
 @dataclass(frozen=True)
 class Demand:
-    """What an operation makes run or grow on a host.
+    """The capacity of a host that an operation needs, for a container that it starts or lets grow.
 
-    `memory`: bytes that it is expected to take; `plan`: bytes that its plan lets it take; `tenants`: how many more
-    there are then. `instance` is the container that starts, "" where one that runs already only grows. `passing`: only
-    while the operation runs, so that of a batch no more counts than runs at once.
+    `memory`: bytes that the container is expected to use; `plan`: bytes that its plan allows; `tenants`: how many
+    tenants the operation adds to the host. `instance` is the container that starts, "" where a running one only grows.
+    `passing`: the demand lasts only while the operation runs, so that a batch needs no more than its operations that
+    run at once.
     """
 
     host: str
@@ -29,15 +30,15 @@ class Demand:
     passing: bool = False
 
     def stored(self) -> dict[str, Any]:
-        """Return it as it is kept with an operation's plan."""
+        """Return the form in which an operation's plan stores it."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Occupant:
-    """A container that stands on a host. `runs`: it does, or is meant to, so that LXD starts it after a reboot.
+    """A container on a host. `runs`: it runs, or is meant to, so that LXD starts it after a reboot.
 
-    `growth`: bytes that it is still expected to take beside what it has now; `plan`: bytes that its plan lets it take.
+    `growth`: bytes that it is expected to use in addition to what it uses now; `plan`: bytes that its plan allows.
     """
 
     instance: str
@@ -49,7 +50,7 @@ class Occupant:
 
 @dataclass(frozen=True)
 class FreeSpace:
-    """What is left on a host: bytes, and tenants. `most_plans` and `most_tenants` are limits, 0: there is none."""
+    """The use of a host, in bytes and tenants. `most_plans` and `most_tenants` are limits; 0: none."""
 
     host: str
     resources: Resources
@@ -62,11 +63,11 @@ class FreeSpace:
 
     @property
     def left(self) -> int:
-        """Bytes that may still be given away; below 0 where the reserve is touched."""
+        """Bytes that new demands may still take; below 0 where the reserve is already in use."""
         return self.resources.available - self.promised - self.reserve
 
     def lacks(self, demand: Demand) -> str:
-        """Say why it does not fit, with what is there and what would be needed; "" when it does."""
+        """Say why a demand does not fit, with what is free and what it needs; "" when it fits."""
         if demand.tenants and self.most_tenants and self.tenants + demand.tenants > self.most_tenants:
             return f"it already runs {self.tenants} tenants, and `capacity.tenants` allows {self.most_tenants}"
         if demand.memory > max(self.left, 0):
@@ -86,13 +87,13 @@ class FreeSpace:
         return f"{told}, of which {' and '.join(parts)}" if parts else told
 
     def after(self, demand: Demand) -> str:
-        """Say what is left once it runs, for the card."""
+        """Say for the card what is left on the host once the demand is met."""
         left = f"{size(max(self.left - demand.memory, 0))} of {size(self.resources.total)} left on {self.host}"
         takes = f"about {size(demand.memory)}" if demand.memory else "no more than now"
         return f"{takes}; then {left}, plus {size(self.reserve)} reserved"
 
     def fits(self, demand: Demand) -> int:
-        """Return how many of a kind fit, one after the other."""
+        """Return how many demands like this one fit together."""
         counts = []
         if demand.memory:
             counts.append(max(self.left, 0) // demand.memory)
@@ -104,7 +105,7 @@ class FreeSpace:
 
 
 def reserved(settings: CapacitySettings, total: int) -> int:
-    """Return the bytes of a host's memory that are never given away."""
+    """Return the bytes of a host's memory that no demand may take."""
     if settings.reserve.endswith("%"):
         return total * int(settings.reserve[:-1]) // 100
     return size_bytes(settings.reserve)
@@ -112,10 +113,10 @@ def reserved(settings: CapacitySettings, total: int) -> int:
 
 @dataclass(frozen=True)
 class Alike:
-    """What was measured of the tenants of one plan, and of the hosts that tenants stand on.
+    """Measurements of the tenants of one plan, and of the hosts that tenants run on.
 
-    `most`: the most bytes that each of them told of itself of late; `seen`: bytes that the hosts of the fleet have in
-    use, with all else that runs there, for each byte that their tenants tell; 0: not measured.
+    `most`: the recent maximum of each tenant's own memory readings, in bytes. `seen`: bytes in use on the hosts of the
+    fleet, including everything else that runs there, per byte that their tenants report; 0: not measured.
     """
 
     most: tuple[int, ...] = ()
@@ -123,33 +124,34 @@ class Alike:
 
 
 UNMEASURED = 4
-"""As many measured tenants the careful figure counts as much as: a few that are idle say little of the next one."""
+"""The weight of the cautious estimate, in measured tenants: a few idle tenants say little about the next one."""
 AT_WORST = 2.0
-"""Bytes that a host had in use at most for each that its tenants told, where little else ran there."""
+"""Bytes in use at most on a host per byte that its tenants reported, measured where little else ran."""
 
 
 def expected(settings: CapacitySettings, plan: PlanSize, alike: Alike = Alike()) -> int:
-    """Return the bytes that a tenant of a plan is expected to take of its host.
+    """Return the bytes of its host's memory that a tenant of a plan is expected to use.
 
-    Where none was measured that is a share of its plan. The more of its like were, the more it is what they took on
-    average, by their hosts' count: a host has more in use than its tenants know of. It is never less than they tell.
+    Without measurements it is a share of the plan. The more tenants of the plan were measured, the closer it comes to
+    their average as their hosts count it, because a host uses more memory than its tenants report. It is never less
+    than the average that the tenants report.
     """
     share = size_bytes(plan.memory) * settings.expected // 100
     if not alike.most:
         return share
     told = sum(alike.most) // len(alike.most)
-    # Beyond the worst it is something else that runs there, or there are too few tenants to say.
+    # A higher ratio comes from something else that runs on the hosts, or from too few tenants.
     taken = int(told * min(alike.seen or AT_WORST, AT_WORST))
     return max(told, (UNMEASURED * share + len(alike.most) * taken) // (UNMEASURED + len(alike.most)))
 
 
 def seen_by_hosts(hosts: Iterable[tuple[int, int]]) -> float:
-    """Return the bytes in use for each that tenants tell; 0: not measured.
+    """Return the bytes that hosts have in use per byte that their tenants report; 0: not measured.
 
-    What else runs on a host counts as its tenants', so it is rather too much than too little.
+    Everything else that runs on a host counts as its tenants', so the ratio errs on the high side.
 
     Args:
-        hosts: (bytes in use, bytes that its tenants tell) of each; 0: unknown.
+        hosts: (bytes in use, bytes that its tenants report) of each host; 0: unknown.
     """
     known = [(used, told) for used, told in hosts if used > 0 and told > 0]
     return sum(used for used, _ in known) / sum(told for _, told in known) if known else 0.0
@@ -162,7 +164,7 @@ def free_space(
     occupants: Iterable[Occupant],
     pending: Iterable[Demand],
 ) -> FreeSpace:
-    """Return what is left on a host, given what stands on it and what was approved for it but does not run yet."""
+    """Return what is free on a host, given its containers (`occupants`) and the approved demands on it (`pending`)."""
     there, coming = list(occupants), list(pending)
     runs = [one for one in there if one.runs]
     return FreeSpace(
@@ -180,7 +182,8 @@ def free_space(
 def strain(resources: Resources, settings: CapacitySettings) -> str:
     """Say why a host is overloaded, so that nothing new may start there; "" when it is not.
 
-    Growth may take of the reserve, which is there for that; a host is overloaded when less than half of it is left.
+    Running containers may grow into the reserve, which exists for that. A host is overloaded when less than half of
+    the reserve is free, when its load is above the limit, or when its server answers slowly.
     """
     half = reserved(settings, resources.total) // 2
     if resources.available < half:

@@ -1,7 +1,7 @@
 """Stops and closes a tenant, whether the tenant cooperates or not.
 
-In peace first, since that is best for its data. Whoever has taken a tenant over may say no, say yes and go on, or say
-nothing: so what counts is done from outside, by LXD and the edge.
+A clean stop is tried first, because it is best for the tenant's data. An attacker who controls a tenant can refuse a
+request, accept it and carry on, or not answer. So everything that counts is enforced from outside, by LXD and the edge.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from bot.model.labels import label_of
 log = logging.getLogger(__name__)
 
 PEACE = 60
-"""Seconds that a container may take to end by itself, or its tool to close it."""
+"""Seconds that a container may take to shut down by itself, or its tool to close it."""
 LEASE = 10.0
-"""Seconds after which one that is back on the network should have an address, or is started anew to get one."""
+"""Seconds within which a container that is back on the network should get an address; otherwise it is restarted."""
 
 
 def stop(lxd: Lxd, instance: str, *, peace: int = PEACE) -> str | None:
-    """Stop a container, by force where it does not end by itself; say so then."""
+    """Stop a container, by force where it does not shut down by itself; then return a sentence that says so."""
     try:
         lxd.stop(instance, timeout=peace)
     except LxdError as error:
@@ -35,10 +35,10 @@ def stop(lxd: Lxd, instance: str, *, peace: int = PEACE) -> str | None:
 
 
 def close(host: Host, instance: str) -> str | None:
-    """Let a running tenant do nothing more for anybody outside: no crons, no mails, and no network.
+    """Cut a running tenant off from the outside: no cron jobs, no mail, and no network.
 
-    Its own tool is asked to end what works in it, so that nothing fails for want of a network; whether it did or says
-    so, the network is taken from it.
+    Its own tool is asked first to stop all work inside, so that nothing fails for lack of a network. The network is cut
+    whatever the tool answers. Returns a sentence where the tool failed, else None.
     """
     told = None
     try:
@@ -52,7 +52,7 @@ def close(host: Host, instance: str) -> str | None:
 
 @contextmanager
 def unless_it_says_no() -> Iterator[None]:
-    """Pass over a tenant that does not take back what it was asked to do: it is given back as it is."""
+    """Ignore that a tenant refuses to reopen itself: it is handed back as it is. LxdUnavailable is still raised."""
     try:
         yield
     except LxdUnavailable:
@@ -62,19 +62,19 @@ def unless_it_says_no() -> Iterator[None]:
 
 
 def is_closed(lxd: Lxd, instance: str) -> bool:
-    """Whether the network of an instance is cut, so that it has no address."""
+    """Return whether the network of an instance is cut, so that it has no address."""
     return bool(label_of(lxd.instance(instance).config, "network-before"))
 
 
 def let_out(host: Host, instance: str) -> None:
-    """Give a closed tenant its network back, before anything in it works again; no effect where it has it."""
+    """Give a closed tenant its network back, before anything in it works again; no effect where it has its network."""
     if not is_closed(host.lxd, instance):
         return
     host.lxd.rejoin(instance)
     give_up = time.monotonic() + LEASE
     while not host.lxd.state(instance).address:
         if time.monotonic() > give_up:
-            # What asks for an address may have given up while nobody answered.
+            # The DHCP client inside may have given up while the network was cut.
             stop(host.lxd, instance)
             host.start(instance, urgent=True)
             return

@@ -1,6 +1,6 @@
-"""The fleet, read from LXD: hosts, tenants, blueprints. One request a server for any reading of all.
+"""Reads the fleet from LXD: hosts, tenants and blueprints, each in one request per server.
 
-A little longer than others: what is read together is put together here.
+The module is a little longer than others, because what is read together is put together here.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from bot.model.tenants import Tenant
 
 T = TypeVar("T")
 FRESH = 3.0
-"""Seconds for which a reading of a host's memory is reused; admission adds what was begun meanwhile."""
+"""Seconds for which a reading of a host's memory is reused; admission adds the operations begun meanwhile."""
 
 FEW = 8
-"""Instances that are read one by one; more are read with one request."""
+"""The most instances whose state is read one by one; more are read with one request."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a host is, to be stored: its server's name in the settings, and the member of the cluster, or ""."""
+    """The storable location of a host: its server's name in the settings, and the cluster member, or ""."""
 
     server: str
     member: str
@@ -53,10 +53,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Host:
-    """What tenants run on: a standalone LXD server, or a member of a cluster. `server` is its name in the settings.
+    """What tenants run on: a standalone LXD server, or a member of a cluster. `server`: its name in the settings.
 
-    `lxd` is the server's API at this member: what it creates is created here. `starts` delays the start of a tenant
-    while too many are starting.
+    `lxd` is the server's API for this member, so that new instances are created on this host. `starts` delays the start
+    of a tenant while too many are starting.
     """
 
     name: str
@@ -68,18 +68,18 @@ class Host:
 
     @property
     def place(self) -> Place:
-        """Where it is, to be stored."""
+        """Return the storable location of the host."""
         return Place(self.server, self.member)
 
     def start(self, instance: str, *, urgent: bool = False) -> None:
-        """Start a tenant's container in its turn, or at once where clients wait; no effect when it runs."""
+        """Start a tenant's container in its turn, or at once (`urgent`) where clients wait; no effect when it runs."""
         self.starts.wait(urgent=urgent)
         self.lxd.start(instance)
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What could be read of the fleet, and for each server that did not answer, why."""
+    """The requested instances on the servers that answered, and for each silent server why it did not answer."""
 
     tenants: tuple[Tenant, ...]
     silent: Mapping[str, str]
@@ -90,7 +90,7 @@ class TenantEntry:
     """A tenant with its state and its snapshots, oldest first.
 
     `left`: snapshots of retired containers on the same host, which the tenant can be restored to as well. `rival`:
-    another instance of the host with the tenant's address, "": none.
+    another instance on the host with the tenant's address, "": none.
     """
 
     tenant: Tenant
@@ -102,7 +102,7 @@ class TenantEntry:
 
 @dataclass(frozen=True)
 class FullInventory:
-    """The tenants of all servers that answered, for the others why not; and the edges, as `Fleet.edges`."""
+    """The tenants on the servers that answered, why the silent servers did not, and the edges as in `Fleet.edges`."""
 
     tenants: tuple[TenantEntry, ...]
     silent: Mapping[str, str]
@@ -158,7 +158,7 @@ def _tenant(server: str, instance: Instance, role: Role) -> Tenant:
 
 
 def _base(instance: Instance, role: Role) -> int:
-    """Return when the packages were installed; a blueprint of before was made with the newest that there were."""
+    """Return when the packages were installed; a blueprint from before this label has those of the day of its build."""
     told = label_of(instance.config, "base") or (label_of(instance.config, "created") if role is Role.BLUEPRINT else "")
     return moment_of(told)
 
@@ -169,12 +169,12 @@ def _of(server: str, instances: Sequence[Instance]) -> list[Tenant]:
 
 
 def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
-    """Treat a container as retired whose candidate is the tenant, though its host was not told yet."""
+    """Treat a container as retired when its candidate is the tenant by now, although its labels do not say so yet."""
     by_name: dict[str, list[Tenant]] = {}
     for one in found:
         by_name.setdefault(one.name, []).append(one)
     if len(by_name) == len(found):
-        # As of most fleets: no two containers of one tenant.
+        # The usual case: no two containers of one tenant.
         return list(found)
 
     def stands(one: Tenant) -> Tenant:
@@ -190,7 +190,7 @@ def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
 
 
 def only(found: Sequence[Tenant]) -> Tenant:
-    """Return the only one of a name; Refused when there are more, as after a host was restored from a backup."""
+    """Return the only container of a name; raise Refused when there are more, as after a restore of a host's backup."""
     if len(found) == 1:
         return found[0]
     where = " and ".join(f"`{one.instance}` on {one.host}" for one in found)
@@ -201,7 +201,7 @@ def only(found: Sequence[Tenant]) -> Tenant:
 
 
 class Fleet:
-    """All hosts and tenants.
+    """All hosts and tenants of the servers in the settings.
 
     Args:
         servers: the LXD servers by name; the first is the one of `[lxd]`.
@@ -220,7 +220,7 @@ class Fleet:
         self.fresh = FRESH
 
     def once(self) -> Fleet:
-        """Return the same fleet for one list of plans: each server is read once, and its answers are cached."""
+        """Return a copy of the fleet for one list of plans, which reads each server once and caches the answers."""
         servers = {name: cast(Lxd, CachedServer(lxd)) for name, lxd in self.servers.items()}
         return Fleet(servers, starts=self._starts[0], start_delay=self._starts[1])
 
@@ -229,7 +229,7 @@ class Fleet:
     def hosts(self) -> list[Host]:
         """Return every host that may take tenants now: the online members of clusters, and the standalone servers.
 
-        A server that does not answer has none; `look` tells why. Raises Refused when two hosts have one name.
+        A server that does not answer has no hosts. Raises Refused when two hosts have the same name.
         """
         read, _ = self._each(lambda lxd: lxd.members())
         self._members |= {server: tuple(one.name for one in members) for server, members in read.items()}
@@ -241,7 +241,7 @@ class Fleet:
         ]
 
     def host(self, name: str) -> Host:
-        """Return a host by name, whether it answers or not, or raise Refused with the nearest name."""
+        """Return a host by name, silent or not; raise UnknownWords with the nearest name if there is none."""
         if name not in self._hosts_by_name() or self.servers.keys() - self._members.keys():
             self.hosts()
         known = self._hosts_by_name()
@@ -252,7 +252,7 @@ class Fleet:
         raise UnknownWords(f"There is no host “{name[:40]}”; {hint}")
 
     def _hosts_by_name(self) -> dict[str, tuple[str, str]]:
-        """Return server and member of each known host; a server itself while no members are known."""
+        """Return server and member of each known host; while a server's members are unknown, the server itself."""
         known: dict[str, tuple[str, str]] = {}
         for server in self.servers:
             for member in self._members.get(server) or ("",):
@@ -285,7 +285,7 @@ class Fleet:
             return self._hosts[server, member]
 
     def resources(self, host: Host) -> Resources:
-        """Return the memory and load of a host, some seconds old at most."""
+        """Return the memory and load of a host, at most `fresh` seconds old."""
         at, found = self._resources.get(host.name, (0.0, None))
         if found is None or time.monotonic() - at >= self.fresh:
             found = host.lxd.resources()
@@ -293,11 +293,11 @@ class Fleet:
         return found
 
     def memory(self, host: Host, instances: Sequence[str]) -> dict[str, int]:
-        """Return the bytes that running instances of a host hold, with their cached files, some seconds old at most."""
+        """Return the memory of running instances of a host in bytes, with cached files, at most `fresh` seconds old."""
         known = self._memory.setdefault(host.name, {})
         old = [name for name in instances if time.monotonic() - known.get(name, (0.0, 0))[0] >= self.fresh]
         if old:
-            # One request for all takes as long as a few for single ones.
+            # One request for all states takes as long as a few requests for single ones.
             told = host.lxd.states() if len(old) > FEW else {name: host.lxd.state(name) for name in old}
             at = time.monotonic()
             known |= {name: (at, told[name].memory) for name in old if name in told}
@@ -307,7 +307,7 @@ class Fleet:
 
     @contextmanager
     def looking_once(self) -> Iterator[None]:
-        """Within it a thread reads the instances of each server once, however often it looks: only for reading."""
+        """Make this thread read the instances of each server only once; only for code that changes nothing."""
         if getattr(self._looked, "at", None) is not None:
             yield
             return
@@ -327,14 +327,14 @@ class Fleet:
         return found
 
     def inventory(self, *roles: Role) -> Inventory:
-        """Return the instances with one of the roles of every server that answers, sorted by name."""
+        """Return the instances with one of the roles from every server that answers, sorted by name."""
         read, silent = self._instances()
         everything = [tenant for server, instances in read.items() for tenant in _of(server, instances)]
         found = [tenant for tenant in _as_they_stand(everything) if tenant.role in roles]
         return Inventory(tuple(sorted(found, key=lambda tenant: (tenant.name, tenant.instance))), silent)
 
     def all(self, *roles: Role) -> list[Tenant]:
-        """Return the instances with one of the roles, sorted by name; raises LxdUnavailable when a server is silent."""
+        """Return the instances with one of the roles, sorted by name; raise LxdUnavailable when a server is silent."""
         seen = self.inventory(*roles)
         for why in seen.silent.values():
             raise LxdUnavailable(why)
@@ -345,7 +345,7 @@ class Fleet:
         return self.all(Role.TENANT)
 
     def tenant(self, name: str, among: Sequence[Tenant] | None = None) -> Tenant:
-        """Return a tenant by name, or raise Refused with the nearest; LxdUnavailable when its server may be silent."""
+        """Return a tenant by name; raise Refused with the nearest name, or LxdUnavailable where a server is silent."""
         seen = self.inventory(Role.TENANT) if among is None else Inventory(tuple(among), {})
         if named := [tenant for tenant in seen.tenants if tenant.name == name]:
             return only(named)
@@ -355,7 +355,7 @@ class Fleet:
         raise Refused(f"There is no tenant `{name}`.{hint}")
 
     def refuse_blindness(self, seen: Inventory) -> None:
-        """Raise LxdUnavailable when what was not found may be on a server that did not answer."""
+        """Raise LxdUnavailable when a server was silent, as the missing instance may be on it."""
         for server, why in seen.silent.items():
             raise LxdUnavailable(
                 why
@@ -364,7 +364,7 @@ class Fleet:
             )
 
     def full_inventory(self) -> FullInventory:
-        """Return every tenant with its state and snapshots; one request a server, a slow one on big fleets."""
+        """Return every tenant with its state and snapshots, in one request per server, which is slow on big fleets."""
         read, silent = self._each(lambda lxd: lxd.full_instances())
         wholes = [
             (tenant, whole)
@@ -397,7 +397,7 @@ class Fleet:
         return FullInventory(tuple(sorted(found, key=lambda one: one.tenant.name)), silent, edges)
 
     def edges(self) -> tuple[tuple[Host, str], ...]:
-        """Return each host whose edge runs, with the edge's instance, which is on the host's pool like the tenants."""
+        """Return each host whose edge runs, with the edge's instance, which uses the host's pool as the tenants do."""
         read, _ = self._each(lambda lxd: lxd.instances())
         return self._edges(read)
 
@@ -412,11 +412,11 @@ class Fleet:
     # -- blueprints ---------------------------------------------------------------------------------------------
 
     def blueprint(self, version: str = "") -> Tenant:
-        """Return the newest blueprint of a version, where it was built; raise Refused when there is none.
+        """Return the newest blueprint of a version, on the host that built it; raise Refused when there is none.
 
-        Without a version it is that of new tenants: of the newest blueprint that was not built for an operation.
+        The default version is that of new tenants: of the newest blueprint that was not built for an operation.
         """
-        # A copy on another host is as old, and has the number of the operation that copied it.
+        # A copy on another host has the same age, and the number of the operation that copied it.
         seen = self.inventory(Role.BLUEPRINT)
         known = sorted(seen.tenants, key=lambda one: (one.created, not one.operation))
         if not version and known:
@@ -433,7 +433,7 @@ class Fleet:
     # -- reading ------------------------------------------------------------------------------------------------
 
     def _each(self, read: Callable[[Lxd], T]) -> tuple[dict[str, T], dict[str, str]]:
-        """Ask all servers at once; return the answers, and for each of the others why there is none."""
+        """Ask all servers in parallel; return the answers, and for each server without an answer the reason."""
 
         def ask(lxd: Lxd) -> T | LxdError:
             try:

@@ -1,7 +1,7 @@
-"""The releases of Mautic that the settings name: what each says of itself, and its blueprint, built when one is needed.
+"""Reads the Mautic releases that the settings name, and builds the blueprint of a release when one is needed.
 
-What a release says of itself is kept beside what was downloaded, by the checksum of its archive, so that nothing but
-the job `releases` and a build ever reads an archive.
+The metadata of a release is stored beside its download, by the checksum of its archive, so that only the job `releases`
+and a build ever read an archive.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from bot.model.tenants import Tenant
 from bot.settings import Settings
 
 LONGEST = 3600
-"""Seconds after which no build is under way any more."""
+"""Seconds after which no build is still under way."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a release comes from: the setting's name, and the version that it names, "": it names none."""
+    """Where a release comes from: the setting's name (`key`), and the version in it, "" where it names none."""
 
     key: str
     version: str
@@ -53,7 +53,10 @@ def sources(settings: Settings) -> tuple[Source, ...]:
 
 
 def known(settings: Settings) -> dict[Source, Release | None]:
-    """Return what each release says of itself, from what is kept; None where its archive was not read yet."""
+    """Return the stored metadata of each release.
+
+    None where its archive was not read yet, or is of another version than the settings say.
+    """
     told = {source: _kept(settings, source) for source in sources(settings)}
     return {
         source: one if one and (not source.version or _alike(source.version, one.version)) else None
@@ -68,9 +71,9 @@ def releases(settings: Settings) -> tuple[Release, ...]:
 
 
 def keep(settings: Settings) -> list[str]:
-    """Read what each release says of itself where that is not kept yet; return what is wrong with any, as sentences.
+    """Read and store the metadata of each release where it is missing; return what is wrong with any, as sentences.
 
-    An archive at a URL is downloaded for it, and stays in the cache.
+    An archive at a URL is downloaded for that, and stays in the cache.
     """
     wrong = []
     for source in sources(settings):
@@ -91,17 +94,17 @@ def ensure_blueprint(
     newer: float = 0.0,
     since: str = "",
 ) -> Tenant:
-    """Return the newest blueprint of a version, where it was built; build it, for minutes, where there is none.
+    """Return the newest blueprint of a version, on the host that built it; where there is none, build it in minutes.
 
-    Safe to run again, and beside others: one is built at a time, who comes second finds it, and what a killed build
-    left is removed by the next. Raises Refused, or LxdError.
+    Safe to repeat and to run concurrently: one blueprint is built at a time, a second caller finds the first one's, and
+    the next build removes what a killed build left. Raises Refused, or LxdError.
 
     Args:
-        version: of a release in the settings, or of a blueprint that is there.
-        progress: is told each stage, in a few words.
-        current: only one by today's recipe, and of the archive that the settings name, will do.
-        newer: only one whose Debian packages were installed at this moment (epoch seconds) or after it will do.
-        since: only one of this suite, or of a newer one, will do: the suite of the tenant that it is for.
+        version: of a release in the settings, or of an existing blueprint.
+        progress: is called with each stage, in a few words.
+        current: accept only a blueprint by the current recipe, of the archive that the settings name.
+        newer: accept only a blueprint whose Debian packages were installed at this moment (epoch seconds) or later.
+        since: accept only a blueprint of this Debian suite or a newer one: the suite of the tenant that it is for.
     """
     source = _source(settings, version)
     if found := _standing(fleet, version, source if current else None, current, newer, since):
@@ -147,17 +150,17 @@ def ensure_blueprint(
 
 
 def clear(fleet: Fleet, settings: Settings, now: float) -> list[str]:
-    """Remove what builds left that were killed, on every server that answers; return the names of the containers."""
+    """Remove what killed builds left on every server that answers; return the names of the removed containers."""
     found = []
     for lxd in fleet.servers.values():
-        # That a server does not answer is told elsewhere, and what is left there waits.
+        # The health check reports a silent server. What is left there is removed another time.
         with suppress(LxdUnavailable):
             found += remove_unfinished(lxd, settings.state / "cache", now - LONGEST)
     return found
 
 
 def _source(settings: Settings, version: str) -> Source | None:
-    """Return where a version comes from: the very same, or else the one with its number."""
+    """Return the source of a version: that of exactly this version, or else one with the same number."""
     told = known(settings)
     if one := find([one for one in told.values() if one], version):
         return next(source for source, release in told.items() if release == one)
@@ -168,7 +171,7 @@ def _source(settings: Settings, version: str) -> Source | None:
 def _standing(
     fleet: Fleet, version: str, source: Source | None, current: bool, newer: float = 0.0, since: str = ""
 ) -> Tenant | None:
-    """Return the newest blueprint of a version that will do; raise LxdUnavailable where a silent server may have it."""
+    """Return the newest acceptable blueprint of a version; raise LxdUnavailable where a silent server may have it."""
     seen = fleet.inventory(Role.BLUEPRINT)
     named = [one.version for one in seen.tenants]
     wanted = version if version in named else next((one for one in named if _alike(one, version)), version)
@@ -184,7 +187,7 @@ def _standing(
     if not fits:
         fleet.refuse_blindness(seen)
         return None
-    # A copy on another host is as old, and has the number of the operation that copied it.
+    # A copy on another host has the same age, and the number of the operation that copied it.
     return max(fits, key=lambda one: (one.created, not one.operation))
 
 
@@ -193,7 +196,7 @@ def _alike(one: str, other: str) -> bool:
 
 
 def _builder(fleet: Fleet, settings: Settings) -> Host:
-    """Return the host that blueprints are built on: the one with the newest that was, or else the first."""
+    """Return the host to build blueprints on: the one that built the newest, or else the first host of `[lxd]`."""
     built = [one for one in fleet.all(Role.BLUEPRINT) if not one.operation]
     if built:
         return fleet.of(max(built, key=lambda one: one.created))

@@ -1,4 +1,4 @@
-"""How tenants are started: so many of a host at once, and after a reboot in which order."""
+"""Limits how many tenants of a host start at once, and sets the order in which they start after a reboot."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Literal
 from bot.settings import CapacitySettings
 
 PRIORITIES = {"sends": 6, "active": 4, "idle": 2}
-"""What LXD starts first after a reboot: the highest. The edge has 10, so that visitors see a polite page meanwhile."""
+"""LXD's start priority after a reboot; the highest starts first. The edge has 10, so that visitors see a maintenance
+page meanwhile."""
 
 
 class Starts:
-    """Lets at most so many starts of one host begin within so many seconds: a boot keeps all its cores busy.
+    """Limits how many starts begin on one host within a period, because a booting tenant keeps all cores busy.
 
     Args:
-        most: how many.
-        seconds: within which; 0: there is no limit.
-        clock: seconds that never go back, and `sleep` waits for so many of them.
+        most: the number of starts that may begin within `seconds`.
+        seconds: the length of the period; 0: no limit.
+        clock: a monotonic clock in seconds; `sleep` waits for a number of these seconds.
     """
 
     def __init__(
@@ -38,12 +39,12 @@ class Starts:
         self._begun: deque[float] = deque(maxlen=most)
 
     def wait(self, *, urgent: bool = False) -> None:
-        """Wait for a turn; who is `urgent`, as clients wait for it behind a closed page, takes one at once."""
+        """Wait for a turn. An `urgent` start, for which clients wait behind a maintenance page, takes one at once."""
         while (left := self._turn(urgent)) > 0:
             self._sleep(left)
 
     def _turn(self, urgent: bool) -> float:
-        """Take a turn, or say in how many seconds there may be one."""
+        """Take a turn and return 0, or return the seconds until one may be free."""
         with self._lock:
             now = self._clock()
             if not urgent and len(self._begun) == self.most:
@@ -55,7 +56,7 @@ class Starts:
 
 
 def boot(settings: CapacitySettings, kind: Literal["sends", "active", "idle"]) -> dict[str, str]:
-    """Return the configuration by which LXD starts a tenant in its turn, one after the other."""
+    """Return the configuration that makes LXD start tenants after a reboot by priority, one after the other."""
     return {
         "boot.autostart.priority": str(PRIORITIES[kind]),
         "boot.autostart.delay": str(settings.start_delay),

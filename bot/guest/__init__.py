@@ -1,1 +1,1 @@
-"""Inside a tenant: the blueprint that it is cloned from, and what the bot asks of Mautic there."""
+"""What happens inside a tenant: the blueprint that it is cloned from, and the bot's requests to its Mautic."""

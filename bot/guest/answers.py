@@ -1,7 +1,8 @@
-"""Validates the answers of `mautic-ctl` inside a tenant: nothing that does not have the right shape is believed. Pure.
+"""Validates what `mautic-ctl` answers inside a tenant: only answers of the expected shape are accepted. Pure.
 
-Whoever has root in a tenant may let it say anything. So figures have bounds that no sum of them can leave, texts are
-cut and cleaned, lists are short, what nobody knows is dropped, and what is of another shape is `TenantAnswerError`.
+Anybody with root in a tenant can make it answer anything. So figures have bounds that even their sums cannot leave,
+texts are truncated and cleaned, lists are short, unknown fields are dropped, and an answer of another shape raises
+`TenantAnswerError`.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from bot.model.labels import EVER
 from bot.model.words import tame
 
 LIMIT = 1 << 20
-"""Bytes of an answer: a log of 60,000 characters is the longest."""
+"""Bytes of an answer. The longest is that of `evidence`: up to 500,000 characters of schema."""
 PAGES, BODY = 10 << 20, 2 << 20
-"""Bytes of the answer to `pages`, which holds some megabytes of content by base64, and of one content."""
+"""Bytes of the answer to `pages`, which holds some megabytes of content as base64, and of the content of one page."""
 
 
 class Outcome(Untrusted):
-    """Whether it did what was asked; else why not, in a sentence."""
+    """Whether the tool did what was asked; `error`: the reason in a sentence, if it did not."""
 
     ok: bool
     error: str = "the tool gave no reason"
 
 
 class Check(Untrusted):
-    """One check of `health`; `known`: whether it could be looked at at all."""
+    """One check of `health`; `known`: whether its figure could be measured at all."""
 
     ok: bool
     text: str
@@ -43,7 +44,10 @@ class Check(Untrusted):
 
 
 class Job(Untrusted):
-    """How one of Mautic's jobs stands. `last_success`: epoch seconds; `looked`: there was nothing for it to do."""
+    """The state of one of Mautic's cron jobs.
+
+    `last_success`: epoch seconds; `rc`: exit code; `looked`: PHP was not started, as there was nothing for it to do.
+    """
 
     late: bool
     why: str
@@ -53,28 +57,28 @@ class Job(Untrusted):
 
 
 class Queue(Untrusted):
-    """A queue: messages due, and the seconds that the oldest has waited."""
+    """A queue: the number of due messages, and the seconds that the oldest has waited."""
 
     due: Figure
     age: Figure
 
 
 class FailedMails(Untrusted):
-    """Mails that Mautic gave up on: within a day, and in its queue of failed ones."""
+    """Mails that Mautic gave up on: within the last day, and all that are in its queue of failed mails."""
 
     day: Figure
     kept: Figure
 
 
 class OutboundOff(Untrusted):
-    """Since when outbound mail is off, and how much waits."""
+    """Since when outbound mail is off, and how many mails wait."""
 
     since: Moment
     waits: Figure
 
 
 class DiskUse(Untrusted):
-    """Bytes of a disk; `why` it is not known what is used, "" where it is."""
+    """Bytes of a disk; `why`: the reason that `used` is unknown, "" if it is known."""
 
     free: Figure
     used: Figure | None
@@ -83,7 +87,7 @@ class DiskUse(Untrusted):
 
 
 class Facts(Untrusted):
-    """What `health` measured. What needs the database is not there when it does not answer."""
+    """What `health` measured. Facts from the database are missing when it does not answer."""
 
     services: dict[str, str]
     database: bool
@@ -119,7 +123,7 @@ class Facts(Untrusted):
 
 
 class Health(Untrusted):
-    """How a tenant is."""
+    """The health of a tenant."""
 
     healthy: bool
     checks: dict[str, Check]
@@ -127,27 +131,27 @@ class Health(Untrusted):
 
 
 class Locked(Untrusted):
-    """Whether writes are held, or why not."""
+    """Whether writes are locked; `why`: the reason, if they are not."""
 
     held: bool
     why: str
 
 
 class LetGo(Untrusted):
-    """Whether writes were held until they were let go, and for how long."""
+    """Whether writes stayed locked until the bot released them, and how long they were locked."""
 
     kept: bool
     seconds: Seconds
 
 
 class Took(Untrusted):
-    """How long it took."""
+    """How long the verb took."""
 
     seconds: Seconds
 
 
 class PageTold(Untrusted):
-    """One page or file as it was answered, see `bot.model.pages.Page`."""
+    """The answer of one page or file: see `bot.model.pages.Page`."""
 
     key: str
     status: Annotated[int, Meta(ge=0, le=999)]
@@ -161,14 +165,14 @@ class PageTold(Untrusted):
 
 
 class PagesTold(Untrusted):
-    """What visitors see, by path, and why what is not among it was left out."""
+    """The pages and files that visitors see, by path, and the reason for each one that was left out."""
 
     pages: dict[str, PageTold]
     left_out: dict[str, str]
 
 
 class Counts(Untrusted):
-    """What came since a time; `last_write` in epoch seconds."""
+    """What was added since a time; `last_write` in epoch seconds."""
 
     contacts: Figure
     submissions: Figure
@@ -177,7 +181,7 @@ class Counts(Untrusted):
 
 
 class Waiting(Untrusted):
-    """Mail that waits; `oldest` in epoch seconds, 0: none waits."""
+    """Mail that waits; `oldest` in epoch seconds, 0: no mail waits."""
 
     waits: Figure
     oldest: Moment
@@ -185,60 +189,60 @@ class Waiting(Untrusted):
 
 
 class Mail(Waiting):
-    """The same, and what was sent."""
+    """Mail that waits, whether outbound mail is off, and how many mails were sent."""
 
     off: bool
     sent: Figure
 
 
 class Released(Waiting):
-    """The same, and what became of it."""
+    """Mail that waits, the choice that was carried out, and how many rows were dropped."""
 
     choice: str
     dropped: Figure
 
 
 class Text(Untrusted):
-    """A log's last lines."""
+    """The last lines of a log."""
 
     text: str
 
 
 class Ran(Untrusted):
-    """How a command of Mautic's ended."""
+    """Exit code and output of one of Mautic's console commands."""
 
     code: Code
     output: str
 
 
 class Version(Untrusted):
-    """Which Mautic it is."""
+    """The version of Mautic; `double`: it is the stand-in, not the real Mautic."""
 
     version: str
     double: bool = False
 
 
 class Furnished(Untrusted):
-    """The version of what stands in it, now and before."""
+    """The version of the tenant's furniture, now and before."""
 
     version: Figure
     before: Figure
 
 
 class Unfurnished(Untrusted):
-    """The version of what stands in it."""
+    """The version of the tenant's furniture."""
 
     version: Figure
 
 
 class Used(Untrusted):
-    """Bytes of all files."""
+    """The bytes of all files."""
 
     used: Figure
 
 
 class Done(Untrusted):
-    """Nothing more to say."""
+    """An answer without content."""
 
 
 SHAPES: dict[str, type[Untrusted]] = {
@@ -289,18 +293,17 @@ SHAPES: dict[str, type[Untrusted]] = {
     "withdrawals": consent.Withdrawals,
     "withdraw": consent.Withdrawn,
 }
-"""By verb; `let go` is the second answer of `backup_lock`, and `taking` the first of `take_own`."""
+"""The shape of each verb's answer; `let go` is the second answer of `backup_lock`, `taking` the first of `take_own`."""
 _OUTCOME = msgspec.json.Decoder(Outcome)
 _DECODERS = {verb: msgspec.json.Decoder(shape) for verb, shape in SHAPES.items()}
-"""Made before there are threads: msgspec learns a type at its first use, and two threads that have it learn the same
-one at once end the process."""
+"""Built before any thread starts: msgspec compiles a type at its first use, and two threads that make it compile the
+same type at once crash the process."""
 
 
 def decode(instance: str, verb: str, line: bytes) -> dict[str, Any]:
-    """Return what an instance answers to a verb, of the shape that it has in SHAPES.
+    """Return an instance's answer to a verb, in the shape that SHAPES gives it.
 
-    Raises LxdError with the tool's own sentence where it says that it failed, TenantAnswerError where it makes no
-    sense.
+    Raises LxdError with the tool's own sentence if the verb failed, TenantAnswerError if the answer has another shape.
     """
     try:
         outcome = _OUTCOME.decode(line)
@@ -309,7 +312,7 @@ def decode(instance: str, verb: str, line: bytes) -> dict[str, Any]:
             answer: dict[str, Any] = msgspec.to_builtins(told, builtin_types=(bytes,))
             return answer
     except (ValueError, RecursionError) as error:
-        # A validation error names the field alone; what is no JSON at all might be quoted.
+        # A validation error names only the field; the error about invalid JSON could quote the answer.
         where = f": {tame(str(error), TEXT)}" if isinstance(error, msgspec.ValidationError) else ", which is no JSON"
         raise TenantAnswerError(f"`{instance}` answers nonsense to `{verb}`{where}.") from None
     raise LxdError(f"Inside `{instance}`: {outcome.error.rstrip('.')}.")

@@ -1,4 +1,4 @@
-"""What people said that binds whoever mails them, read in one container of a tenant and said again in another."""
+"""Reads opt-outs and erasures, which bind any sender, in one container of a tenant and repeats them in another."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from bot.guest.mautic import Mautic
 from bot.lxd.protocol import TenantAnswerError
 
 PAGE = 2000
-"""Rows of a kind that are asked for at once."""
+"""Rows of each kind that one request asks for."""
 MOST = 1_000_000
-"""Rows that are read at most, whatever their number is said to be."""
+"""Most rows that are read, whatever number the tenant reports."""
 IN_SERVICE = 60.0
-"""Seconds that a page may take."""
+"""Seconds that one page may take, as the tenant may be serving."""
 
 
 @dataclass(frozen=True)
 class Withdrawals:
-    """What was said since a time: how many opt-outs and erasures, of how many contacts, as of `now` by its own clock.
+    """Opt-outs and erasures since a time: their numbers, the number of all contacts, and `now` by the tenant's clock.
 
-    `said` and `erased` are rows as `bot.guest.consent_answers` has them.
+    `said` (opt-outs) and `erased` are rows in the shapes of `bot.guest.consent_answers`.
     """
 
     now: float
@@ -35,9 +35,9 @@ class Withdrawals:
 
 @dataclass(frozen=True)
 class Withdrawn:
-    """What a copy did not have yet; `unknown` opt-outs are of contacts that it does not have, `mails` were dropped.
+    """What was new to a copy. `unknown`: opt-outs of contacts that it does not have; `mails`: how many were dropped.
 
-    `left`: contacts that may be erased ones, or others who have their numbers, and are left alone.
+    `left`: contacts that were not touched, as they are either the erased ones or others with the same numbers.
     """
 
     opt_outs: int = 0
@@ -57,21 +57,21 @@ class Withdrawn:
 
 
 class Consent:
-    """The opt-outs and erasures of the Mautic in an instance of one host."""
+    """Reads and repeats the opt-outs and erasures of the Mautic in an instance of one host."""
 
     def __init__(self, mautic: Mautic) -> None:
         self.mautic = mautic
 
     def count(self, instance: str, since: float) -> Withdrawals:
-        """Count what was said since then (epoch seconds)."""
+        """Count the opt-outs and erasures since then (epoch seconds)."""
         return self._ask(instance, {"since": int(since), "page": 0})
 
     def pages(self, instance: str, since: float, *, final: bool = False) -> Iterator[Withdrawals]:
-        """Read what was said since then, some thousand rows at a time; the first page has the counts of all.
+        """Yield the opt-outs and erasures since then, PAGE rows of each at a time; the first page has the total counts.
 
-        `final`: the instance has just been closed, and what its visitors have at hand is ended first.
+        `final`: the instance has just been closed, and the requests of its visitors are ended first.
 
-        Raises TenantAnswerError where the rows have no end.
+        Raises TenantAnswerError if the rows never end.
         """
         after, count, rows = (0, 0), True, 0
         while True:
@@ -92,7 +92,7 @@ class Consent:
             after, count = reached, False
 
     def withdraw(self, instance: str, page: Withdrawals) -> Withdrawn:
-        """Say a page again in a copy that is closed; what it has already is not said twice."""
+        """Repeat a page in a closed copy; what the copy already has is not added twice."""
         if not page.said and not page.erased:
             return Withdrawn()
         request = {"said": page.said, "erased": page.erased, "batch": _operation(instance)}
@@ -104,6 +104,6 @@ class Consent:
 
 
 def _operation(instance: str) -> int:
-    """Return the number of the operation that made a container, 0 where none did: see `candidate_name`."""
+    """Return the number of the operation that made a container, 0 if none did: see `candidate_name`."""
     number = instance.rpartition("--")[2]
     return int(number) if number.isdecimal() and "--" in instance else 0

@@ -1,4 +1,4 @@
-"""The answers to what is asked of a tenant about who opted out or was erased: see `bot.guest.answers`. Pure."""
+"""The shapes of a tenant's answers about opt-outs and erasures: see `bot.guest.answers`. Pure."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from msgspec import Meta, field
 from bot.guest.untrusted import Figure, Moment, Untrusted
 
 WITHDRAWALS = 8 << 20
-"""Bytes of the answer that holds a page of them."""
+"""Bytes of an answer that holds one page of opt-outs and erasures."""
 
 
 class Merged(Untrusted):
-    """A contact that was merged into another, and what it was called then."""
+    """A contact that was merged into another, and the name it had then."""
 
     contact: Annotated[int, Meta(ge=1, le=2**53 - 1)]
     name: str
 
 
 class OptOut(Untrusted):
-    """One row of those who are not to be contacted. `row`: its id; `born`: when its contact was added, 0: unknown.
+    """One opt-out. `row`: its id in Mautic's table; `born`: when its contact was added (0: unknown).
 
-    `merged`: those whose opt-out it is too.
+    `merged`: contacts that were merged into its contact, to whom the opt-out applies too.
     """
 
     row: Figure
@@ -38,7 +38,7 @@ class OptOut(Untrusted):
 
 
 class Erasure(Untrusted):
-    """A contact that somebody deleted; `name`: what it was called then, "" where nobody knows."""
+    """A contact that somebody deleted; `name`: the name it had then, "" if unknown."""
 
     contact: Annotated[int, Meta(ge=1, le=2**53 - 1)]
     at: Moment
@@ -46,7 +46,7 @@ class Erasure(Untrusted):
 
 
 class Withdrawals(Untrusted):
-    """What was said since a time: how much (0 where that was not asked), and a page of it. `now`: epoch seconds."""
+    """A page of opt-outs and erasures since a time, and total counts (0 if not requested). `now`: epoch seconds."""
 
     now: Moment
     contacts: Figure
@@ -57,10 +57,7 @@ class Withdrawals(Untrusted):
 
 
 class Withdrawn(Untrusted):
-    """What is new in a copy; `unknown` opt-outs are of contacts that it does not have; `mails` were dropped.
-
-    `left`: contacts that may be erased ones, or others who have their numbers, and are left alone.
-    """
+    """What was new to a copy: the fields are those of `bot.guest.consent.Withdrawn`."""
 
     opt_outs: Figure
     erasures: Figure

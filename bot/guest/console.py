@@ -1,7 +1,7 @@
 """Lists the Mautic console commands, with options, that people may run in a tenant.
 
-They do what Mautic's own schedule does, now, or tell how things stand. None installs, updates, deletes a client's data
-or shows a secret.
+They run at once what Mautic's own schedule runs, or report a state. None installs or updates anything, deletes a
+client's data or shows a secret.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bot.lxd.protocol import LxdError
 
 NUMBER, NUMBERS, WORD = r"\d{1,12}", r"\d{1,12}(,\d{1,12})*", r"[a-z_]{1,40}"
 INTEGRATION = r"[A-Za-z0-9]{1,40}"
-"""What an integration is called in Mautic, such as `Salesforce`."""
+"""The name of an integration in Mautic, such as `Salesforce`."""
 _FLAG = ""
 
 ALLOWED: dict[str, dict[str, str]] = {
@@ -54,17 +54,17 @@ ALLOWED: dict[str, dict[str, str]] = {
     "messenger:failed:show": {"stats": _FLAG, "max": NUMBER},
     "messenger:stop-workers": {},
 }
-"""Each command's options: the pattern of an option's value, empty for one that takes none."""
+"""The options of each command, with the pattern of an option's value; empty: the option takes no value."""
 
 READS = frozenset({"doctrine:migrations:status", "doctrine:migrations:up-to-date", "messenger:failed:show"})
-"""Those that only tell how things stand; all others change something."""
+"""Commands that only report a state; all others change something."""
 
 NAME = re.compile(r"[a-z]+(:[a-z_-]+)+")
-"""What all of Mautic's commands are called like."""
+"""The pattern of all names of Mautic's commands."""
 
 
 class NotAllowed(LxdError):
-    """These words may not be run; the text names what is nearest to them."""
+    """These words may not be run; the text names the nearest words that may, or all of them."""
 
 
 def allowed(words: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is done inside a tenant, by way of the in-tenant tool `mautic-ctl`, which is sent with each request."""
+"""Runs the verbs of the in-tenant tool `mautic-ctl`, which the bot sends to the tenant with each request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bot.settings import HealthSettings
 SOURCE = Path(__file__).parent / "blueprint" / "mautic_ctl"
 CLOSED = "/etc/nginx/sealed"
 MUTE = "/etc/nginx/muted"
-"""Mark of a copy that is not the tenant yet: it sends nothing, also when its seal is gone."""
+"""Marker file of a copy that is not the tenant yet: the copy sends nothing, even once CLOSED is gone."""
 _START = """
 import os, sys
 asking, answering, nowhere = os.dup(0), os.dup(1), os.open(os.devnull, os.O_RDWR)
@@ -39,24 +39,26 @@ from mautic_ctl.main import main
 from mautic_ctl.wire import Wire
 main(sys.argv[1], request, Wire(asking, answering))
 """
-"""What reads the request and the tool. Nothing that the tool starts can speak in its place."""
+"""Reads the request and the tool. Programs that the tool starts get /dev/null as their standard streams and none of the
+two pipes, so they cannot answer in its place."""
 PAGE = 90
-"""Seconds that a container that was started has until its login page is there inside."""
+"""Seconds within which the login page must answer inside a container that was just started."""
 _LET_GO = 20
-"""Seconds for which writes are held at most, and what it takes to say so."""
+"""Seconds for which writes are locked at most, plus the time to report it."""
 
 Mail = Literal["", "send", "drop", "off", "back"]
-"""What becomes of mail that waits: it goes, it is kept in a table and goes no more, it waits until somebody decides, or
-what was dropped is put back and waits. Empty: it waits where the tenant stood still for long, and goes elsewhere."""
+"""What happens to mail that waits. send: it is sent; drop: it is kept in a table and not sent; off: it waits until
+somebody decides; back: dropped mail is put back and waits. Empty: it waits if the tenant was down for long, and is sent
+otherwise."""
 Part = Literal["worker", "cron", "web", "database"]
 Log = Literal["mautic", "nginx", "php", "mariadb", "cron"]
 
 
 @dataclass
 class BackupLock:
-    """How it went to lock a tenant's writes: is what was copied meanwhile one consistent state, and if not, why?
+    """The result of locking a tenant's writes: whether a copy taken meanwhile is consistent, and if not, why.
 
-    `seconds` that writes waited are known once they are let go.
+    `seconds`: how long writes waited, known once the lock is released.
     """
 
     consistent: bool
@@ -66,9 +68,10 @@ class BackupLock:
 
 @dataclass(frozen=True)
 class Disk:
-    """What a tenant uses of its disk, in bytes, counted as its limit counts; None: that cannot be known, or no limit.
+    """What a tenant uses of its disk, in bytes, counted as its limit counts; None: unknown, or no limit.
 
-    `free`: what it can still write; the pool's end is its own too. `why`: for people, why `used` is not known.
+    `free`: what the tenant can still write, bounded by its limit and by the pool. `why`: for people, the reason that
+    `used` is unknown.
     """
 
     used: int | None
@@ -78,12 +81,12 @@ class Disk:
 
     @property
     def known(self) -> bool:
-        """Whether there are two figures that can be held against each other."""
+        """Whether usage and limit are both known, so that they can be compared."""
         return self.used is not None and bool(self.limit)
 
 
 class Mautic:
-    """The Mautic in an instance of one host. Longer than other classes: a method for each question to a tenant."""
+    """The Mautic in an instance of one host. Longer than other classes: it has a method for each kind of request."""
 
     def __init__(self, lxd: Lxd) -> None:
         self.lxd = lxd
@@ -92,10 +95,11 @@ class Mautic:
     def call(
         self, instance: str, verb: str, request: Mapping[str, Any], *, timeout: float = 120, limit: int = LIMIT
     ) -> dict[str, Any]:
-        """Run one verb of the tool and return its answer, of the shape that `bot.guest.answers` gives it.
+        """Run one verb of the tool and return its answer, in the shape that `bot.guest.answers` gives it.
 
-        Raises LxdError with the tool's sentence when it fails, TenantAnswerError where its answer is no answer, or is
-        not there in so many seconds. Nothing of request and answer is in argv, or stands anywhere on a disk.
+        Raises LxdError with the tool's sentence if the verb fails, TenantAnswerError if its answer has another shape,
+        is larger than `limit` bytes, or takes longer than `timeout` seconds. Request and answer never appear in argv or
+        on a disk.
         """
         with self.asked(instance, verb, request, timeout, limit) as talk:
             return decode(instance, verb, talk.line())
@@ -104,7 +108,7 @@ class Mautic:
     def asked(
         self, instance: str, verb: str, request: Mapping[str, Any], timeout: float, limit: int = LIMIT
     ) -> Iterator[Talk]:
-        """Have the tool at work on a request, to be spoken with."""
+        """Start the tool on a request and yield the conversation with it."""
         command = ["/usr/bin/python3", "-c", _START, verb]
         with self.lxd.talk(instance, command, timeout=timeout, limit=limit) as talk:
             length = f"\n{len(self._tool)}\n"
@@ -128,7 +132,7 @@ class Mautic:
     ) -> None:
         """Re-key a clone: machine, host keys, database, Mautic's own secrets, admin; then open it.
 
-        `slot`: as `bot.model.slots.slot_of`; None: it keeps its own.
+        `slot`: see `bot.model.slots.slot_of`; None: the clone keeps its own.
         """
         self.call(
             instance,
@@ -155,17 +159,17 @@ class Mautic:
         usage: int = 0,
         timeout: float = 20,
     ) -> dict[str, Any]:
-        """Look at all that Mautic itself never reports: `{"healthy": bool, "checks": {name: {ok, text}}, "facts": …}`.
+        """Check what Mautic itself never reports: `{"healthy": bool, "checks": {name: {ok, text}}, "facts": …}`.
 
-        Facts are: services {unit: state}, database (it answers), contacts, crons {command: {last_success, late, why}},
-        queues {name: {due, age}}, queue_age (seconds that the oldest due message has waited for its worker),
-        log_errors_day, disk {used, limit, free, why}, memory, memory_limit, closed, version; what needs the database
-        is not there when it does not answer.
+        Among the facts are: services {unit: state}, database (whether it answers), contacts, crons {command:
+        {last_success, late, why}}, queues {name: {due, age}}, queue_age (seconds that the oldest due message has waited
+        for its worker), log_errors_day, disk {used, limit, free, why}, memory, memory_limit, closed, version. Facts
+        from the database are missing when it does not answer. All are in `bot.guest.answers.Facts`.
 
         Args:
-            limits: from where on a check fails.
-            size: the tenant's plan, whose limits count where its own cannot be seen.
-            usage: the bytes that LXD says it uses, which count where they are what its limit counts.
+            limits: the thresholds at which checks fail.
+            size: the tenant's plan, whose limits apply where the tenant's own cannot be seen.
+            usage: the bytes that the tenant uses according to LXD; they apply where its limit counts the same.
         """
         request = {
             "limits": {name: getattr(limits, name) for name in SENT},
@@ -180,10 +184,10 @@ class Mautic:
 
     @contextmanager
     def backup_lock(self, instance: str) -> Iterator[BackupLock]:
-        """Let writes to the database wait while a snapshot is taken, so that all of it is of one moment.
+        """Make writes to the database wait while a snapshot is taken, so that the snapshot is of one moment.
 
-        They wait for as long as the body runs, at most some 15 seconds, even if the bot dies. A tenant that cannot hold
-        is no reason against a snapshot: then `BackupLock.consistent` is false, and `why` says why.
+        Writes wait while the body runs, but at most some 15 seconds, even if the bot dies. A tenant that cannot lock
+        its writes can still be snapshotted: then `BackupLock.consistent` is false, and `why` gives the reason.
         """
         with ExitStack() as stack:
             try:
@@ -202,44 +206,44 @@ class Mautic:
                     _let_go(instance, talk, lock)
 
     def close_copy(self, instance: str) -> None:
-        """Close an instance, running or stopped, so that a copy boots closed: it serves nobody and sends nothing.
+        """Close an instance, running or stopped, so that it boots closed: it serves nobody and sends nothing.
 
-        Without CLOSED it serves and sends nothing yet; `open` takes all away.
+        Once CLOSED is removed, the instance serves, but still sends nothing; `open` removes both markers.
         """
         self.mute(instance)
         self._mark(instance, CLOSED, b"copy\n")
 
     def close(self, instance: str, reason: str, *, timeout: float = 180) -> None:
-        """Show a polite page and stop crons and workers, over reboots too, until it is opened."""
+        """Show a polite page and stop crons and workers until the instance is opened, even across reboots."""
         self.call(instance, "close", {"reason": reason}, timeout=timeout)
 
     def open(self, instance: str) -> None:
-        """Start all that does not run, and open what was closed."""
+        """Start every service that does not run, and open a closed instance."""
         self.call(instance, "open", {}, timeout=180)
 
     def quiesce(self, instance: str) -> float:
-        """End all work for a last copy: closed, everything acknowledged is on disk, the database shut down cleanly.
+        """Stop all work for a final copy: closed, everything acknowledged on disk, the database shut down cleanly.
 
-        Returns the seconds for which clients were turned away by then.
+        Returns the seconds for which visitors have been turned away by then.
         """
         seconds: float = self.call(instance, "quiesce", {}, timeout=180)["seconds"]
         return seconds
 
     def stop_work(self, instance: str) -> None:
-        """Turn visitors away and end what sends, at once; the database goes on until the instance is stopped."""
+        """Turn visitors away and stop cron and workers at once; the database runs until the instance is stopped."""
         self.call(instance, "stop_work", {}, timeout=180)
 
     def unquiesce(self, instance: str) -> None:
-        """Take `quiesce` or `stop_work` back, here or in the copy: all runs again, and is open if it was open before.
+        """Undo `quiesce` or `stop_work`, here or in the copy: restart all services, and open it if it was open before.
 
-        Safe where there is nothing to take back.
+        Safe to call when there is nothing to undo.
         """
         self.call(instance, "unquiesce", {}, timeout=180)
 
     def wait_for_page(self, instance: str, seconds: int = PAGE) -> float:
-        """Wait inside until the login page is there, closed or not, and return the seconds that it took.
+        """Wait until the login page answers inside, closed or not, and return the seconds that it took.
 
-        An instance may have been started just now: what is asked of it too early is asked again.
+        The instance may have just been started, so a request that fails too early is repeated.
         """
         began = time.monotonic()
         while True:
@@ -255,18 +259,19 @@ class Mautic:
                 time.sleep(0.05)
 
     def pages(self, instance: str, *, thrown_away: bool = False, seconds: int = 90) -> Pages:
-        """Ask inside, closed or not, for what visitors see, and for the files that it links, once each.
+        """Request the pages that visitors see and the files that they link, once each, inside; closed or not.
 
         Args:
-            thrown_away: It is a copy that nobody will use. Only there a download is asked for, which counts it, and
-                the page of a real contact's mail, which unsubscribes. Elsewhere nothing is changed by it.
-            seconds: For all of them; what was not done by then is left out, and says so.
+            thrown_away: whether the instance is a copy that nobody will use. Only then a download (which is counted)
+                and the page of a real contact's mail (which unsubscribes) are requested too. All other requests change
+                nothing.
+            seconds: the time for all of them; what is not done by then is left out and listed in `left_out`.
         """
         request = {"thrown_away": thrown_away, "seconds": seconds}
         return Pages.of(self.call(instance, "pages", request, timeout=seconds + 30, limit=PAGES))
 
     def counts(self, instance: str, since: float = 0) -> dict[str, int]:
-        """Return the contacts, submissions and opt_outs since then (epoch seconds), and the time of last_write."""
+        """Return how many contacts, submissions and opt_outs came since then, and last_write (times: epoch seconds)."""
         answer = self.call(instance, "counts", {"since": int(since)})
         return {name: answer[name] for name in ("contacts", "submissions", "opt_outs", "last_write")}
 
@@ -289,17 +294,17 @@ class Mautic:
         only: int = 0,
         page: bool = False,
     ) -> dict[str, Any]:
-        """Do with the mail that waits what was chosen; `waits`, `oldest` and `kinds` are what was found.
+        """Carry out the choice on the mail that waits; `waits`, `oldest` and `kinds` are what was found.
 
         Args:
-            choice: without one, mail waits on where nothing has worked for `late` seconds.
-            batch: what is dropped is kept under this number, and counted by it: again it drops nothing twice.
-            unmute: a mute instance begins to work with it.
-            only: the batch that `back` brings back; 0: all that was ever dropped.
-            page: its login page has to be there inside as well, within PAGE seconds, closed or not: one process does
-                beside a boot what takes two else.
+            choice: without one, mail keeps waiting if outbound mail is off, or no job has succeeded for `late` seconds.
+            batch: the number under which dropped rows are kept and counted: a repeated call drops nothing twice.
+            unmute: whether jobs and workers of a mute instance begin.
+            only: the batch that `back` puts back; 0: all batches. Mails to opted-out or erased contacts stay dropped.
+            page: wait for the login page inside as well, PAGE seconds at most, and fail if the instance is open: one
+                process does beside a boot what otherwise takes two.
 
-        Returns the `choice` that was made, and how many rows were `dropped`.
+        Returns the `choice` that was carried out, and how many rows were `dropped`.
         """
         request = {"choice": choice, "late": int(late), "batch": batch, "unmute": unmute, "only": only}
         if page:
@@ -307,47 +312,47 @@ class Mautic:
         return self.call(instance, "release", request, timeout=300)
 
     def mute(self, instance: str) -> None:
-        """Keep jobs and workers from a stopped or closed instance until `release` or `open`; visitors are served."""
+        """Keep jobs and workers of a stopped or closed instance off until `release` or `open`; visitors are served."""
         self._mark(instance, MUTE, b"")
 
     def _mark(self, instance: str, path: str, content: bytes) -> None:
-        """Lay a file there in the place of whatever is: to write into a pipe that a tenant left would take for ever."""
+        """Replace whatever is there with a file: writing into a FIFO that the tenant left would block forever."""
         self.lxd.remove(instance, path)
         self.lxd.push(instance, path, content, mode=0o644)
 
     def restart_part(self, instance: str, part: Part) -> None:
-        """Restart what does one job in a tenant."""
+        """Restart the services of one part of a tenant."""
         self.call(instance, "restart", {"part": part}, timeout=300)
 
     def used(self, instance: str) -> int:
-        """Count the bytes of all files, one by one, which takes its time."""
+        """Return the bytes of all files, counted one by one, which is slow."""
         used: int = self.call(instance, "used", {})["used"]
         return used
 
     def sync(self, instance: str) -> None:
-        """Have put on disk what is not there yet, so that it is counted."""
+        """Write to disk what is only in memory yet, so that it is counted."""
         self.call(instance, "sync", {})
 
     def logs(self, instance: str, what: Log, lines: int = 50) -> str:
-        """Return the last lines of a log, without secrets, 60,000 characters at most."""
+        """Return the last lines of a log, secrets masked, 60,000 characters at most."""
         text: str = self.call(instance, "logs", {"what": what, "lines": lines})["text"]
         return text
 
     def console(self, instance: str, words: Sequence[str]) -> tuple[int, str]:
         """Run one of the allowed commands of Mautic; return exit code and output. Raises NotAllowed for others.
 
-        It is stopped after five minutes; Mautic's own schedule has more patience.
+        The command is stopped after five minutes; Mautic's own schedule allows more.
         """
         answer = self.call(instance, "console", {"words": allowed(words)}, timeout=330)
         return answer["code"], answer["output"]
 
     def resize(self, instance: str, size: PlanSize) -> None:
-        """Give MariaDB, PHP and the workers the sizes of a plan, without a break."""
+        """Give MariaDB, PHP and the workers the sizes of a plan, without interrupting service."""
         self.call(instance, "resize", _sizes(size))
 
 
 def _let_go(instance: str, talk: Talk, lock: BackupLock) -> None:
-    """Tell the holder to let go, and learn how long writes waited, or that it had let go before it was told."""
+    """Release the lock, and record how long writes waited, or that the lock had already ended."""
     try:
         talk.send(b"\n")
         answer = decode(instance, "let go", talk.line())
@@ -360,7 +365,7 @@ def _let_go(instance: str, talk: Talk, lock: BackupLock) -> None:
 
 
 def _packed() -> bytes:
-    """The tool as one file: a zip of its package."""
+    """Return the tool as one file: a zip of its package."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as tool:
         for module in sorted(SOURCE.glob("*.py")):
@@ -369,7 +374,7 @@ def _packed() -> bytes:
 
 
 def disk_of(told: Mapping[str, Any]) -> Disk:
-    """Read what the tool tells of a disk."""
+    """Return the disk that an answer of the tool describes."""
     return Disk(told["used"], told["limit"], told["free"], told["why"])
 
 

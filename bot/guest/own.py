@@ -1,8 +1,8 @@
-"""What is a tenant's own goes from its container into one that was made anew, by way of the bot, which keeps nothing.
+"""Streams a tenant's own data from its container into a freshly cloned one; the bot passes it on and stores nothing.
 
-Nothing is believed of the container that it leaves: the bot passes its lines on without a look at them, and who takes
-them writes files of the web server's and of the database's, in their places (`mautic_ctl/own.py`). So the new container
-has a system that nobody ever worked in, whatever became of the old one. See ADR 29.
+The old container is not trusted: the bot passes its lines on without interpreting them, and the receiver only writes
+files as the web server's or the database's user, each in its place (`mautic_ctl/own.py`). So the new container has a
+system that nobody has ever worked in, whatever happened to the old one. See ADR 29.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from bot.lxd.protocol import Talk, TenantAnswerError
 from bot.model.tenants import PlanSize
 
 LIVE, CLOSED = 4 * 3600.0, 3600.0
-"""Seconds that it may take while the tenant serves, and while nobody is served."""
+"""Seconds that a transfer may take while the tenant serves, and while it is closed."""
 MOST = 1 << 41
-"""Bytes that are passed on at most; what is written is held by the disk's limit."""
+"""Most bytes that are passed on; the disk's limit bounds what is written."""
 LONGEST = 1 << 20
-"""Bytes of one line."""
+"""Most bytes of one line."""
 
 
 @dataclass(frozen=True)
 class Brought:
-    """What was brought this time: files and bytes, and the seconds of it."""
+    """What one transfer brought: files and bytes, and the seconds it took."""
 
     files: int
     bytes: int
@@ -35,20 +35,22 @@ class Brought:
 
 
 class Own:
-    """What is brought from an instance of one host into an instance of the same or another one."""
+    """Transfers a tenant's own data from an instance of one host into an instance of the same or another host."""
 
     def __init__(self, source: Mautic, target: Mautic) -> None:
         self._source = source
         self._target = target
 
     def bring(self, instance: str, candidate: str, *, same: bool, closed: bool = False) -> Brought:
-        """Bring what is not there yet; raises LxdError, after which the next time may bring all of it anew.
+        """Bring what the candidate does not have yet.
+
+        Raises LxdError, after which the next call may have to bring all of it again.
 
         Args:
-            instance: runs; it may serve meanwhile.
-            candidate: runs, and is closed.
-            same: both have the same release, so files of it that were changed by hand are brought too.
-            closed: nobody is served meanwhile, and the database does not run.
+            instance: the source, which runs; it may serve meanwhile.
+            candidate: the target, which runs and is closed.
+            same: whether both have the same release, so that its files that were changed by hand are brought too.
+            closed: whether the source is closed and its database does not run.
         """
         timeout, word = (CLOSED if closed else LIVE), secrets.token_hex(8)
         with self._target.asked(candidate, "take_own", {"word": word}, timeout) as taking:
@@ -58,7 +60,7 @@ class Own:
                 try:
                     self._pass_on(instance, sending, taking)
                 except TenantAnswerError:
-                    # Who takes may have ended for a reason of its own.
+                    # The receiver may have failed first, with a reason of its own.
                     _reason(candidate, taking)
                     raise
                 told: dict[str, Any] = decode(instance, "send_own", sending.line())
@@ -69,7 +71,7 @@ class Own:
         while True:
             line = sending.line(LONGEST)
             if line[:1] == b"{":
-                # It has failed, and says why.
+                # The sender has failed and gives the reason.
                 decode(instance, "send_own", line)
                 raise TenantAnswerError(f"`{instance}` says that it is done before it has sent all.")
             taking.send(line + b"\n")
@@ -89,12 +91,12 @@ class Own:
         off: bool,
         same: bool,
     ) -> dict[str, Any]:
-        """Have a candidate be what the tenant is, with its blueprint's release staged: {version, mariadb, cached,
-        seconds}.
+        """Turn a candidate into the tenant, with its blueprint's release staged: {version, mariadb, cached, seconds}.
 
         Args:
-            since: when the tenant was made, in epoch seconds.
-            off: its outbound mail is off.
+            since: when the tenant was created, in epoch seconds.
+            off: whether its outbound mail is off.
+            same: as in `bring`.
         """
         request = {
             "hostname": hostname,
@@ -112,6 +114,6 @@ class Own:
 
 
 def _reason(candidate: str, taking: Talk) -> None:
-    """Raise LxdError with what who takes says of its end, if anything."""
+    """Raise LxdError with the reason that the receiver gives for its end, if it gives one."""
     with suppress(TenantAnswerError):
         decode(candidate, "take_own", taking.line())

@@ -1,8 +1,8 @@
-"""A tenant in memory: answers `mautic-ctl` as the tool in a real one does, from a state kept in the instance's files.
+"""Simulates a tenant in memory: answers `mautic-ctl` as the real tool does, from a state kept in the instance's files.
 
-So a copy or a snapshot of the instance has its state too, and a test can make a tenant sick:
-`change(lxd, "client-x", stopped=["cron"], queue_age=5000)`. A little longer than others: one class has the verbs that
-share its state, and what is of upgrades, pages, consent and own files stands in the `simulated_*` modules.
+So copies and snapshots of the instance have its state too, and a test can make a tenant unhealthy:
+`change(lxd, "client-x", stopped=["cron"], queue_age=5000)`. A little longer than other modules: one class has all verbs
+that share its state. Those for upgrades, pages, consent and own data are in the `simulated_*` modules.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ CRONS = {
     "mautic:import": 180,
     "mautic:webhooks:process": 60,
 }
-"""Each job's seconds between its runs."""
+"""Seconds between the runs of each job."""
 UNCOUNTED = "the kernel has stopped counting, as the quotas of the host's pool are inconsistent, and no limit holds"
-"""As the real tool says it."""
+"""The wording of the real tool."""
 
 
 class SimulatedHost(Lxd, Protocol):
-    """A server that tells the time of its instances, and what they have of their disk, as can be seen inside."""
+    """A server that also gives its instances the time and the disk figures that a tenant sees inside."""
 
     clock: Callable[[], float]
 
     def quota(self, name: str) -> tuple[int | None, int | None]:
-        """Return the bytes that an instance refers to (None: they are not counted) and the limit on them."""
+        """Return the bytes that an instance refers to (None: not counted) and the limit on them (None: no limit)."""
 
 
 def close_candidate(config: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the marks that `mautic-closed` lays at the boot of an instance with these labels."""
+    """Return the marker files that `mautic-closed` writes at the boot of an instance with these labels."""
     closed = label_of(config, "role") in (Role.INCOMING, Role.REHEARSAL) and label_of(config, "state") == State.MOVING
     return dict.fromkeys((MUTE, CLOSED), b"copy\n") if closed and closes_itself(config) else {}
 
 
 def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: bytes) -> Generator[bytes, bytes, None]:
-    """Play `python3 -c … VERB` on what was sent to it; yields its lines. Other commands say nothing."""
+    """Simulate `python3 -c … VERB` on the input that was sent to it, and yield its lines; other commands yield none."""
     if len(command) != 4 or command[0] != "/usr/bin/python3":
         return
     now = lxd.clock()
@@ -69,7 +69,7 @@ def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: byte
         tenant = _Tenant(lxd, name, now)
         tenant.work()
         if verb in _CHANGES:
-            # What was asked stays in the instance, without its secrets, for a test to look at.
+            # The request is kept in the instance, without its secrets, for tests to inspect.
             asked = {key: value for key, value in request.items() if "password" not in key and "secret" not in key}
             lxd.push(name, f"/var/lib/mautic-ops/{verb}.json", json.dumps(asked).encode())
         if verb in tenant.state.refuses:
@@ -91,7 +91,7 @@ def run_mautic_ctl(lxd: SimulatedHost, name: str, command: list[str], sent: byte
 
 
 class _Tenant:
-    """One tenant at one moment. Longer than other classes, as all its verbs share its state."""
+    """One tenant at one moment. Longer than other classes, because all its verbs share its state."""
 
     def __init__(self, lxd: SimulatedHost, name: str, now: float) -> None:
         self.lxd = lxd
@@ -99,7 +99,7 @@ class _Tenant:
         self.now = now
         self.state = read(lxd, name)
         if self.full() and "mariadb" not in self.state.stopped:
-            # It ends where it cannot write, and nobody starts it again once it can.
+            # MariaDB ends when it cannot write, and nobody starts it again once it can.
             self.stop("mariadb")
             self.state = read(lxd, name)
 
@@ -108,19 +108,19 @@ class _Tenant:
         return limit is not None and used is not None and used >= limit
 
     def closed_as(self) -> str:
-        """Why it is closed, empty when it is open."""
+        """Return why the tenant is closed, "" if it is open."""
         try:
             return self.lxd.pull(self.name, CLOSED).decode().strip() or "blueprint"
         except NotFound:
             return ""
 
     def furniture(self) -> int:
-        """The version of what stands in it, which is on its label as soon as it is in it."""
+        """Return the furniture's version, by the label that the bot sets right after it has furnished the tenant."""
         told = label_of(self.lxd.instance(self.name).config, "furniture")
         return int(told) if told.isdecimal() else 1
 
     def has(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """Return whether a file exists in the tenant."""
         try:
             self.lxd.pull(self.name, path)
         except NotFound:
@@ -128,7 +128,7 @@ class _Tenant:
         return True
 
     def work(self) -> None:
-        """Send what is due where nothing keeps it from that, as a worker does within a second."""
+        """Send due mail if nothing prevents it, as a worker does within a second."""
         due = [at for at in self.state.mails if at <= self.now]
         if due and not self.state.stopped and not any(map(self.has, (CLOSED, MUTE, OUTBOUND_OFF))):
             left = [at for at in self.state.mails if at > self.now]
@@ -212,7 +212,7 @@ class _Tenant:
     def close(self, request: Mapping[str, Any]) -> dict[str, Any]:
         self.mark_closed(f"closed {request['reason']}")
         self.stop("mautic-worker@email")
-        # Under a seal jobs skip.
+        # Jobs skip their runs while the tenant is closed.
         change(self.lxd, self.name, crons_ended=self.state.crons_ended or self.now)
         return {}
 
@@ -291,7 +291,7 @@ class _Tenant:
         return {}
 
     def serving(self) -> str:
-        """The version that serves."""
+        """Return the version that serves."""
         return self.state.version or label_of(self.lxd.instance(self.name).config, "version")
 
     def base(self, _request: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Who opted out of, or was erased from, a tenant in memory: the verbs of `mautic-ctl` for it, as a real one answers."""
+"""Simulates the `mautic-ctl` verbs for opt-outs and erasures, on the state of a tenant in memory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bot.guest.simulated_state import State, change
 from bot.lxd.protocol import Lxd
 
 SOMEBODY = "whoever had the number"
-"""What an erased contact was called: a tenant in memory keeps no names, and nobody else has the number there."""
+"""The name of every erased contact: a simulated tenant keeps no names, and gives no number to a second contact."""
 
 
 class Tenant(Protocol):
-    """What of a tenant in memory is needed here."""
+    """The parts of a simulated tenant that are needed here."""
 
     name: str
     now: float
@@ -22,16 +22,16 @@ class Tenant(Protocol):
 
     @property
     def lxd(self) -> Lxd:
-        """The server that it is on."""
+        """The server that the tenant is on."""
 
     def closed_as(self) -> str:
-        """Why it is closed, empty when it is open."""
+        """Return why the tenant is closed, "" if it is open."""
 
     def stop(self, *services: str) -> None:
-        """End services."""
+        """Stop services."""
 
     def start(self, *services: str) -> None:
-        """Begin services."""
+        """Start services."""
 
 
 def withdrawals(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def withdraw(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(one: Mapping[str, Any]) -> set[str]:
-    """Return the addresses of those who were merged into the contact of an opt-out."""
+    """Return the addresses of the contacts that were merged into the contact of an opt-out."""
     return {who["name"] for who in one.get("merged") or () if "@" in who["name"]}
 
 

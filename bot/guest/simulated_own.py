@@ -1,4 +1,4 @@
-"""What is a tenant's own on its way into another container, in memory: as the real tool's `own` and `adopt` do."""
+"""Simulates the transfer of a tenant's own data into another container, as the real tool's `own` and `adopt` do it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from bot.guest.simulated_upgrade import Tenant, cache_of, must_not_break, versio
 from bot.lxd.protocol import NotFound
 
 TAKEN = "/run/mautic-ops-simulated-own.json"
-"""What was taken, in memory there."""
+"""The data that was taken; a file in memory."""
 WORD = "/var/lib/mautic-ops/own-taken.json"
 OF_SYSTEM = ("stopped", "furnished", "staged", "before", "cache")
-"""What of a tenant's state is of its container."""
+"""The fields of a tenant's state that belong to its container, and are not transferred."""
 MUTE, OUTBOUND_OFF = "/etc/nginx/muted", "/var/lib/mautic-ops/outbound-off"
 
 
 def send_own(tenant: Tenant, _request: Mapping[str, Any]) -> Generator[bytes, bytes, dict[str, Any]]:
-    """Yield what is sent, and return the answer."""
+    """Yield the lines that are sent, and return the answer."""
     must_not_break(tenant, "send_own")
     own = {name: value for name, value in msgspec.to_builtins(tenant.state).items() if name not in OF_SYSTEM}
     line = b"+" + json.dumps({**own, "version": tenant.serving()}).encode()
@@ -32,7 +32,7 @@ def send_own(tenant: Tenant, _request: Mapping[str, Any]) -> Generator[bytes, by
 
 
 def take_own(tenant: Tenant, _request: Mapping[str, Any]) -> Generator[bytes, bytes, dict[str, Any]]:
-    """Take what comes, and return the answer."""
+    """Take the lines that are sent, and return the answer."""
     if not tenant.closed_as():
         raise CtlError("it is open, and its code and database are not changed under its visitors")
     sent = yield b'{"ok": true, "known": ""}'
@@ -45,7 +45,7 @@ def take_own(tenant: Tenant, _request: Mapping[str, Any]) -> Generator[bytes, by
 
 
 def adopt(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Be what was taken, with the release of the blueprint staged."""
+    """Turn the container into the tenant whose data was taken, with the release of its blueprint staged."""
     if not tenant.closed_as():
         raise CtlError("it is open, and its code and database are not changed under its visitors")
     try:
@@ -60,7 +60,7 @@ def adopt(tenant: Tenant, request: Mapping[str, Any]) -> dict[str, Any]:
     cached = not own.plugins
     if cached:
         tenant.state = change(tenant.lxd, tenant.name, cache=cache_of(tenant, release))
-    # Cron and workers wait for the mark below to go.
+    # Cron and workers stay off until the MUTE marker below is removed.
     tenant.stop("php8.2-fpm")
     tenant.lxd.push(tenant.name, MUTE, b"", mode=0o644)
     if request["off"]:

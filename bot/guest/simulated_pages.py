@@ -1,4 +1,4 @@
-"""The pages of a tenant in memory: a small Mautic's, with a form, a landing page and a download.
+"""Simulates the pages of a tenant: those of a small Mautic with a form, a landing page and a download.
 
 A test breaks some of them: `change(lxd, "client-x", broken_pages={"/s/login": 500, "/media/css/app.css": 404})`.
 """
@@ -36,11 +36,11 @@ _OF_A_COPY = {
     "/email/unsubscribe/…": ("preferences", "text/html", "<p>Preferences</p>"),
 }
 _LEFT_OUT = {"asset": "counted", "preferences": "unsubscribes"}
-"""As the real tool says it."""
+"""The words of the real tool."""
 
 
 def answer(version: str, broken: Mapping[str, int], *, thrown_away: bool) -> dict[str, Any]:
-    """Answer `pages`; `broken`: the status of what does not come, by path."""
+    """Return the answer to `pages`; `broken`: the status of each page or file that fails, by path, 0: no answer."""
     told: dict[str, Any] = {}
     for path, (key, title, body) in _PAGES.items():
         html = _HTML.format(title=title, body=body, version=version, style=STYLE, logo=LOGO)

@@ -1,4 +1,4 @@
-"""The state of a tenant in memory: see `bot.guest.simulated`."""
+"""Keeps the state of a simulated tenant: see `bot.guest.simulated`."""
 
 from __future__ import annotations
 
@@ -9,32 +9,42 @@ import msgspec
 from bot.lxd.protocol import Lxd, NotFound
 
 STATE = "/run/mautic-ops-simulated.json"
-"""In memory there, so that it takes none of the tenant's disk and can be written on a full one."""
+"""A file in memory, so that it takes no disk space of the tenant and can be written when its disk is full."""
 
 
 RELEASE = "/run/mautic-ops-simulated-release"
-"""Which release the blueprint of a container was made of."""
+"""Says which release the blueprint of a container was made of."""
 
 
 class State(msgspec.Struct):
-    """What can be otherwise than well.
+    """The state of a tenant; with the defaults it is healthy. Times are epoch seconds.
 
-    `stopped` are services that do not run; `crons_ended` is since when jobs do not succeed, `rested` from when until
-    when they did not, the last time; `refuses`: verbs that it says no to; `memory` in bytes; `writes` are (contacts,
-    submissions or opt_outs; epoch seconds), on top of `contacts`; `failed_mails` is when Mautic gave up on each,
-    `mails` when each that waits came due, `sent` when each was sent, and `dropped` (batch, when it came due);
-    `furnished` is (version, the one before), while that can be put back; `broken_pages` is the status of each
-    page or file that does not come, by path, 0 where it does not answer.
-
-    Of upgrades: `version` that serves where it is not the label's, the one that served `before` it and that is kept,
-    the one that is `staged`, and what the `cache` in it, or in the one that serves, is of. `schema`: the version that
-    the database is of. `plugins` of the client's own, and whether each loads. `breaks`: a step of an upgrade that
-    fails, and what Mautic says then.
-
-    Of consent: `people` are the addresses of contacts by their id, `opted_out` are (contact, channel, reason, epoch
-    seconds), `erased` (contact, epoch seconds); `addressed` are the addresses that mails in the queue are for.
-
-    `packages` are those of Debian, with their versions.
+    Attributes:
+        stopped: Services that do not run.
+        refuses: Verbs that the tenant refuses.
+        crons_ended: Since when jobs do not succeed, 0: they do.
+        rested: From when until when jobs last did not succeed.
+        memory: In bytes.
+        writes: (`contacts`, `submissions` or `opt_outs`; time) of each write, on top of `contacts`.
+        failed_mails: When Mautic gave up on each mail.
+        mails: When each mail that waits came due, or will.
+        sent: When each mail was sent.
+        dropped: (batch, when it came due) of each dropped mail.
+        furnished: (version of the furniture, the one before), while that can be restored.
+        broken_pages: The status of each page or file that fails, by path; 0: it does not answer.
+        version: The version that serves, if it is not the label's.
+        before: The version that served before the last swap, and is kept.
+        staged: The version that is staged.
+        cache: What the compiled cache of the staged, or else the serving, version belongs to: see
+            `bot.guest.simulated_upgrade.cache_of`.
+        schema: The version that the database's schema has.
+        plugins: The client's own plugins, and whether each loads.
+        breaks: Steps of an upgrade that fail, and what Mautic says then.
+        people: The addresses of contacts, by id.
+        opted_out: (contact, channel, reason, time) of each opt-out.
+        erased: (contact, time) of each erasure.
+        addressed: The addresses of mails in the queue.
+        packages: Debian packages, with their versions.
     """
 
     stopped: list[str] = []
@@ -68,11 +78,11 @@ class State(msgspec.Struct):
 
 
 _STATE = msgspec.json.Decoder(State)
-"""Made before there are threads, in which msgspec cannot learn one type at once."""
+"""Built before any thread starts, because two threads cannot make msgspec compile the same type at once."""
 
 
 def read(lxd: Lxd, instance: str) -> State:
-    """Return a tenant's state; one that nobody changed is well."""
+    """Return a tenant's state; it is healthy if no test has changed it."""
     try:
         return _STATE.decode(lxd.pull(instance, STATE))
     except NotFound:
@@ -80,7 +90,7 @@ def read(lxd: Lxd, instance: str) -> State:
 
 
 def change(lxd: Lxd, instance: str, **fields: Any) -> State:
-    """Change some of a tenant's state, and return it."""
+    """Change some fields of a tenant's state, and return the new state."""
     state = msgspec.structs.replace(read(lxd, instance), **fields)
     lxd.push(instance, STATE, msgspec.json.encode(state))
     return state

@@ -1,8 +1,8 @@
-"""The upgrade of a tenant in memory: the verbs of `mautic-ctl` for it, as those in a real one answer.
+"""Simulates the `mautic-ctl` verbs of an upgrade, on the state of a tenant in memory.
 
-What is staged, carried and migrated is kept in its state; a step breaks where a test says so:
-`change(lxd, "client-x", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})`. Of `rows` it loses one in each
-table that is named, and those of `count` take too long to count.
+The state records what is staged, carried over and migrated. A test makes a step fail:
+`change(lxd, "client-x", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})`. The key `rows` names tables,
+separated by spaces, that lose a row in the migrations, and `count` names tables that take too long to count.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bot.model.labels import label_of
 
 PACKED = "/root/cache.tar.gz"
 MIGRATIONS = {(5, 2, 12): "20250610000000", (6, 0, 0): "20250801000000", (6, 0, 1): "20250915000000"}
-"""By the version that brings each."""
+"""Each migration, by the version that brings it."""
 SCHEMA = (
     "emails column subject longtext null",
     "leads column email varchar(191) null",
@@ -33,29 +33,29 @@ SCHEMA = (
 
 
 class Tenant(Protocol):
-    """What of a tenant in memory is needed here."""
+    """The parts of a simulated tenant that are needed here."""
 
     name: str
     state: State
 
     @property
     def lxd(self) -> Lxd:
-        """The server that it is on."""
+        """The server that the tenant is on."""
 
     def closed_as(self) -> str:
-        """Why it is closed, empty when it is open."""
+        """Return why the tenant is closed, "" if it is open."""
 
     def serving(self) -> str:
-        """The version that serves."""
+        """Return the version that serves."""
 
     def stop(self, *services: str) -> None:
-        """End services."""
+        """Stop services."""
 
     def start(self, *services: str) -> None:
-        """Begin services."""
+        """Start services."""
 
     def disk(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """What it has of its disk."""
+        """Return the figures of the tenant's disk, as the verb `disk` does."""
 
 
 def versions(tenant: Tenant) -> tuple[str, str]:
@@ -65,7 +65,7 @@ def versions(tenant: Tenant) -> tuple[str, str]:
 
 
 def must_not_break(tenant: Tenant, step: str) -> None:
-    """Fail where a test says so."""
+    """Raise CtlError if a test wants this step to fail."""
     if step in tenant.state.breaks:
         raise CtlError(f"{step} failed: {tenant.state.breaks[step]}")
 
@@ -233,12 +233,12 @@ def _counts(tenant: Tenant) -> dict[str, int]:
 
 
 def cache_of(tenant: Tenant, version: str) -> str:
-    """Return what a compiled cache is of."""
+    """Return, as JSON, the version and the plugins that a compiled cache belongs to."""
     return json.dumps({"version": version, "set of plugins": sorted(tenant.state.plugins)})
 
 
 def _of(version: str) -> list[str]:
-    """The migrations that a schema of this version has behind it."""
+    """Return the migrations that a schema of this version has had."""
     return [name for since, name in MIGRATIONS.items() if since <= numbers(version)]
 
 

@@ -1,4 +1,4 @@
-"""What anything that a tenant tells is made of: figures within bounds, texts that are cut and cleaned. Pure."""
+"""The building blocks of a tenant's answers: bounded figures, truncated and cleaned texts. Pure."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from bot.model.words import tame
 TEXT = 300
 """Characters of a sentence."""
 LIST = 1000
-"""Characters of what a check says, which may name all jobs."""
+"""Characters of a check's text, which may name all jobs."""
 LONG = 60_000
-"""Characters of a log, or of what a console command says."""
+"""Characters of a log, or of the output of a console command."""
 ENTRIES = 50
-"""Services, queues, jobs, checks and kinds of each of which there are a handful."""
+"""Entries of a mapping by service, queue, job, check or kind, of each of which there are a handful."""
 TABLES = 2000
-"""Tables whose rows are counted; a form of a client's has one of its own. Packages of Debian, too."""
+"""Entries of a mapping by table, as each form of a client has a table of its own, or by Debian package."""
 LINES = 8000
-"""Lines of a list: what a database is made of."""
+"""Entries of a list; the longest list is the schema of a database."""
 
 Figure = Annotated[int, Meta(ge=0, le=2**53 - 1)]
-"""Bytes, seconds or a count: what JSON, floating point and SQLite all keep exactly, and can sum."""
+"""Bytes, seconds or a count, in the range that JSON, floating point and SQLite all store exactly, and can sum."""
 Moment = Annotated[int, Meta(ge=0, le=EVER)]
-"""Epoch seconds of a day that a calendar knows (until the year 6325)."""
+"""Epoch seconds, up to a year that calendars can represent (6325)."""
 Seconds = Annotated[float, Meta(ge=0, le=2**53 - 1)]
 Code = Annotated[int, Meta(ge=-255, le=255)]
-"""How a program ended."""
+"""The exit code of a program."""
 
 
 class Untrusted(Struct):
-    """Something that is told; its texts are cut and cleaned, its lists are cut."""
+    """Base of everything that a tenant reports: its texts are truncated and cleaned, its lists truncated."""
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:

@@ -1,4 +1,4 @@
-"""The answers to what an upgrade asks of a tenant: see `bot.guest.answers`. Pure."""
+"""The shapes of a tenant's answers to the verbs of an upgrade: see `bot.guest.answers`. Pure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from bot.guest.untrusted import Code, Figure, Moment, Seconds, Untrusted
 CACHE = 64 << 20
 """Bytes of the answer that holds a packed cache."""
 Buffer = bytes
-"""What comes as base64; a field may be called `bytes`."""
+"""`bytes`, which arrive as base64; an alias, because a field may be called `bytes`."""
 
 
 class Own(Untrusted):
-    """What of a tree is the client's own; `changed` is not carried over. `known`: a release's files are."""
+    """What belongs to the client in a tree of Mautic; `changed` is not carried over.
+
+    `known`: whether it is known which files the release brought.
+    """
 
     plugins: list[str]
     themes: list[str]
@@ -27,7 +30,7 @@ class Own(Untrusted):
 
 
 class Swapped(Untrusted):
-    """Which version serves, and which did before."""
+    """The version that serves, and the one that served before."""
 
     version: str
     before: str
@@ -35,13 +38,13 @@ class Swapped(Untrusted):
 
 
 class Staged(Swapped):
-    """Which version is staged beside the one that serves (`before`), with what is the client's own."""
+    """The version that is staged beside the one that serves (`before`), and what belongs to the client."""
 
     own: Own
 
 
 class Packed(Untrusted):
-    """A compiled cache, packed; `bytes` of it."""
+    """A packed compiled cache, and its size in bytes."""
 
     bytes: Figure
     tar: Annotated[Buffer, Meta(max_length=CACHE)]
@@ -54,7 +57,7 @@ class Recorded(Untrusted):
 
 
 class Migrated(Untrusted):
-    """How migrations ended: `ran` and `skipped` are their digits, `output` is what Mautic said."""
+    """How migrations ended: `ran` and `skipped` are the digits of their names, `output` is what Mautic printed."""
 
     done: bool
     code: Code
@@ -67,7 +70,7 @@ class Migrated(Untrusted):
 
 
 class UpToDate(Untrusted):
-    """Whether all migrations are recorded, and Mautic's own exit code to that."""
+    """Whether all migrations are recorded, and the exit code of Mautic's own check."""
 
     up_to_date: bool
     code: Code
@@ -76,7 +79,7 @@ class UpToDate(Untrusted):
 
 
 class Asset(Untrusted):
-    """One answer of a page, or of what it links to; status 0: there was none."""
+    """The answer of a page, or of a file that it links; status 0: no answer."""
 
     status: Annotated[int, Meta(ge=0, le=999)]
     bytes: Figure
@@ -84,15 +87,15 @@ class Asset(Untrusted):
 
 
 class Assets(Untrusted):
-    """The login page and what it links to, by path."""
+    """The login page and the files that it links, by path."""
 
     assets: dict[str, Asset]
 
 
 class Upgraded(Untrusted):
-    """How an upgrade went, in seconds by phase; what comes after a migration that failed is not there.
+    """How an upgrade went, with the seconds of each phase; after failed migrations, the later facts are missing.
 
-    `had`, `has`: rows by table, before and after the migrations, of those that were counted.
+    `had`, `has`: rows of each table that was counted, before and after the migrations.
     """
 
     version: str
@@ -113,7 +116,7 @@ class Plugin(Untrusted):
 
 
 class Evidence(Untrusted):
-    """What a tenant is made of. `whole`: no line of its schema was left out; `uncounted`: tables that take too long."""
+    """What a tenant is made of. `whole`: no line of its schema was left out; `uncounted`: tables too slow to count."""
 
     version: str
     php: str
@@ -129,7 +132,7 @@ class Evidence(Untrusted):
 
 
 class Sent(Untrusted):
-    """What of its own a tenant has sent."""
+    """How much of its own data a tenant has sent."""
 
     files: Figure
     bytes: Figure
@@ -137,20 +140,20 @@ class Sent(Untrusted):
 
 
 class Taking(Untrusted):
-    """The word of the last time that all was taken, "" for none."""
+    """The word of the last complete transfer, "" if there was none."""
 
     known: str
 
 
 class Took(Untrusted):
-    """What of a tenant's own was taken."""
+    """How much of a tenant's own data was taken."""
 
     files: Figure
     bytes: Figure
 
 
 class Adopted(Untrusted):
-    """Of which version a clone of a blueprint became a tenant, on which MariaDB, and whether its cache holds."""
+    """What a clone became as a tenant: its versions of Mautic and MariaDB, and whether its compiled cache is valid."""
 
     version: str
     mariadb: str
@@ -159,7 +162,7 @@ class Adopted(Untrusted):
 
 
 class BaseTold(Untrusted):
-    """Which packages of Debian are installed, and since when none was any more."""
+    """The installed Debian packages, and when the last one was installed."""
 
     since: Moment
     packages: dict[str, str]

@@ -1,1 +1,1 @@
-"""What the bot hears from Slack: its events, commands and presses, Home, and the manifest that asks for them."""
+"""Input from Slack: events, commands, buttons and windows, the Home tab, and the manifest that requests them."""

@@ -33,15 +33,15 @@ BATCH: Mapping[str, Callable[[Operations, Operation, str], None]] = {
     "batch_go_on": batches.go_on,
     "batch_stop": batches.stop,
 }
-"""Buttons of a batch that is under way."""
+"""Buttons of a batch in progress."""
 
 
 class Actions:
     """Handles buttons, typed replies and submitted windows. Raises Refused for people who may not use them.
 
     Args:
-        invoke: runs a command: (the delivery's key, its payload, who, the command, its arguments).
-        answer: tells the person who caused a delivery.
+        invoke: runs a command; takes the delivery's key and payload, the person, the command and its arguments.
+        answer: sends a message to the person who caused a delivery.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Actions:
         return self.people.actor(payload["user"], payload["team"], payload["channel"], fresh=True)
 
     def action(self, key: str, payload: dict[str, Any]) -> None:
-        """Handle a button: its value names its subject, and the person is authorised now."""
+        """Handle a button: its value names its subject, and the person's roles are checked at this moment."""
         actor = self._actor(payload)
         action, value = payload["action_id"], payload["value"]
         if action == "reveal":
@@ -97,14 +97,15 @@ class Actions:
                 recovery.undo(self.context.operations, operation, actor.id)
 
     def _refuse_other_hands(self, operation: Operation, actor: Actor, *, own: bool) -> None:
-        """Raise Refused unless the person requested the operation, and may still request such, or may decide on it.
+        """Raise Refused unless the person may decide on the operation, or requested it and still may.
 
-        `own`: the button is theirs whatever their roles are now: it ends things, or a guard asks the policy.
+        `own`: the requester may use the button whatever their roles are now, as the button ends something, or a guard
+        checks the policy.
         """
         policy = self.context.settings.policy(operation.command)
         may = set(policy.approve)
         if operation.state == "needs_attention":
-            # Whom it calls may do what it calls them for.
+            # The people who were called to it may use its buttons.
             may |= set(self.context.settings.responders(operation.command))
         if actor.roles & may:
             return
@@ -115,7 +116,7 @@ class Actions:
             raise Refused(f"Only {others} can use this button: you can no longer request `{operation.command}`.")
 
     def _had_its_effect(self, operation: Operation, actor: Actor, action: str, late: float) -> bool:
-        """Whether a press repeated after a crash was already carried out: unlike a decision, it could be done twice."""
+        """Return whether a press repeated after a crash had taken effect: unlike a decision, it could be done twice."""
         event = {"retry": "operation.retried", "undo": "operation.undo_asked"}[action]
         done = "SELECT 1 FROM audit WHERE tenant = ? AND operation = ? AND event = ? AND actor = ? AND at >= ?"
         since = self.context.now() - late
@@ -259,7 +260,7 @@ _CHOOSE = "Option"
 
 
 def _uncounted(operation: Operation, policy: Policy) -> str:
-    """Say how to approve, to somebody whose reply does not count."""
+    """Return how to approve, for somebody whose reply does not count."""
     exactly = f"approve {operation.confirmation}" if policy.step_up else "approve"
     return f"I didn't count that as an approval. Tap Approve, or reply exactly `{exactly}`."
 

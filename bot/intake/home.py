@@ -23,11 +23,11 @@ from bot.store.freezes import Freezes
 from bot.store.operation import Operation
 
 DECIDED, LISTED = 8, 10
-"""Requests with buttons, and lines of each list: a view has room for 100 blocks."""
+"""Requests with buttons, and lines of each list: a view holds at most 100 blocks."""
 
 
 def publish(client: WebClient, context: Context, people: People, user: str, team: str) -> None:
-    """Render the Home tab of one person and publish it; who has no say here, or sees an error, is told so instead."""
+    """Render and publish the Home tab of one person; where they may not use the bot, or on an error, it says why."""
     try:
         blocks = home(context, people.actor(user, team, ""))
     except Exception as error:
@@ -37,7 +37,7 @@ def publish(client: WebClient, context: Context, people: People, user: str, team
 
 
 def home(context: Context, actor: Actor) -> list[Block]:
-    """Return the blocks of a person's Home tab; a silent server is told of, not waited for."""
+    """Return the blocks of a person's Home tab; a server that does not answer is reported, not waited for."""
     seen = context.fleet.inventory(Role.TENANT, Role.ARCHIVED)
     waiting = context.operations.select("state = 'awaiting_approval'", limit=100)
     theirs = [operation for operation in waiting if _may_decide(context, actor, operation)]
@@ -76,7 +76,7 @@ def home(context: Context, actor: Actor) -> list[Block]:
 
 
 def _batches(context: Context) -> list[tuple[Operation, Standing]]:
-    """Return the batches that are in progress, with how each stands."""
+    """Return the batches in progress, each with its progress."""
     running = context.operations.select("state = 'running' AND id IN (SELECT operation FROM batches)", limit=LISTED)
     stand = ((one, standing(context.operations, one.id)) for one in running)
     return [(one, stands) for one, stands in stand if stands]

@@ -35,13 +35,13 @@ WINDOWS = frozenset({"give_up", "reveal"})
 QUICK = WINDOWS | {"cancel", "deny", "help", "incident_retry", "incident_silence", "retry", "undo", "unfreeze", *BATCH}
 """Commands and buttons that ask no server."""
 LATE = 60.0
-"""Seconds after which a question that an outage left open is not answered any more."""
+"""Seconds after which a query that an outage left open is no longer answered."""
 TOO_LATE = 300.0
-"""Seconds after which nothing is done any more that waited so long: who sent it may have thought again."""
+"""Seconds after which a delivery that waited is no longer handled: its sender may have changed their mind."""
 
 
 class Invocations:
-    """Handles deliveries. Each one answers its person, whatever happens."""
+    """Handles deliveries, and answers the person who sent each one, whatever happens."""
 
     def __init__(
         self, context: Context, people: People, announcer: Announcer, home: Callable[[str, str], None]
@@ -60,11 +60,11 @@ class Invocations:
         }
 
     def lane(self, kind: str, payload: dict[str, Any]) -> Lane:
-        """Return the lane of a delivery, without asking a server, because the acknowledgement waits for the lane."""
+        """Return the lane of a delivery. Asks no server, because one thread sorts all deliveries into lanes."""
         try:
             return self._lane(kind, payload)
         except Exception:
-            # It will be refused, by whoever works on it.
+            # The worker that handles the delivery will refuse it.
             return "change"
 
     def _lane(self, kind: str, payload: dict[str, Any]) -> Lane:
@@ -88,7 +88,7 @@ class Invocations:
         if action.partition("_")[0] == "approve":
             operation = self.context.operations.marked(payload["value"])
             return "quick" if self.context.settings.policy(operation.command).step_up else "decision"
-        # What is pressed in the Home tab shows all of it anew, and the fleet is part of it.
+        # A button in the Home tab renders the whole tab again, which includes the fleet.
         return (
             "quick"
             if action in (WINDOWS if payload.get("home") else QUICK)
@@ -98,14 +98,14 @@ class Invocations:
         )
 
     def _asks(self, action: str) -> bool:
-        """Whether a button of an incident changes nothing."""
+        """Return whether a button of an incident changes nothing."""
         of, _, name = action.partition("_")
         command = self.context.registry.commands.get(name) if of == "incident" else None
         return command is not None and command.kind == "query" and not command.decides
 
     def handle(self, kind: str, key: str, payload: dict[str, Any]) -> None:
         """Handle one delivery; errors go to the person and the audit log."""
-        # Half a character, which JSON can carry, could not be recorded.
+        # JSON can carry half a surrogate pair, which cannot be stored.
         payload = json.loads(json.dumps(payload, ensure_ascii=False).encode(errors="replace"))
         if why := self._stale(kind, payload):
             if kind != "home":
@@ -115,7 +115,7 @@ class Invocations:
         try:
             self._kinds[kind](key, payload)
         except DatabaseUnavailable:
-            # Nothing was done, and nobody is told so: it comes again as soon as it can be recorded.
+            # Nothing was done, and nobody is told so: the inbox repeats this once the database can be written.
             raise
         except Exception as error:
             why, identity = explain(error, f"handling {kind} {key}")
@@ -127,7 +127,7 @@ class Invocations:
             self._show_home(payload)
 
     def _stale(self, kind: str, payload: dict[str, Any]) -> str:
-        """Say why a late delivery is not handled: nobody may still want what it asks for; else ""."""
+        """Return why a late delivery is not handled, as its sender may no longer want it; "" where it is handled."""
         late = payload.get("late", 0.0)
         words = split(payload.get("text", "")) if kind == "command" else []
         command = self.context.registry.commands.get(words[0].lower()) if words else None
@@ -160,7 +160,7 @@ class Invocations:
     def _record_refusal(
         self, kind: str, key: str, payload: dict[str, Any], why: str, identity: str, guard: str = ""
     ) -> None:
-        """Record a refusal and close its delivery: what was refused is not done later."""
+        """Record a refusal and close its delivery, so that the delivery is not handled later."""
         try:
             self._refusal(kind, key, payload, why, identity, guard)
         except DatabaseUnavailable:
@@ -179,7 +179,7 @@ class Invocations:
             close(transaction, key, time.time())
 
     def _names(self, text: str) -> tuple[str, str]:
-        """Return the typed command and tenant; other words may be secrets."""
+        """Return the typed command (for `console` with Mautic's command) and tenant; other words may be secrets."""
         try:
             command, arguments = self.context.registry.parse(text)
         except Exception:
@@ -191,7 +191,7 @@ class Invocations:
     def _answer(self, payload: dict[str, Any], message: Message) -> None:
         try:
             if payload.get("home"):
-                # No channel to answer in: a window over the Home tab, or a direct message when it is too late for one.
+                # The Home tab has no channel: answer in a window over it, or directly when it is too late for a window.
                 with suppress(NotPosted):
                     self.announcer.open_modal(payload["trigger_id"], modal("told", "Mautic", message.blocks))
                     return
@@ -206,7 +206,7 @@ class Invocations:
             log.warning("cannot answer %s: %s", payload.get("user"), error)
 
     def _show_home(self, payload: dict[str, Any]) -> None:
-        """Refresh the Home tab after it was opened, or a button in it was pressed."""
+        """Refresh the Home tab after a person opened it or pressed a button in it."""
         try:
             self.home(payload["user"], payload["team"])
         except Exception as error:
@@ -220,7 +220,7 @@ class Invocations:
         try:
             command, arguments = self.context.registry.parse(payload["text"])
         except Refused:
-            # Who has no say here is told that, and not how a command is used.
+            # A person who may not use the bot is told that, not how to use a command.
             self._actor(payload)
             raise
         at_once = command.kind == "operation" and not self.context.settings.policy(command.name).approvals
@@ -230,7 +230,7 @@ class Invocations:
         self, key: str, payload: dict[str, Any], actor: Actor, command: Command, arguments: dict[str, Any]
     ) -> None:
         if self.context.operations.requested(key):
-            # Delivered again after a crash: the card tells the rest.
+            # Delivered again after a crash: the request exists, and its card says the rest.
             return
         context = replace(self.context, actor=actor, channel=payload["channel"], delivery=key)
         if command.kind == "operation":
@@ -261,18 +261,21 @@ class Invocations:
             self._answer(payload, result)
 
     def _guarded(self, context: Context, command: Command, arguments: dict[str, Any]) -> tuple[Plan | Answer, str]:
-        """Build the plan of an operation unless a guard refuses, and return whom to mention for the approval."""
+        """Return the plan or answer of an operation's command, and the mention of those who can approve the plan.
+
+        Raises Refused where a guard refuses, or where nobody could approve.
+        """
         guards, actor = Guards(context), context.actor
         tenant = str(arguments.get("tenant") or "")
-        # Of a list each is asked about as its plan is made.
+        # Of a list of tenants, each is checked for a freeze when its plan is made.
         change = Change(command.name, "" if "," in tenant else tenant, actor)
-        # A window has three seconds, and nobody is told of it: not all of them are asked of.
+        # A window has to open within three seconds and notifies nobody, so no people are looked up to mention.
         opens = command.window == "always" or (command.window == "bare" and not arguments)
         with context.fleet.looking_once():
             try:
                 guards.refuse(Moment.REQUEST, change)
             except Refused as no:
-                # Whether it only shows something is known by what it returns.
+                # Only the result tells whether this call just shows something.
                 if no.guard != FREEZE or not command.shows:
                     raise
             mention = self.people.refuse_unless_decidable(command.name, actor.id, 0 if opens else MENTIONED)

@@ -29,20 +29,20 @@ from bot.store.inbox import Inbox
 log = logging.getLogger(__name__)
 ANY = re.compile(r".*", re.S)
 SAYS = ("/chat.postMessage", "/files.completeUploadExternal")
-"""The methods that say the same thing twice when they are called twice."""
+"""The API methods that post the same thing twice when they are called twice."""
 
 CONNECTIONS, FILES = 1000, 4096
-"""Connections that signed requests may come by at once, and files that the process may have open for them."""
+"""The most connections for signed requests at once, and the limit of open files that the process sets for them."""
 
 SPOKEN = frozenset({None, "thread_broadcast", "file_share"})
-"""The subtypes of a message that is a person's own words: typed, sent to the channel too, or with a file beside them.
+"""The subtypes of a message in a person's own words: typed, also sent to the channel, or with a file attached.
 
-Named is what is taken: Slack has some thirty others (edits, joins, what apps say), and makes new ones.
+An allow list, because Slack has some thirty other subtypes (edits, joins, messages of apps) and adds new ones.
 """
 
 
 class _Again(RetryHandler):
-    """Sends a request again whose answer a broken connection or Slack's servers lost, unless it may be said twice."""
+    """Retries a request whose answer a broken connection or Slack's servers lost, unless it might post twice."""
 
     def _can_retry(
         self,
@@ -53,7 +53,7 @@ class _Again(RetryHandler):
         error: Exception | None = None,
     ) -> bool:
         if request.url.endswith(SAYS):
-            # It may stand there: who posts looks before posting again.
+            # The message may have been posted: the caller looks for it before posting again.
             return False
         if response:
             return response.status_code in (500, 503)
@@ -61,19 +61,19 @@ class _Again(RetryHandler):
 
 
 def web_client(settings: SlackSettings) -> WebClient:
-    """Return the client of Slack's Web API, patient with rate limits and failures of its servers."""
+    """Return the client of Slack's Web API, which retries after rate limits and failures of Slack's servers."""
     patience: list[RetryHandler] = [RateLimitErrorRetryHandler(max_retry_count=3), _Again(max_retry_count=2)]
     return WebClient(token=settings.bot_token, base_url=settings.api, timeout=15, retry_handlers=patience)
 
 
 def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: Callable[[], None]) -> App:
-    """Return the app. `forget()` drops what is known of groups."""
+    """Return the app. `forget()` drops what is cached about user groups."""
     app = App(
-        # Bolt would look for a name in the source of all that is loaded.
+        # Without a name Bolt searches the source of everything that is loaded for one.
         name="mautic-ops",
         client=client,
         signing_secret=settings.signing_secret or None,
-        # First the listener, then the answer: Bolt would acknowledge an event before it is written down.
+        # Listener first, answer second: otherwise Bolt acknowledges an event before it is stored.
         process_before_response=True,
         token_verification_enabled=False,
     )
@@ -134,9 +134,9 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
         if not _by_a_person(event) or not event.get("thread_ts"):
             return
         reply = _reply(body, event, context.bot_user_id) | _age(request, event)
-        # What people say to each other is none of ours, and is not kept.
+        # What else people say to each other is none of the bot's business, and is not stored.
         if reply["mention"] or decision(reply["text"]) or almost(reply["text"]):
-            # A mention arrives twice, here and as app_mention, under one key: whichever is first says all there is.
+            # A mention arrives twice, here and as app_mention, under one key: either has all the information.
             inbox.put("reply", f"{event['channel']}:{event['ts']}", reply)
 
     @app.event("app_mention")
@@ -159,26 +159,26 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
 
     @app.event(ANY)
     def anything() -> None:
-        """Take what nobody asked for, or Slack delivers it again and again."""
+        """Accept all other events, or Slack delivers them again and again."""
 
     return app
 
 
 def _age(request: BoltRequest, event: dict[str, Any]) -> dict[str, float]:
-    """Return how many seconds ago it was typed, where Slack could not deliver it at once, but some tries later."""
+    """Return how many seconds ago a message was typed, as `age`, if Slack could not deliver it at the first try."""
     if not request.headers.get("x-slack-retry-num"):
         return {}
     return {"age": max(0.0, time.time() - float(event["ts"]))}
 
 
 def _by_a_person(event: dict[str, Any]) -> bool:
-    """Whether these are the words of a person, as they first said them: what was edited since decides nothing."""
+    """Return whether a message is a person's own words, unedited: an edited message decides nothing."""
     own = event.get("subtype") in SPOKEN and not event.get("edited")
     return own and bool(event.get("user")) and not event.get("bot_id")
 
 
 def _hear_an_edit(inbox: Inbox, body: dict[str, Any], event: dict[str, Any], bot: str | None) -> None:
-    """Write down a reply that was made a decision by an edit: it is none, but who edited it would wait for ever."""
+    """Store a reply that an edit turned into a decision: it does not count, and its author has to be told so."""
     now, before = ({**event.get(name, {}), "channel": event["channel"]} for name in ("message", "previous_message"))
     if not now.get("thread_ts") or not _by_a_person(now | {"edited": None}) or now.get("text") == before.get("text"):
         return
@@ -188,9 +188,12 @@ def _hear_an_edit(inbox: Inbox, body: dict[str, Any], event: dict[str, Any], bot
 
 
 def _reply(body: dict[str, Any], event: dict[str, Any], bot: str | None) -> dict[str, Any]:
-    """Return what was typed; only our own mention may stand before it, as who asks another decides nothing."""
+    """Return the payload of a reply, without a mention of the bot at the beginning of its text.
+
+    A mention of anybody else stays: to ask another person is no decision.
+    """
     text, ours = event.get("text", ""), rf"<@{bot}(?:\|[^>]*)?>"
-    # Formatting may stand around all of it.
+    # Formatting may surround the whole text.
     before = re.match(rf"([\s*_`\u200b]*){ours}[\s:,]*", text)
     return {
         "user": event["user"],
@@ -203,16 +206,16 @@ def _reply(body: dict[str, Any], event: dict[str, Any], bot: str | None) -> dict
 
 
 def _write_down(inbox: Inbox, ack: Ack, kind: str, key: str, payload: dict[str, Any]) -> None:
-    """Write down, then acknowledge: what cannot be recorded does not happen, and the person sees that it did not."""
+    """Store a delivery, then acknowledge it: if it cannot be stored, it is not handled, and the person sees that."""
     inbox.put(kind, key, payload)
     ack()
 
 
 class SignedHttp:
-    """Slack's signed requests, by waitress, for a proxy on this machine: Slack speaks HTTPS only."""
+    """Takes Slack's signed requests, with waitress, from a proxy on this machine: Slack speaks HTTPS only."""
 
     def __init__(self, app: App, settings: SlackSettings) -> None:
-        # Where Socket Mode is used, nobody waits for it at the start.
+        # Imported here so that Socket Mode does not wait for it at the start.
         import waitress
 
         self._loop = waitress.wasyncore.dispatcher
@@ -226,37 +229,40 @@ class SignedHttp:
             sockets=[listener],
             threads=AT_A_TIME,
             max_request_body_size=4 << 20,
-            # Strangers' half requests must not keep Slack out, nor take the memory and the files of all else.
+            # Unfinished requests of strangers must not keep Slack out, nor use up memory and open files.
             connection_limit=_connections(),
             channel_timeout=10,
             cleanup_interval=5,
             inbuf_overflow=64 << 10,
-            # select() knows no file above 1024.
+            # select() cannot handle file descriptors above 1024.
             asyncore_use_poll=True,
         )
 
     def connect(self) -> None:
-        """Take deliveries; those that came since the port was opened have waited."""
+        """Start to take deliveries; those that arrived since the port was opened have waited."""
         threading.Thread(target=self._server.run, name="signed-http", daemon=True).start()
 
     def close(self) -> None:
-        """Take no more deliveries, and wait a while for those in hand."""
-        # Not server.close(): its loop has to go on for the answers, and closes what is its own in its own thread.
+        """Take no more deliveries, and wait a while for those in progress."""
+        # Not server.close(): the loop has to go on for the answers, and has to close the listener in its own thread.
         self._server.trigger.pull_trigger(lambda: self._loop.close(self._server))
         self._server.task_dispatcher.shutdown()
 
 
 def _connections() -> int:
-    """Return how many connections may be open at once, half of the files that the process may have at most."""
+    """Return how many connections may be open at once: at most half of the files that the process may have open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < min(hard, FILES):
-        # systemd starts services with 1024.
+        # systemd starts services with a limit of 1024.
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, FILES), hard))
     return min(CONNECTIONS, max(soft, min(hard, FILES)) // 2)
 
 
 class SocketMode(Connections):
-    """The app's deliveries by Socket Mode. Slack is asked before anything begins; `connect` makes the connection."""
+    """Takes the app's deliveries by Socket Mode. The constructor asks Slack for an address; `connect` connects.
+
+    Raises InvalidSettings where Slack rejects the token.
+    """
 
     def __init__(self, app: App, settings: SlackSettings) -> None:
         def address() -> str:
@@ -270,7 +276,7 @@ class SocketMode(Connections):
 
 
 def _dispatched(app: App, envelope: dict[str, Any]) -> dict[str, Any] | None:
-    """Hand a delivery to the app, with what a signed request has in its headers; its answer, None where it failed."""
+    """Hand a delivery to the app, with the retry headers of a signed request; return its answer, None if it failed."""
     known = {"x-slack-retry-num": "retry_attempt", "x-slack-retry-reason": "retry_reason"}
     headers: dict[str, str | Sequence[str]] = {
         name: str(envelope[field]) for name, field in known.items() if envelope.get(field) is not None

@@ -1,4 +1,4 @@
-"""Slack's app manifest, generated from the code: what the bot needs, and not more."""
+"""The Slack app's manifest, generated from the code: what the bot needs, and nothing more."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EVENTS = ["app_home_opened", "app_mention", "message.channels", "message.groups"
 
 
 def manifest() -> dict[str, Any]:
-    """Return the manifest to make the app from (api.slack.com/apps → From a manifest)."""
+    """Return the manifest to create the app from (api.slack.com/apps → From a manifest)."""
     return {
         "display_information": {
             "name": "Mautic",
@@ -31,7 +31,7 @@ def manifest() -> dict[str, Any]:
             "background_color": "#4e5e9e",
         },
         "features": {
-            # Without the Messages tab Slack lets the bot tell nobody anything directly.
+            # Without the Messages tab Slack does not let the bot send direct messages.
             "app_home": {
                 "home_tab_enabled": True,
                 "messages_tab_enabled": True,

@@ -1,8 +1,8 @@
-"""Slack's Socket Mode over connections that overlap: another one is greeted before the one that leaves is let go.
+"""Slack's Socket Mode over overlapping connections: the next one is greeted before the leaving one is closed.
 
-slack_sdk's clients let the old connection go first. On websocket-client that takes up to a ping interval, in which the
-bot hears nothing, and Slack does not send a command again. So the connections are kept here; what a delivery means and
-how it is answered is the caller's.
+slack_sdk's clients close the old connection first. With websocket-client that takes up to a ping interval, in which the
+bot receives nothing, and Slack does not send a command again. So this module manages the connections; the caller knows
+what a delivery means and how to answer it.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 AT_A_TIME = 16
-"""Deliveries that are written down at a time: those that wait for the disk together wait for it once. More threads than
-these only wait for the interpreter, and overtake each other."""
+"""Deliveries that are stored at a time: those that wait for the disk together wait for it once. More threads would only
+wait for the interpreter, and overtake each other."""
 CONNECTING = 10.0
-"""Seconds that a connection may take to be made, and to be greeted."""
+"""Seconds that a connection may take to be made, and as many to be greeted."""
 QUIET = 3.0
-"""Seconds without a word after which a connection is asked whether it lives; Slack asks as often by itself."""
+"""Seconds of silence after which the bot pings a connection; Slack pings as often by itself."""
 DOUBTED, GIVEN_UP = 2, 5
-"""Quiet spells in a row until another connection is made, and until this one is no longer waited for."""
+"""Quiet spells in a row until another connection is made, and until this one is given up."""
 LEAVING = 30.0
-"""Seconds that one which leaves may stay beside another: Slack ends it some 10 s after its warning."""
+"""Seconds that a leaving connection may stay beside another: Slack ends it some 10 s after its warning."""
 AT_ONCE = 8
-"""Connections that there may be: Slack takes ten, and a ghost behind a router counts."""
+"""The most connections at once: Slack allows ten, and counts one that died behind a router unnoticed."""
 STEADY = 10.0
-"""Seconds after which a connection is one that holds; what breaks sooner is not made again at once."""
+"""Seconds after which a connection counts as stable; one that breaks sooner is not replaced at once."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds until a connection that cannot be made is tried again; twice as long each time."""
+"""Seconds until a failed connection is tried again, and the most; the pause doubles each time."""
 
 
 @dataclass(eq=False)
 class _Link:
-    """One connection. `why` it leaves, since `leaving` (monotonic seconds; 0: it stays)."""
+    """One connection. `leaving`: since when it is to be replaced (monotonic seconds; 0: it is not), and `why`."""
 
     socket: websocket.WebSocket
     made: float
@@ -52,7 +52,7 @@ class _Link:
     why: str = ""
     leaving: float = 0.0
     told: bool = False
-    """Whether Slack told us to leave; one that broke or is silent left by itself."""
+    """Whether Slack announced the end with a warning or a refresh; False where the connection is silent."""
     closing: bool = False
     over: bool = False
 
@@ -61,29 +61,29 @@ class _Link:
         return self.greeted and not self.leaving and not self.over
 
     def close(self) -> None:
-        """Ask Slack to end it; from now on nothing that comes can be acknowledged."""
+        """Ask Slack to end the connection; from now on nothing that arrives can be acknowledged."""
         self.closing = True
         with suppress(websocket.WebSocketException, OSError):
             self.socket.send_close()
 
     def cut(self) -> None:
-        """Break it off."""
+        """Shut the socket down."""
         with suppress(OSError):
             if self.socket.sock:
                 self.socket.sock.shutdown(SHUT_RDWR)
 
 
 class SocketMode:
-    """Keeps a connection that Slack delivers into, and each that leaves until Slack has ended it.
+    """Keeps one connection for Slack's deliveries, and each leaving one until Slack has ended it.
 
     `open_url()` asks Slack for the address of a new connection, and raises when there is none. `answer(envelope)`
-    returns the payload of the acknowledgement ({}: none), or None when it is not to be acknowledged.
+    returns the payload of the acknowledgement ({}: none), or None when the envelope is not to be acknowledged.
     """
 
     def __init__(self, open_url: Callable[[], str], answer: Callable[[Json], Json | None]) -> None:
         self._open_url = open_url
         self._answer = answer
-        # Answering is only writing a row: no acknowledgement queues behind work.
+        # To answer only writes a row: no acknowledgement queues behind long work.
         self._workers = ThreadPoolExecutor(AT_A_TIME, "delivery")
         self._in_hand: set[Future[None]] = set()
         self._links: list[_Link] = []
@@ -92,14 +92,14 @@ class SocketMode:
         self._keeper = threading.Thread(target=self._keep, name="socket-mode", daemon=True)
 
     def connect(self, timeout: float = 30.0) -> None:
-        """Connect, and return once Slack has greeted us: from then on deliveries come. Raises TimeoutError."""
+        """Connect, and return once Slack has greeted the bot: deliveries arrive from then on. Raises TimeoutError."""
         self._keeper.start()
         with self._changed:
             if not self._changed.wait_for(self._served, timeout):
                 raise TimeoutError(f"Slack did not greet the bot within {timeout:.0f} s; is the app-level token right?")
 
     def close(self) -> None:
-        """Take no more deliveries, acknowledge those in hand, and take leave."""
+        """Take no more deliveries, acknowledge those in progress, and close the connections."""
         with self._changed:
             self._ending = True
             self._changed.notify_all()
@@ -117,7 +117,7 @@ class SocketMode:
         return any(link.serves for link in self._links)
 
     def _keep(self) -> None:
-        """See that one connection serves; in a thread of its own, so that only one is made at a time."""
+        """Keep one connection serving. Runs in a thread of its own, so that only one is made at a time."""
         failures = 0
         last: _Link | None = None
         while True:
@@ -142,13 +142,13 @@ class SocketMode:
             try:
                 last = self._make()
             except Exception as error:
-                # Whatever it is, without a connection the bot hears nobody.
+                # Try again after any error: without a connection the bot receives nothing.
                 log.warning("cannot connect to Slack: %s", error)
                 last, failures = None, failures + 1
 
     def _make(self) -> _Link:
-        """Make a connection and see it greeted."""
-        # To decode JSON is strict, too: websocket-client's own check, in Python, took as long as all else here.
+        """Make a connection and wait until Slack greets it. Raises ConnectionError."""
+        # Decoding the JSON checks UTF-8 too; websocket-client's own check, in Python, took as long as all else here.
         socket = websocket.create_connection(self._open_url(), timeout=CONNECTING, skip_utf8_validation=True)
         link = _Link(socket, time.monotonic())
         socket.settimeout(QUIET)
@@ -164,7 +164,7 @@ class SocketMode:
         return link
 
     def _let_go(self, served: bool) -> None:
-        """End those that should be gone: the oldest where there are too many, others where another serves."""
+        """Close leaving connections: the oldest where there are too many, others after a while if another serves."""
         with self._changed:
             leaving = [link for link in self._links if link.leaving and not link.closing]
             surplus = len(self._links) - AT_ONCE
@@ -173,7 +173,7 @@ class SocketMode:
                 link.close()
 
     def _leave(self, link: _Link, why: str, *, told: bool) -> None:
-        """Have another made; this one is still read, and what comes by it acknowledged there."""
+        """Have another connection made; this one is still read, and its deliveries are acknowledged on it."""
         with self._changed:
             if not link.leaving:
                 link.leaving, link.why, link.told = time.monotonic(), why, told
@@ -214,7 +214,7 @@ class SocketMode:
                     others = int(message.get("num_connections", 1)) - len(self._links)
                     self._changed.notify_all()
                 if others > 0:
-                    # Each delivery goes to one connection only: one that nobody reads swallows people's commands.
+                    # Each delivery goes to one connection only: a connection that nobody reads swallows commands.
                     log.warning("the app has %s other connections; deliveries go to them too", others)
             case {"type": "disconnect"}:
                 reason = str(message.get("reason", ""))
@@ -232,7 +232,7 @@ class SocketMode:
             payload = self._answer(envelope)
             if payload is not None:
                 answer = {"envelope_id": envelope["envelope_id"], **({"payload": payload} if payload else {})}
-                # Where it came from: no other connection knows of it.
+                # On the connection that the delivery came by: no other one knows its envelope.
                 link.socket.send(json.dumps(answer))
         except Exception:
             log.exception("a delivery could not be answered")

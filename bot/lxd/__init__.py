@@ -1,1 +1,1 @@
-"""One LXD or Incus server, as the bot uses it: the protocol, the connection, and what has to be known of its ways."""
+"""One LXD or Incus server as the bot uses it: the protocol, the connection, and the server's peculiarities."""

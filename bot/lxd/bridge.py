@@ -1,4 +1,4 @@
-"""The bot's bridge on one LXD server: its settings, its rules, and who gets which address on it."""
+"""The bot's bridge on one LXD server: its configuration, its rules, and which instance gets which address."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from bot.lxd.protocol import Instance, LxdError, NotFound
 from bot.lxd.wire import FILTERS, NIC, bounds, choose, differs, kept, rules
 
 _DNSMASQ = ("dhcp-ignore-names", "dhcp-ignore=tag:!known")
-"""With the mode `dynamic`, nobody on the bridge learns clients' names by asking whose an address is; and nobody takes
-addresses away by asking for some in the name of made-up MACs: only those that LXD knows get one.
+"""With the DNS mode `dynamic`, nobody on the bridge can look up the names of other clients by their addresses. Nor can
+anybody use up the addresses with requests from made-up MACs: only the MACs that LXD knows get one.
 
-LXD 5.0 with its mode `none` writes what it cannot read again, so that no container with a filter starts any more.
+LXD 5.0 with the mode `none` writes a configuration that it cannot read again, so that containers with a filter no
+longer start.
 """
 PROFILE = {"security.syscalls.deny": "add_key errno 38\nkeyctl errno 38\nrequest_key errno 38"}
-"""Configuration of the profile. All containers have the same range of uids, so the kernel counts their keys as of one:
-who makes as many as there may be would leave none for the others. Without these calls there are no keys (ENOSYS, as
-under Docker). Ranges of their own (`security.idmap.isolated`) cost each clone 5 s, since LXD 5.0 rewrites its files.
-"""
+"""Configuration of the profile. All containers share one range of UIDs, so the kernel counts their keys together: a
+tenant that created as many as allowed would leave none for the others. Without these system calls there are no keys
+(ENOSYS, as under Docker). Separate ranges (`security.idmap.isolated`) would cost each clone 5 s, since LXD 5.0 rewrites
+its files."""
 _UNFILTERED = "requires bridge netfilter"
-"""What LXD says where the host's kernel lets it not filter IPv6 (`br_netfilter` is not loaded)."""
+"""What LXD says where the host's kernel does not let it filter IPv6 (`br_netfilter` is not loaded)."""
 _FOR = 60.0
-"""Seconds for which it is known what the bridge and the profile are; on a big fleet LXD takes its time to say it."""
+"""Seconds for which the bridge and the profile are cached; on a big fleet LXD takes long to return them."""
 
 
 class Bridge:
-    """Safe for many threads."""
+    """The bot's bridge on one server. Safe for many threads."""
 
     def __init__(self, connection: LxdConnection, network: str, profile: str) -> None:
         self._lxd = connection
@@ -45,7 +46,7 @@ class Bridge:
     # -- addresses ----------------------------------------------------------------------------------------------
 
     def subnet(self) -> str:
-        """Return its address with its network; raises NotFound where it is not."""
+        """Return the bridge's address with its network; raises NotFound where there is no bridge."""
         doing = f"look at the bridge `{self._network}`"
         found = self._lxd.get(f"networks/{self._network}", doing, project=False)
         return str(found["config"].get("ipv4.address", ""))
@@ -54,9 +55,9 @@ class Bridge:
     def address(
         self, name: str, instances: Sequence[Instance], location: str, refused: Collection[str] = ()
     ) -> Iterator[dict[str, str]]:
-        """Hold an address that no instance has, while one is given it; yields the device that has it.
+        """Reserve an address that no instance has while one is given it; yield the device with that address.
 
-        One that is free on all members of a cluster, where there is: an instance may be moved behind our back.
+        In a cluster the address is free on all members, if any is: somebody may move an instance without the bot.
         """
         subnet, nic = self._known_now()
         others = [instance for instance in instances if instance.name != name]
@@ -75,13 +76,14 @@ class Bridge:
                 self._held.remove(address)
 
     def leased(self, mac: str, instances: Iterable[Instance]) -> dict[str, str] | None:
-        """Return the device that keeps the address which LXD's DHCP leased to this MAC; None: it has none of its own.
+        """Return the device that keeps the address which LXD's DHCP leased to this MAC.
 
-        A port lets only its own MAC and the address that LXD has for that pass, so no other can have asked for it.
+        None where there is no such lease, or another instance has the address. A port passes only its own MAC, and only
+        the address that LXD has for that MAC, so no other instance can have requested the lease.
         """
         subnet, nic = self._known_now()
         first, last = bounds(subnet)
-        # Those of the instances stand in the project's list alone.
+        # Only the project's own list has the leases of its instances.
         for lease in self._lxd.get(f"networks/{self._network}/leases", "read the leases"):
             address = lease["address"]
             if lease["hwaddr"] == mac and ":" not in address and first <= IPv4Address(address) <= last:
@@ -96,14 +98,14 @@ class Bridge:
             self._known = known
         return known[1:]
 
-    # -- what keeps tenants in ----------------------------------------------------------------------------------
+    # -- isolation of the tenants -------------------------------------------------------------------------------
 
     def device(self) -> dict[str, str]:
-        """Return a tenant's interface, as the profile has it."""
+        """Return a tenant's network interface, as the profile has it."""
         return {"type": "nic", "name": NIC, "network": self._network, **FILTERS}
 
     def config(self, subnet: str, *, acl: bool) -> dict[str, str]:
-        """Return what a new bridge is to be. `acl`: the server knows rules for bridges."""
+        """Return the configuration of a new bridge. `acl`: the server supports ACLs on bridges."""
         first, last = bounds(subnet)
         new = {"ipv4.address": subnet, "ipv4.nat": "true", "ipv4.dhcp.ranges": f"{first}-{last}"}
         return {**new, "ipv6.address": "none", **self._lasting(acl)}
@@ -119,13 +121,13 @@ class Bridge:
         return lasting
 
     def acl(self, subnet: str, members: Iterable[str], ways: Sequence[str]) -> dict[str, Any]:
-        """Return its rules. `members`: the addresses of a cluster's members."""
+        """Return the ACL of the bridge. `members`: the URLs of the server and of the members of its cluster."""
         hosts = {urlsplit(address).hostname or "" for address in members} | self._own()
         egress = rules(subnet, {host for host in hosts if host and ":" not in host}, ways)
         return {"name": self._network, "egress": egress}
 
     def keeps_in(self) -> bool:
-        """Whether the bridge itself is as `align` leaves it."""
+        """Return whether the bridge itself is as `align` leaves it."""
         doing = f"look at the bridge `{self._network}`"
         found = self._lxd.get(f"networks/{self._network}", doing, project=False)["config"]
         lines, wanted = found.get("raw.dnsmasq", "").splitlines(), self._lasting(acl=True)
@@ -133,13 +135,13 @@ class Bridge:
         return not differs(found, wanted) and set(_DNSMASQ) <= {*lines}
 
     def align(self, acl: Mapping[str, Any] | None) -> None:
-        """Lay what keeps tenants in over a bridge, rules and a profile that were there before."""
+        """Lay the settings that keep tenants in over an existing bridge, its rules and the profile."""
         if acl is not None:
             self._align_rules(acl)
         path = f"networks/{self._network}"
         found = self._lxd.get(path, f"look at the bridge `{self._network}`", project=False)["config"]
         wanted = self._lasting(acl is not None)
-        # Somebody's own lines stay.
+        # Lines that an administrator added stay.
         lines = found.get("raw.dnsmasq", "").splitlines()
         wanted["raw.dnsmasq"] = "\n".join([*lines, *(line for line in _DNSMASQ if line not in lines)])
         if changed := differs(found, wanted):
@@ -172,10 +174,10 @@ class Bridge:
         self._known = None
 
     def _own(self) -> set[str]:
-        """The addresses of the host's interfaces, of the member that answers in a cluster."""
+        """Return the IPv4 addresses of the host's interfaces; in a cluster, of the member that answers."""
         found: set[str] = set()
         for network in self._lxd.get("networks", "list the networks", {"recursion": "1"}, project=False):
-            # Those of containers have none.
+            # The host's ends of container interfaces have no addresses.
             if network["type"] == "unknown" or network["name"].startswith("veth"):
                 continue
             with suppress(NotFound):
@@ -190,5 +192,5 @@ def _own(instance: Instance) -> str:
 
 
 def unfiltered(error: LxdError) -> bool:
-    """Whether LXD refused only because its host cannot filter IPv6."""
+    """Return whether LXD refused only because its host cannot filter IPv6."""
     return _UNFILTERED in str(error)

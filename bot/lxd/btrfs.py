@@ -1,4 +1,4 @@
-"""The quotas of btrfs: what the kernel tells of them inside a container, and how it is made to count anew."""
+"""The quotas of btrfs: reads the kernel's view of them inside a container, and starts a rescan."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ ASK = [
     "grep -H ' - btrfs ' /proc/self/mountinfo; cd /sys/fs/btrfs;"
     " grep -sH '' */qgroups/inconsistent */devices/*/dm/name; grep -sH DEVNAME= */devices/*/uevent",
 ]
-"""What is run in a container of ours, so that it tells what `read` reads."""
+"""The command that runs in a container of the bot's own and prints what `read` parses."""
 _ROOT = re.compile(r"(?:\S+ ){4}/ .* - btrfs (\S+) ")
 _ELSEWHERE = "it is on another machine"
 _FS_INFO, _RESCAN = 0x8400941F, 0x4040942C
-"""ioctls: which filesystem, and count its quota groups anew (`btrfs quota rescan`), which needs no program."""
+"""ioctls: describe the filesystem, and rescan its quota groups (`btrfs quota rescan` without that program)."""
 
 
 def read(told: str) -> Quotas | None:
-    """Read what `ASK` told: lines of `file:line`, of the root's mount and of every btrfs of the host.
+    """Parse the output of `ASK`: lines of `file:line`, about the root's mount and every btrfs of the host.
 
-    A mount names a device of its filesystem, as the kernel or the device mapper calls it, or by the filesystem's uuid.
+    A mount names a device of its filesystem, as the kernel or the device mapper calls it, or the filesystem's UUID.
+    Returns None where the root is on no btrfs with quotas.
     """
     source, states, devices = "", dict[str, str](), dict[str, str]()
     for line in told.splitlines():
@@ -45,9 +46,9 @@ def read(told: str) -> Quotas | None:
 
 
 def recount(folder: str, filesystem: str) -> None:
-    """Have the kernel begin to count anew the filesystem of a folder; no effect where that is under way.
+    """Start a rescan of the quotas of a folder's filesystem; no effect where one is under way.
 
-    Raises OSError where it is not this filesystem (its uuid), or the kernel does not let it.
+    Raises OSError where the folder is not on `filesystem` (a UUID), or the kernel does not allow it.
     """
     try:
         place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -65,7 +66,7 @@ def recount(folder: str, filesystem: str) -> None:
 
 
 def _filesystem(place: int) -> str:
-    """Return the uuid of the btrfs that an open folder is on, "" where it is none."""
+    """Return the UUID of the btrfs that an open folder is on, or "" where it is on none."""
     told = bytearray(1024)
     try:
         fcntl.ioctl(place, _FS_INFO, told)

@@ -1,4 +1,4 @@
-"""What is done to the instances that one LXD server has: their settings, address, power, name and end."""
+"""Changes instances on one LXD server: configuration, address, power, name, deletion."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from bot.lxd.refusals import AddressTaken, Held
 from bot.lxd.wire import NIC, given, kept, put_back, taken_off
 
 FREEZING = 10
-"""Seconds that a container may take to stand still for a snapshot; then it is taken of one that moves."""
+"""Seconds that freezing a container for a snapshot may take; after them the snapshot is taken of the running one."""
 _WRITTEN = 0.1
-"""Seconds that LXD's helper for files takes to have the pool write down what it changed. A start that comes before ends
-the helper, which then looks only once a second whether it may end (20 to 75 ms were measured beside a copy)."""
+"""Seconds that LXD's helper for files takes to have the pool write down its changes (20 to 75 ms were measured beside a
+copy). A start that comes earlier ends the helper, which then checks only once a second whether it may end."""
 
 
 class LxdChanges(LxdInside):
     """The part of `LxdGateway` that changes instances."""
 
     released = 60.0
-    """Seconds that snapshots of what is to be deleted may still be sent to another host, for a copy given up."""
+    """Seconds for which snapshots of an instance that is to be deleted may still be sent to another host, for a copy
+    that was given up."""
 
     def update(
         self,
@@ -37,7 +38,7 @@ class LxdChanges(LxdInside):
         with self._updates.alone(name):
             self._updates.lay_over(name, config, devices or {})
 
-    # -- their place in the network -------------------------------------------------------------------------------
+    # -- addresses and network ------------------------------------------------------------------------------------
 
     def _addressed(
         self,
@@ -46,7 +47,7 @@ class LxdChanges(LxdInside):
         location: str,
         make: Callable[[Mapping[str, Mapping[str, str]]], None],
     ) -> None:
-        """Make an instance, or change one, with an address of its own on the bridge."""
+        """Create or change an instance, by `make`, with an address of its own on the bridge."""
         if NIC in devices:
             make(devices)
             return
@@ -57,7 +58,7 @@ class LxdChanges(LxdInside):
                     make({**devices, NIC: nic})
                     return
                 except AddressTaken:
-                    # It is somebody's in another project.
+                    # An instance in another project has it.
                     refused.append(nic["ipv4.address"])
 
     def pin(self, name: str) -> str:
@@ -100,16 +101,16 @@ class LxdChanges(LxdInside):
                 self.connection.change("put", f"{path_of(name)}/state", f"start `{name}`", body)
                 return
             except AddressTaken:
-                # LXD looks for that only now.
+                # LXD checks only at the start whether an address is taken.
                 found = self.instance(name)
-                # All of them: of two neighbours that are both taken it would go to and fro for ever.
+                # Keep all of them: between two neighbouring addresses that are both taken, it would alternate for ever.
                 refused.append(given(found))
                 self.update(name, {}, {NIC: None})
                 with self._bridge.address(name, self.instances(), found.location, refused) as nic:
                     self.update(name, {}, {NIC: nic})
             except LxdError as error:
                 if "already running" in str(error).lower():
-                    # So it says of a frozen one as well.
+                    # LXD says the same of a frozen instance.
                     self.thaw(name)
                     return
                 filtered = dict(self.instance(name).devices.get(NIC, {}))
@@ -119,7 +120,7 @@ class LxdChanges(LxdInside):
                 self.update(name, {}, {NIC: filtered})
 
     def freeze(self, name: str) -> None:
-        """Let one stand still until `thaw`; raises LxdError where something in it keeps itself from that."""
+        """Freeze an instance until `thaw`; raises LxdError where something inside prevents that."""
         self._set(name, "freeze")
 
     def thaw(self, name: str) -> None:
@@ -145,7 +146,7 @@ class LxdChanges(LxdInside):
         except AddressTaken:
             self.start(name)
 
-    # -- name and end ---------------------------------------------------------------------------------------------
+    # -- name and deletion ----------------------------------------------------------------------------------------
 
     def rename(self, name: str, new_name: str) -> None:
         """See `Lxd.rename`."""
@@ -170,10 +171,10 @@ class LxdChanges(LxdInside):
 
 @contextmanager
 def in_spite(done: Callable[[], bool]) -> Iterator[None]:
-    """Pass over a full disk where the change is made all the same.
+    """Ignore a full disk where the change was made all the same.
 
-    Once it has made one LXD writes down, on the instance's own disk, how the instance is now; and what it has undone
-    of that is no matter to anybody.
+    After a change LXD records the instance's new state on the instance's own disk. What LXD undoes when that fails does
+    not matter.
     """
     try:
         yield
@@ -184,7 +185,7 @@ def in_spite(done: Callable[[], bool]) -> Iterator[None]:
 
 @contextmanager
 def _unless(text: str) -> Iterator[None]:
-    """Pass over a refusal that says that the wish is already fulfilled."""
+    """Ignore a refusal that contains `text`, which says that the wish is already fulfilled."""
     try:
         yield
     except LxdError as error:

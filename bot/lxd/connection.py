@@ -1,8 +1,8 @@
-"""Requests to one LXD server, and its answers in this program's words: with its session the only importer of pylxd.
+"""Requests to one LXD server, and its errors in the bot's words. With `sessions`, the only importer of pylxd.
 
-pylxd carries the connection, the addresses and the first reading of errors; the requests are made through its raw
-`api`, because its models ask once more per instance, save without an ETag, wait without a deadline, force every stop
-and lose output of commands under load.
+pylxd provides the connection, the addresses and the first parsing of errors. The requests are made through its raw
+`api`, because its models make one more request per instance, save without an ETag, wait without a deadline, force every
+stop and lose output of commands under load.
 """
 
 from __future__ import annotations
@@ -30,25 +30,26 @@ LONG = 1800
 SHORT = 120
 """Seconds that everything else may take."""
 _POLL = 10
-"""Seconds of one wait request: the operation stands as `Running` after them, and the loop asks again."""
+"""Seconds of one wait request. If the operation is still `Running` after them, the loop asks again."""
 _GLANCE = 2
-"""The same for a transfer, which has to be known as broken soon: somebody may be waiting for its end."""
+"""The same for a transfer, whose failure has to be noticed soon: somebody may be waiting for its end."""
 _MOMENT = 0.03
-"""Seconds between two looks at what comes to be while an operation runs; each takes the server some milliseconds."""
+"""Seconds between two calls of `until` while an operation runs; each costs the server some milliseconds."""
 _GOING_ON = ("Pending", "Running", "Cancelling")
 PATIENT = 120
-"""Seconds that something may be occupied by what was begun before, as by a bot that died: it is an error after them."""
+"""Seconds that an earlier operation, such as that of a bot that died, may occupy an instance. After them it is an
+error."""
 
 
 class LxdConnection:
-    """The way to one LXD server (or cluster, through any member) and into one project there. Safe for many threads.
+    """The connection to one project of an LXD server (or cluster, through any member). Safe for many threads.
 
     Args:
-        endpoint: the path of a unix socket, or `https://host:8443`.
-        pool: name of the storage pool, for the sentence that says that it is full.
+        endpoint: the path of a Unix socket, or `https://host:8443`.
+        pool: name of the storage pool, for the message that it is full.
         certificate: paths of the client certificate and key, for https.
         server_certificate: path of the server's own certificate, which is then the only one that is trusted.
-        timeout: seconds until a single request must have been answered.
+        timeout: seconds within which a single request must be answered.
     """
 
     def __init__(
@@ -70,9 +71,9 @@ class LxdConnection:
         self._client: Any = None
 
     def connected(self) -> Any:
-        """The pylxd client, made at the first use so that a bot can start while LXD is away.
+        """Return the pylxd client, created at the first use so that the bot can start while LXD is away.
 
-        Threads that come at the same time each make one: nobody waits for another's answer from a silent server.
+        Threads that come at the same time each create one: no thread waits for another's answer from a silent server.
         """
         if self._client is None:
             self._client = self._connect()
@@ -84,14 +85,14 @@ class LxdConnection:
 
     @property
     def product(self) -> str:
-        """The server's product as it says itself, or its socket's path does; at the beginning of a sentence."""
+        """The product that the server or its socket's path names, in words that may begin a sentence."""
         if self._client is not None and (environment := self._client.host_info.get("environment")):
             return products.called(environment["server"]).name
         found = products.at(self.endpoint)
         return found.name if found else "The server"
 
     def request(self, verb: str, path: str, doing: str, *, project: bool = True, **arguments: Any) -> Any:
-        """Make one request, `arguments` as for requests. Returns the response, or raises a LxdError kind."""
+        """Make one request, `arguments` as for requests. Returns the response, or raises a kind of LxdError."""
         if project:
             arguments["params"] = {**arguments.get("params", {}), "project": self._project}
         tries = 5
@@ -107,7 +108,7 @@ class LxdConnection:
                 time.sleep(0.1)
 
     def stream(self, path: str, doing: str, timeout: float) -> Any:
-        """Open one of the WebSockets of a background operation within so many seconds; raises LxdUnavailable."""
+        """Open one of the WebSockets of a background operation within `timeout` seconds; raises LxdUnavailable."""
         with self.words(doing):
             plain = connect(self.endpoint, self._certificate, self._server_certificate, timeout)
             try:
@@ -119,11 +120,11 @@ class LxdConnection:
                 raise
 
     def json(self, verb: str, path: str, doing: str, **arguments: Any) -> Any:
-        """Make one request and return the whole answer."""
+        """Make one request and return the whole JSON answer."""
         return self.request(verb, path, doing, **arguments).json()
 
     def get(self, path: str, doing: str, params: Mapping[str, str] | None = None, *, project: bool = True) -> Any:
-        """Read something and return it."""
+        """Make a GET request and return the `metadata` of its answer."""
         return self.json("get", path, doing, params=dict(params or {}), project=project)["metadata"]
 
     def change(
@@ -137,17 +138,17 @@ class LxdConnection:
         deadline: float = SHORT,
         until: Callable[[], bool] | None = None,
     ) -> Any:
-        """Make a request that LXD answers with a background operation, and see it to its end.
+        """Make a request that LXD answers with a background operation, and wait for its end.
 
-        Where another operation has the instance (as after a crash of ours) it waits for that one's end first, though
-        not for ever: whoever waits keeps others from their turn. `until`: asked again and again while the operation
-        runs, until it is true.
+        Where another operation occupies the instance (as after a crash of the bot), first wait for its end, for PATIENT
+        seconds at most: a caller that waits keeps others from their turn. `until`: called repeatedly while the
+        operation runs, until it returns true.
         """
         end, pause = time.monotonic() + min(deadline, PATIENT), 0.1
         while True:
             try:
                 started = self.json(verb, path, doing, json=body, params=params or {})
-                # If LXD goes away meanwhile, `finish` finds out what became of it.
+                # If LXD goes away meanwhile, `finish` finds out how the operation ended.
                 with suppress(LxdUnavailable):
                     while until and not until() and self.look(started, doing)["status"] in _GOING_ON:
                         time.sleep(_MOMENT)
@@ -161,22 +162,24 @@ class LxdConnection:
                 pause = min(1.2 * pause, _GLANCE)
 
     def finish(self, started: Any, doing: str, deadline: float, *, moving: Callable[[], object] | None = None) -> Any:
-        """See a background operation to its end and return it, or raise a LxdError kind."""
+        """Wait for the end of a background operation and return it, or raise a kind of LxdError."""
         ended = self.operation(started, doing, deadline, moving=moving)
         if ended["status"] != "Success":
             raise self.refusal(ended["err"] or f"it ended as {ended['status']}", doing)
         return ended
 
     def look(self, started: Any, doing: str) -> Any:
-        """Return how a background operation stands."""
+        """Return the present state of a background operation."""
         return self.get(f"operations/{started['metadata']['id']}", doing, project=False)
 
     def operation(
         self, started: Any, doing: str, deadline: float, *, moving: Callable[[], object] | None = None
     ) -> Any:
-        """Wait for an operation, at once (LXD forgets it 5 s after its end) and in pieces with a deadline of ours.
+        """Wait for the end of an operation and return it, successful or not.
 
-        The deadline is that of the whole, or with `moving` that of each change in what it returns.
+        The wait begins at once, because LXD forgets an operation 5 s after its end, and consists of several requests,
+        so that the bot's own deadline holds. `deadline` (seconds) is for the whole, or with `moving` for each change in
+        what that returns; raises LxdUnavailable after it.
         """
         end = time.monotonic() + deadline
         before = None
@@ -192,19 +195,23 @@ class LxdConnection:
                 raise LxdUnavailable(f"{self.product} did not {doing} within {round(deadline)} seconds.")
 
     def _wait(self, started: Any, doing: str, seconds: int, patience: float) -> Any:
-        """Return how a background operation stands, at its end or after some seconds."""
+        """Return the state of a background operation, at its end or after `seconds`."""
         path = f"operations/{started['metadata']['id']}/wait"
         try:
             answer = self.json("get", path, doing, params={"timeout": seconds}, timeout=patience, project=False)
         except LxdUnavailable:
             raise
         except LxdError:
-            # Incus answers with an error, when the operation failed as when the time is over; it itself tells which.
+            # Incus answers with an error both when the operation failed and when the time is over: ask the operation
+            # itself.
             return self.look(started, doing)
         return answer["metadata"]
 
     def settle(self, name: str, doing: str) -> None:
-        """Wait for the end of a copy to this name that the bot gave up: LXD goes on with it, and lets nobody cancel."""
+        """Wait for the end of a copy to this name that the bot gave up: LXD goes on, and cannot cancel it.
+
+        Raises LxdUnavailable where the copy takes longer than SHORT seconds.
+        """
         end = time.monotonic() + SHORT
         while self.under_way("Creating instance", name, doing):
             if time.monotonic() > end:
@@ -214,7 +221,7 @@ class LxdConnection:
             time.sleep(0.2)
 
     def under_way(self, description: str, instance: str, doing: str) -> list[Any]:
-        """Return what runs on an instance by LXD's own word for it, on whichever member of a cluster."""
+        """Return an instance's running operations with this description of LXD's, on any member of a cluster."""
         running = self.get("operations", doing, {"recursion": "1"}).get("running", [])
         return [
             operation
@@ -225,7 +232,7 @@ class LxdConnection:
 
     @contextmanager
     def words(self, doing: str) -> Iterator[None]:
-        """Turn whatever pylxd and what it stands on raise into LxdError kinds with one sentence."""
+        """Turn every error of pylxd and the libraries below it into a kind of LxdError with one sentence."""
         try:
             yield
         except LXDAPIException as error:
@@ -236,13 +243,13 @@ class LxdConnection:
             raise LxdUnavailable(f"What answers at {self.endpoint} makes no sense: neither LXD nor Incus?") from error
 
     def refusal(self, reason: str, doing: str, status: int = 400) -> LxdError:
-        """Tell the kind of a refusal by its text: LXD answers most of them with 400 or 500."""
+        """Return the error for a refusal, by its text: LXD answers most of them with 400 or 500."""
         named = {"product": self.product, "endpoint": self.endpoint, "pool": self._pool}
         return refusal(reason, doing, status, **named)
 
 
 def path_of(name: str, snapshot: str = "") -> str:
-    """Return the API's path of an instance, or of its snapshot."""
+    """Return the API path of an instance, or of one of its snapshots."""
     path = f"instances/{quote(name, safe='')}"
     return f"{path}/snapshots/{quote(snapshot, safe='')}" if snapshot else path
 

@@ -1,4 +1,4 @@
-"""What an LXD server answers about instances, in the records of `bot.lxd.protocol`; pure."""
+"""Converts an LXD server's answers about instances into the records of `bot.lxd.protocol`; pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bot.lxd.protocol import FullInstance, Instance, InstanceState, Snapshot
 
 
 def instance(entry: Mapping[str, Any]) -> Instance:
-    """Return an instance as it is listed or read alone."""
+    """Return an instance from an entry of the list, or from a request for it alone."""
     return Instance(
         name=entry["name"],
         status=status_of(entry),
@@ -25,9 +25,10 @@ def instance(entry: Mapping[str, Any]) -> Instance:
 
 
 def status_of(entry: Mapping[str, Any]) -> str:
-    """Return the status of an instance. It runs as well where something in it has told the server that it is ready.
+    """Return the status of an instance, with LXD's `Ready` as `Running`.
 
-    Anybody who is root in there can (`instance_ready_state`), and must not keep it from being stopped by that.
+    An instance is `Ready` when something inside has told the server so, as anybody who is root there can
+    (`instance_ready_state`); that must not keep the bot from stopping the instance.
     """
     status = str(entry["status"])
     return "Running" if status == "Ready" else status
@@ -39,20 +40,20 @@ def location(entry: Mapping[str, Any]) -> str:
 
 
 def listed(entry: Mapping[str, Any]) -> Instance | OnlyName:
-    """Return an instance as it is listed; of a dead member's a cluster tells only the name."""
+    """Return an instance from an entry of the list; of a dead member's instances a cluster reports only the names."""
     if entry["config"] is None:
         return OnlyName(entry["name"], status_of(entry), location(entry))
     return instance(entry)
 
 
 def full_instance(found: Instance, entry: Mapping[str, Any]) -> FullInstance:
-    """Return an instance with its state and snapshots, as it is listed with `recursion=2`."""
+    """Return an instance with its state and snapshots, from an entry of the list with `recursion=2`."""
     snapshots = sorted(map(snapshot, entry["snapshots"] or ()), key=lambda snapshot: snapshot.created)
     return FullInstance(found, state(entry["state"] or {"status": entry["status"]}), tuple(snapshots))
 
 
 def state(entry: Mapping[str, Any]) -> InstanceState:
-    """Return the state of an instance; of one that does not run most of it is missing."""
+    """Return the state of an instance; LXD leaves out most of it for one that does not run."""
     eth0 = (entry.get("network") or {}).get("eth0") or {}
     addresses = [
         found["address"]
@@ -72,7 +73,7 @@ def state(entry: Mapping[str, Any]) -> InstanceState:
 
 
 def snapshot(entry: Mapping[str, Any]) -> Snapshot:
-    """Return a snapshot, as it is listed or read alone; only then has it a size."""
+    """Return a snapshot; LXD reports its size only in the list of snapshots, or when asked for it alone."""
     return Snapshot(
         name=entry["name"].rsplit("/", 1)[-1],
         created=_epoch(entry["created_at"]),
@@ -83,5 +84,5 @@ def snapshot(entry: Mapping[str, Any]) -> Snapshot:
 
 
 def _epoch(text: str | None) -> int:
-    """Epoch seconds of LXD's time, 0 for its zero (year 1) or none."""
+    """Return LXD's time as epoch seconds; 0 for its zero time (year 1) or none."""
     return max(0, int(datetime.fromisoformat(text).timestamp())) if text else 0

@@ -1,4 +1,4 @@
-"""The `Lxd` protocol over a real server: its parts together, and the instances that it makes."""
+"""The `Lxd` protocol for a real server: combines its parts, and creates and copies instances."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from bot.lxd.wire import NIC
 class LxdGateway(LxdSnapshots, LxdProject, LxdImages):
     """One LXD server (or cluster, through any member), within the bot's own project. Safe for many threads.
 
-    Each of its parts is a class that knows the ones below it: it reads, works inside instances, changes them, takes
-    snapshots, keeps images, makes the project; here are the instances that it makes.
+    Each part is a class that builds on those below it: reading, working inside instances, changing them, snapshots,
+    images, the project. This class creates and copies instances.
 
     Args:
-        endpoint: the path of a unix socket, or `https://host:8443`.
+        endpoint: the path of a Unix socket, or `https://host:8443`.
         certificate: paths of the client certificate and key, for https.
         server_certificate: path of the server's own certificate, which is then the only one that is trusted.
-        timeout: seconds until a single request must have been answered.
+        timeout: seconds within which a single request must be answered.
     """
 
     def copy(
@@ -39,9 +39,9 @@ class LxdGateway(LxdSnapshots, LxdProject, LxdImages):
     ) -> None:
         """See `Lxd.copy`."""
         doing = f"copy `{source}` to `{name}`"
-        # LXD keeps no profiles unless they are named, and a cluster wants the architecture too.
+        # LXD keeps profiles only if the request names them, and a cluster needs the architecture too.
         found = self.connection.get(path_of(*source.split("/", 1)), doing)
-        # Beside its source: a clone shares blocks within one pool only, and each member of a cluster has its own.
+        # Place it beside its source: a clone shares blocks within one pool only, and each cluster member has its own.
         member = self._member
         if not member and self._clustered():
             member = self.instance(source.partition("/")[0]).location
@@ -80,10 +80,10 @@ class LxdGateway(LxdSnapshots, LxdProject, LxdImages):
             raise LxdError(f"{here} could not {doing}: it takes no containers from {there}.")
         member = self._member
         if refresh:
-            # LXD would copy all where nothing is, and make a second one on another member.
+            # Where there is no copy LXD would copy everything, and on another member it would make a second copy.
             copy = self.instance(name)
             member = copy.location
-            # The source's address is the source's.
+            # The copy keeps its own interface: the source's address belongs to the source.
             devices = {key: device for key, device in copy.devices.items() if key == NIC} | dict(devices)
         elif name in [instance.name for instance in self.instances()]:
             raise AlreadyExists(f"{self.connection.product} could not {doing}: that name is already taken.")
@@ -105,7 +105,7 @@ class LxdGateway(LxdSnapshots, LxdProject, LxdImages):
         self._addressed(name, devices, member, make)
 
     def _end(self, member: str) -> End:
-        """This server as one end of a transfer; of a cluster, the member that is to send or receive."""
+        """Return this server as one end of a transfer; of a cluster, the member that is to send or receive."""
         server = self.server()
         addresses = [self.endpoint] if self.endpoint.startswith("https://") else [*server.addresses, ""]
         if member:

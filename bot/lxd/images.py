@@ -1,4 +1,4 @@
-"""The images of one LXD server: found, imported, exported."""
+"""Finds, imports and exports the images of one LXD server."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class LxdImages(LxdReader):
         self.connection.finish(started, doing, LONG)
 
     def _point(self, alias: str, fingerprint: str) -> None:
-        """Make an alias name this image, whatever it named before."""
+        """Point an alias at this image, whatever it named before."""
         doing = f"name the image `{alias}`"
         try:
             self.connection.request("post", "images/aliases", doing, json={"name": alias, "target": fingerprint})

@@ -1,4 +1,4 @@
-"""What is done inside the instances of one LXD server: commands, conversations, files, and looks at their pool."""
+"""Works inside the instances of one LXD server: commands, conversations, files, and the quotas of their pool."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from bot.lxd.refusals import HelperGone
 from bot.lxd.talk import conversation
 
 MOST = 64 << 20
-"""Bytes that a file, or a command's output, may have to be read."""
+"""The most bytes that are read of a file, or of a command's output."""
 _HELPER_ENDS = 20.0
-"""Seconds for LXD's helper for an instance's files to end: it looks every five whether it is still used, so that one
-whose instance was renamed meanwhile, and whose socket nobody finds any more, lives on for ten."""
+"""Seconds for LXD's helper for an instance's files to end. It checks every five seconds whether it is still used, so
+that a helper whose instance was renamed meanwhile, and whose socket nobody finds any more, lives on for ten."""
 
 
 class LxdInside(LxdReader):
-    """The part of `LxdGateway` that looks and works inside instances."""
+    """The part of `LxdGateway` that works inside instances."""
 
     def execute(
         self,
@@ -47,7 +47,7 @@ class LxdInside(LxdReader):
         }
         started = self.connection.json("post", f"{path_of(name)}/exec", doing, json=body)
         self.leftovers.unread.add(started["metadata"]["id"])
-        # Where the output stands is told at the end only; before it is one of these, by product and version.
+        # LXD says only at the end where the output is; until then it is one of these, by product and version.
         file = f"exec_{started['metadata']['id']}"
         logs = [f"{path_of(name)}/{folder}/{file}" for folder in ("logs", "logs/exec-output")]
         logs = [f"{log}.{stream}" for log in logs for stream in ("stdout", "stderr")]
@@ -56,7 +56,7 @@ class LxdInside(LxdReader):
             ended = self.connection.operation(started, doing, timeout)
             found = ended["metadata"] or {}
             code = found.get("return")
-            # A command that is not there fails the operation, yet it has an exit code like any other.
+            # A missing command fails the operation, yet it has an exit code like any other.
             if code is None or (ended["status"] != "Success" and code not in (126, 127)):
                 raise self.connection.refusal(ended["err"] or f"it ended as {ended['status']}", doing)
             logs = [found["output"][stream].partition("?")[0].removeprefix("/1.0/") for stream in ("1", "2")]
@@ -64,7 +64,7 @@ class LxdInside(LxdReader):
                 output.append(self._read(self.connection.request("get", log, doing, is_api=False, stream=True), doing))
         finally:
             for log in logs:
-                # Nothing may stay on the host, and a failure to clean up must not hide the command's own end.
+                # Nothing may stay on the host, and a failure to clean up must not hide the command's own result.
                 with suppress(LxdError):
                     self.connection.request("delete", log, doing)
             self.leftovers.unread.discard(started["metadata"]["id"])
@@ -97,7 +97,7 @@ class LxdInside(LxdReader):
         return self._read(answer, doing)
 
     def _read(self, answer: Any, doing: str) -> bytes:
-        """Read a file in pieces: no more than MOST bytes, and as a whole within SHORT seconds."""
+        """Read a response in pieces: no more than MOST bytes, and as a whole within SHORT seconds."""
         end = time.monotonic() + SHORT
         content = bytearray()
         with self.connection.words(doing), answer:
@@ -115,9 +115,9 @@ class LxdInside(LxdReader):
             self._file("delete", name, path, f"delete `{path}` in `{name}`")
 
     def _file(self, verb: str, name: str, path: str, doing: str, **arguments: Any) -> Any:
-        """Make one request about a file; again, where LXD's helper for files is ending, as it does when idle.
+        """Make one request about a file; repeat it while LXD's helper for files is ending, as it does when idle.
 
-        Such a helper lives on for a moment after its socket is gone, and until then LXD asks no other.
+        Such a helper lives on for a moment after its socket is gone, and until it is gone LXD uses no other.
         """
         end, pause = time.monotonic() + _HELPER_ENDS, 0.02
         while True:
@@ -136,7 +136,7 @@ class LxdInside(LxdReader):
 
     @contextmanager
     def _absent_file(self, name: str, path: str) -> Iterator[None]:
-        """Tell a missing file from a missing instance."""
+        """Raise `_FileNotThere` where NotFound means the file and not the instance."""
         try:
             yield
         except NotFound as error:
@@ -144,7 +144,7 @@ class LxdInside(LxdReader):
                 raise
             raise _FileNotThere(f"There is no `{path}` in `{name}`.") from error
 
-    # -- their pool -----------------------------------------------------------------------------------------------
+    # -- quotas of the pool ---------------------------------------------------------------------------------------
 
     def quotas(self, name: str) -> Quotas | None:
         """See `Lxd.quotas`."""
@@ -169,4 +169,4 @@ class LxdInside(LxdReader):
 
 
 class _FileNotThere(NotFound):
-    """The instance is there, the file in it is not."""
+    """The instance exists, but the file in it does not."""

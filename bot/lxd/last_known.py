@@ -1,4 +1,4 @@
-"""What the instances of a cluster's dead members last were, as a cluster tells only their names; pure."""
+"""The last known state of instances on a cluster's dead members, whose names alone the cluster reports; pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bot.lxd.protocol import Instance, LxdUnavailable
 
 @dataclass(frozen=True)
 class OnlyName:
-    """All that a cluster tells of an instance on a member that does not answer: `config` and all else are null."""
+    """All that a cluster reports of an instance on a member that does not answer: `config` and all else are null."""
 
     name: str
     status: str
@@ -18,16 +18,16 @@ class OnlyName:
 
 
 class LastKnown:
-    """Every list of the instances that went through here, by name. Safe for many threads."""
+    """Remembers, by name, the instances of every list that passes through it. Safe for many threads."""
 
     def __init__(self) -> None:
         self._seen: dict[str, Instance] = {}
 
     def without_gaps(self, listed: Sequence[Instance | OnlyName], product: str) -> list[Instance]:
-        """Return a list in which those of a dead member are what they were when it was last seen.
+        """Return a list in which the instances of a dead member are as they were last seen.
 
-        Nobody changes them meanwhile. Raises LxdUnavailable, in `product`'s name, where nobody here has seen them: they
-        may be anything.
+        Nobody can change them meanwhile. Raises LxdUnavailable, in `product`'s name, where an instance was never seen
+        here: it may be anything.
         """
         whole = []
         for one in listed:

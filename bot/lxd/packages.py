@@ -1,9 +1,9 @@
-"""What the bot needs of the distribution, and how it gets there.
+"""The packages that the bot needs from the distribution, and their installation.
 
     python3 -m bot.lxd.packages            (what `make .venv` needs)
 
-The one list of it: `make up` installs `TOOLS`, and the suite's list (`tests/support/packages.py`) has them too. It has
-the standard library only, as it also runs before there is a `.venv`.
+This is the only list of them: `make up` installs `TOOLS`, and the suite's list (`tests/support/packages.py`) includes
+it. The module uses only the standard library, because it also runs before there is a `.venv`.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ APT = ("apt-get", "--quiet", "--yes", "--no-install-recommends")
 
 
 def path() -> str:
-    """Return where programs are looked for: cron's and a service's PATH have less than a person's."""
+    """Return where programs are looked for: the PATH of cron and services has fewer folders than a person's."""
     # The last is where Debian has `incusd`.
     more = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/snap/bin", "/usr/libexec/incus")
     return os.pathsep.join((os.environ.get("PATH", os.defpath), *more))
 
 
 class CannotInstall(Exception):
-    """A package cannot be had here; the text is one sentence that says which, and why."""
+    """A package cannot be installed here; the text is one sentence that says which, and why."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package of Debian's, and what it is wanted for.
+    """A Debian package, and what it is needed for.
 
     Args:
-        programs: what it gives; it is there when all of them are.
-        also: tells whether what is no program is there too.
+        programs: the programs that it provides; the package is there when all of them are.
+        also: returns whether what is not a program is there too.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Package:
     also: Callable[[], bool] = lambda: True
 
     def there(self) -> bool:
-        """Whether this machine has what the package gives, from wherever it came."""
+        """Return whether this machine has what the package provides, wherever it came from."""
         return all(shutil.which(program, path=path()) for program in self.programs) and self.also()
 
 
@@ -60,11 +60,11 @@ def _venv() -> bool:
 PYTHON = (Package("python3-venv", also=_venv),)
 BUILDS = (
     Package("debootstrap", ("debootstrap",)),
-    # Ubuntu's debootstrap checks no signature of Debian's without it.
+    # Without it Ubuntu's debootstrap checks no signature of Debian's.
     Package("debian-archive-keyring", also=_keyring),
     Package("zstd", ("zstd",)),
 )
-"""What a blueprint is put together with, wherever its server is."""
+"""What building a blueprint needs, wherever its server is."""
 TOOLS = (
     Package("nftables", ("nft",)),
     Package("iproute2", ("ip", "tc")),
@@ -72,11 +72,12 @@ TOOLS = (
     Package("btrfs-progs", ("btrfs", "mkfs.btrfs")),
     *BUILDS,
 )
-"""What LXD or Incus works with here; before it: a daemon that starts without nftables takes a firewall without ACLs."""
+"""What LXD or Incus needs here, installed first: a daemon that starts without nftables takes a firewall without ACLs.
+"""
 
 
 def missing(packages: Iterable[Package]) -> list[str]:
-    """Return the names of those that are not there, in their order."""
+    """Return the names of the packages that are not there, in their order."""
     return [package.name for package in packages if not package.there()]
 
 
@@ -90,7 +91,10 @@ def refuse_where_none_can_be_installed(names: Sequence[str]) -> None:
 
 
 def provide(packages: Iterable[Package], progress: Callable[[str], None]) -> None:
-    """Install what is missing where that can be done; elsewhere whoever needs it says so. Raises CannotInstall."""
+    """Install what is missing where that is possible; raises CannotInstall where it fails.
+
+    Elsewhere the code that needs a package reports that it is missing.
+    """
     names = missing(packages)
     if names and os.geteuid() == 0 and shutil.which("apt-get"):
         progress(f"installing {', '.join(names)}")
@@ -99,12 +103,12 @@ def provide(packages: Iterable[Package], progress: Callable[[str], None]) -> Non
 
 
 def update() -> None:
-    """Learn what the distribution has today."""
+    """Update the lists of the distribution's packages."""
     _run([*APT, "update"])
 
 
 def install(names: Sequence[str], *, snap: bool = False) -> None:
-    """Install packages, each by its name; `snap`: as snaps."""
+    """Install packages by their names; `snap`: as snaps."""
     _run(["snap", "install", *names] if snap else [*APT, "install", *names])
 
 

@@ -1,4 +1,4 @@
-"""The folder of a btrfs pool, where its server runs on this machine: what LXD left there that it does not know."""
+"""The folder of a btrfs pool, where its server runs on this machine: removes snapshots that LXD does not know."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from bot.lxd import packages
 
 _SUBVOLUME = 256
-"""The inode of a subvolume's root, on btrfs; no folder has it."""
+"""The inode number of a subvolume's root on btrfs; no plain folder has it."""
 
 
 def of_pool(endpoint: str, pool: str) -> Path | None:
-    """Return the folder of a pool as this process can enter it, None where it cannot: elsewhere, or no root's.
+    """Return the folder of a pool as this process can enter it; None where it cannot: elsewhere, or not as root.
 
-    `endpoint`: of the server; the pool is mounted where that sees it, which need not be where we are.
+    `endpoint`: of the server. The pool is mounted in the server's mount namespace, which need not be the bot's.
     """
     if not endpoint.startswith("/") or os.geteuid() != 0:
         return None
@@ -34,14 +34,14 @@ def of_pool(endpoint: str, pool: str) -> Path | None:
 
 
 def is_subvolume(folder: Path) -> bool:
-    """Whether a folder on btrfs is a subvolume."""
+    """Return whether a folder on btrfs is a subvolume."""
     return folder.stat().st_ino == _SUBVOLUME
 
 
 def remove_snapshots(folder: Path, volume: str, known: Callable[[], set[str]]) -> bool:
-    """Remove the snapshots of a container's volume but for those known; tell whether any was removed.
+    """Remove the snapshots of a container's volume except for the known ones; return whether any was removed.
 
-    `known` is asked after they were listed: a server knows of a snapshot before it is there.
+    `known` is called after the snapshots were listed, because a server knows of a snapshot before it exists.
     """
     removed = False
     with suppress(OSError):
@@ -49,7 +49,7 @@ def remove_snapshots(folder: Path, volume: str, known: Callable[[], set[str]]) -
         names = known() if there else set()
         for one in there:
             if one.name not in names and is_subvolume(one):
-                # One that is being sent is refused by the kernel.
+                # The kernel refuses to delete a snapshot that is being sent.
                 ended = subprocess.run(
                     ["btrfs", "subvolume", "delete", str(one)],
                     env={**os.environ, "PATH": packages.path()},

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Product:
-    """What differs between the two, for who speaks with a server and for who runs a daemon on this machine.
+    """What differs between the two products, for clients of a server and for the daemon on this machine.
 
     Args:
         name: as people write it, in every message.
-        key: as the server calls itself (`environment.server`), and its folders are named.
-        daemon: the program, as `--group` takes it.
-        shutdown: the command that ends a daemon with its containers; `--timeout SECONDS` goes after it.
-        folder: the variable that names the daemon's folder.
-        socket: the variable that names the server's socket, for a client.
-        sockets: where the distribution's own server answers.
-        packages: Debian's.
+        key: the server's own name for itself (`environment.server`), after which its folders are named.
+        daemon: the server program, which takes `--group`.
+        shutdown: the command that ends a daemon with its containers; `--timeout SECONDS` is appended.
+        folder: the environment variable that names the daemon's folder.
+        socket: the environment variable that names the server's socket, for a client.
+        sockets: where the distribution's own server listens.
+        packages: the names of the Debian packages.
     """
 
     name: str
@@ -55,18 +55,18 @@ PRODUCTS = (LXD, INCUS)
 
 
 def called(key: str) -> Product:
-    """Return the product that calls itself so; what is none of the two is taken for LXD, the elder."""
+    """Return the product with this key; for an unknown key LXD, the older of the two."""
     return next((product for product in PRODUCTS if product.key == key), LXD)
 
 
 def at(socket: str) -> Product | None:
-    """Return the product that a socket's path speaks of, if it does."""
+    """Return the product whose key is in a socket's path, or None."""
     return next((product for product in PRODUCTS if product.key in socket), None)
 
 
 def takes(target: str, source: str) -> bool:
-    """Whether a server takes copies with their snapshots from another, by the names of their products.
+    """Return whether a server accepts copies with their snapshots from another, by the names of their products.
 
-    Incus takes them from LXD. LXD refuses keys that Incus writes into every snapshot (`volatile.uuid.generation`).
+    Incus accepts them from LXD. LXD refuses keys that Incus writes into every snapshot (`volatile.uuid.generation`).
     """
     return (target, source) != (LXD.name, INCUS.name)

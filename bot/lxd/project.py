@@ -1,4 +1,4 @@
-"""The bot's own part of one LXD server: its project, pool, bridge and profile, made and taken away."""
+"""Creates and removes the bot's own part of one LXD server: its project, pool, bridge and profile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bot.lxd.wire import NIC, bounds
 
 
 class LxdProject(LxdChanges):
-    """The part of `LxdGateway` that makes what the bot needs of a server."""
+    """The part of `LxdGateway` that creates what the bot needs on a server, and removes it."""
 
     def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str, ways: Sequence[str] = ()) -> None:
         """See `Lxd.ensure_project`."""
@@ -30,7 +30,7 @@ class LxdProject(LxdChanges):
         acl = None
         if "network_bridge_acl" in server.extensions:
             if new:
-                # Rules of a bridge that is no more may be for another subnet.
+                # Rules left by a deleted bridge may be for another subnet.
                 with suppress(NotFound):
                     self.connection.request(
                         "delete", f"network-acls/{self._network}", "remove old rules", project=False
@@ -52,11 +52,11 @@ class LxdProject(LxdChanges):
         self._bridge.align(acl)
 
     def remove_project(self) -> None:
-        """Take away what `ensure_project` made, with every instance and image in it; all else stays."""
+        """Remove what `ensure_project` created, with every instance and image in it; all else stays."""
         with suppress(NotFound):
             with ThreadPoolExecutor(8) as threads:
                 removing = [threads.submit(self._remove, instance.name) for instance in self.instances()]
-            # All others are gone when one cannot be removed.
+            # A failure is raised only after all other instances are gone.
             for removed in removing:
                 removed.result()
             doing = "list the images"
@@ -90,7 +90,10 @@ class LxdProject(LxdChanges):
         config: Mapping[str, str] | None = None,
         project: bool = False,
     ) -> None:
-        """Make one object when it is not there. A cluster wants it named on each member first (`each` there)."""
+        """Create one object where it is missing.
+
+        A cluster needs the object on each member first, with `each` as its configuration there.
+        """
         if not self._lacks(kind, body["name"], project=project):
             return
         doing = f"make {kind.removesuffix('s').replace('-', ' ')} `{body['name']}`"
@@ -104,7 +107,7 @@ class LxdProject(LxdChanges):
                 body = {**body, "config": {**(each or {}), **(config or {})}}
             self.connection.request("post", kind, doing, json=body, project=project, timeout=SHORT)
         except AlreadyExists:
-            # Another bot was quicker, or something else of this name stands in the way.
+            # Another bot was quicker, or something else of this name is in the way.
             if self._lacks(kind, body["name"], project=project):
                 raise
 

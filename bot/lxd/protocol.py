@@ -1,6 +1,6 @@
-"""What the bot asks of one LXD server: the `Lxd` protocol, and its errors.
+"""The `Lxd` protocol: everything that the bot asks of one LXD server, and the errors of these calls.
 
-`bot.lxd.gateway.LxdGateway` speaks to a real server, `bot.lxd.simulated.lxd.SimulatedLxd` keeps one in memory;
+`bot.lxd.gateway.LxdGateway` implements it for a real server, `bot.lxd.simulated.lxd.SimulatedLxd` in memory;
 `tests/contracts` holds both to the same behaviour.
 """
 
@@ -24,7 +24,7 @@ from bot.lxd.records import (
 )
 from bot.model.forms import bridge_interface, lxd_bytes
 
-# With the records: whoever speaks the protocol has them from here, until `bot/lxd/` is a package.
+# The records are exported here too, so that users of the protocol need one import only.
 __all__ = [
     "AlreadyExists",
     "ExecResult",
@@ -59,7 +59,7 @@ class LxdUnavailable(LxdError):
 
 
 class NotFound(LxdError):
-    """There is no such instance, snapshot, pool or file."""
+    """The instance, snapshot, pool or file does not exist."""
 
 
 class AlreadyExists(LxdError):
@@ -67,21 +67,23 @@ class AlreadyExists(LxdError):
 
 
 class PoolFull(LxdError):
-    """The storage pool has no room for what was asked."""
+    """The storage pool has too little free space for the request."""
 
 
 class TenantAnswerError(LxdError):
-    """What is inside an instance answers too much, too late, nothing, or nonsense; the sentence names the instance."""
+    """A program inside an instance answers too much, too late, not at all, or nonsense; the sentence names the
+    instance."""
 
 
 class Vanished(LxdError):
-    """Files of a running instance went away while LXD walked them: the next try may well succeed."""
+    """Files of a running instance were deleted while LXD walked through them; the next try may well succeed."""
 
 
 def edge_address(subnet: str) -> str:
-    """Return the address on the bridge that is kept for the edge (`10.70.0.1/24` → `10.70.0.2`).
+    """Return the address on the bridge that is reserved for the edge (`10.70.0.1/24` → `10.70.0.2`).
 
-    Tenants get theirs from the sixteenth on. Raises LxdError for what is no subnet, or one too small.
+    Tenants get the addresses from number 16 on (`10.70.0.16`). Raises LxdError for an invalid subnet, or one that is
+    too small.
     """
     try:
         interface = bridge_interface(subnet)
@@ -100,20 +102,21 @@ def size_bytes(text: str) -> int:
 
 
 class Talk(Protocol):
-    """A command inside an instance that is spoken with."""
+    """A conversation with a command inside an instance."""
 
     def send(self, content: bytes) -> None:
-        """Write to its standard input."""
+        """Write to the command's standard input."""
 
     def line(self, most: int = 0) -> bytes:
-        """Return the next line that it writes, without its end, or raise TenantAnswerError.
+        """Return the next line of the command's output, without its newline, or raise TenantAnswerError.
 
-        `most`: bytes of it that are read before it counts as none; 0: as many as are read of all lines together.
+        `most`: bytes that are read of a line before it is refused as too long; 0: only the limit of all lines together
+        applies.
         """
 
 
 class Lxd(Protocol):
-    """One LXD server, within the bot's own LXD project. Every call has a deadline and raises LxdError kinds.
+    """One LXD server, within the bot's own LXD project. Every call has a deadline and raises kinds of LxdError.
 
     Changes return when LXD has finished them. None of them is idempotent by itself: look, then act.
     """
@@ -137,16 +140,22 @@ class Lxd(Protocol):
         """Return every instance with state and snapshots, in one request (recursion=2), sorted by name."""
 
     def subnet(self) -> str:
-        """Return the address of the bot's bridge with its network, `10.70.0.1/24`; raises NotFound where it is not."""
+        """Return the bridge's address with its network, `10.70.0.1/24`; raises NotFound where there is no bridge."""
 
     def keeps_in(self) -> bool:
-        """Whether the bot's bridge is closed as `ensure_project` closes it; one that an earlier bot made is not yet."""
+        """Return whether the bot's bridge keeps tenants in, as `ensure_project` sets it up.
+
+        The bridge of an earlier version of the bot does not yet.
+        """
 
     def members(self) -> list[Member]:
-        """List the members of the cluster, sorted by name; none where there is no cluster."""
+        """List the members of the cluster, sorted by name; empty where there is no cluster."""
 
     def at(self, member: str) -> Self:
-        """Return the same server, where what is new comes to stand on one member, and `pool` is that member's."""
+        """Return the same server, bound to one cluster member.
+
+        New instances are placed on that member, and `pool` and `resources` are that member's.
+        """
 
     def copy(
         self,
@@ -158,9 +167,9 @@ class Lxd(Protocol):
     ) -> None:
         """Copy an instance (`blueprint`) or a snapshot of one (`blueprint/golden`) to a new, stopped one.
 
-        Config and devices are laid over the source's. Profiles are kept, volatile keys (MAC) are not,
-        nor are snapshots. Without an `eth0` in `devices` it gets one with an address of its own, as whatever is made
-        by `receive` and `create` does. Raises AlreadyExists, NotFound, PoolFull.
+        Config and devices are laid over the source's. Profiles are kept; volatile keys (MAC) and snapshots are not.
+        Without an `eth0` in `devices` the copy gets one with an address of its own, as does every instance that
+        `receive` and `create` make. Raises AlreadyExists, NotFound, PoolFull.
         """
 
     def receive(
@@ -173,16 +182,18 @@ class Lxd(Protocol):
         devices: Mapping[str, Mapping[str, str]],
         refresh: bool = False,
     ) -> None:
-        """Copy an instance with its snapshots from another server or member to here, stopped.
+        """Copy an instance with its snapshots from another server or member to this one; the copy is stopped.
 
         The source may run, and is not changed. Profiles are kept, volatile keys (MAC) are not; config and devices are
-        laid over the source's. `refresh` brings the stopped copy that is here up to date instead; its configuration
-        stays, with config and devices laid over. What is sent then is what the newest snapshot has more than the one
-        before it: take one right before (without, all is sent), and let the names sort by age, since LXD goes by them.
+        laid over the source's. `refresh` brings the existing, stopped copy up to date instead; its configuration stays,
+        with config and devices laid over. A refresh sends only what the newest snapshot has beyond the one before it.
+        So take a snapshot right before (otherwise everything is sent), and give snapshots names that sort by age, since
+        LXD goes by the names.
 
-        It may take as long as bytes move; when none do, it ends in LxdUnavailable. What was cut short may leave a part
-        under `name`: whoever asked deletes it. Raises AlreadyExists, NotFound (also for a refresh of nothing),
-        PoolFull, LxdUnavailable; LxdError at once where the one product takes nothing from the other.
+        The call may take as long as bytes move; when none do, it raises LxdUnavailable. An interrupted copy may leave a
+        partial instance under `name`, which the caller deletes. Raises AlreadyExists, NotFound (also for a refresh
+        without a copy), PoolFull, LxdUnavailable; LxdError at once where the one product accepts nothing from the
+        other.
         """
 
     def create(
@@ -191,37 +202,40 @@ class Lxd(Protocol):
         """Create a stopped container from a local image alias or fingerprint."""
 
     def pin(self, name: str) -> str:
-        """Give it an address of its own where it has none yet, and return what it has.
+        """Give an instance an address of its own where it has none yet, and return its address.
 
-        One that runs keeps the address that LXD's DHCP leased to it. Raises LxdError where none is free.
+        A running instance keeps the address that LXD's DHCP leased to it. Raises LxdError where none is free.
         """
 
     def start(self, name: str) -> None:
-        """Start it; no effect when it already runs. Where another has its address by now, it gets a new one."""
+        """Start an instance; no effect when it already runs.
+
+        Where another instance has its address by now, it gets a new one.
+        """
 
     def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
-        """Stop it in peace within `timeout` seconds, or by force; no effect when it is stopped."""
+        """Stop an instance cleanly within `timeout` seconds, or by force; no effect when it is stopped."""
 
     def restart(self, name: str, *, timeout: int = 60) -> None:
-        """Stop in peace, then start."""
+        """Stop an instance cleanly within `timeout` seconds, then start it."""
 
     def thaw(self, name: str) -> None:
-        """Let one go on that a snapshot which was cut short left frozen; no effect where none is."""
+        """Unfreeze an instance that an interrupted snapshot left frozen; no effect where it is not frozen."""
 
     def isolate(self, name: str) -> None:
-        """Take an instance off the network, by its interface and over restarts; nothing inside is asked."""
+        """Take an instance off the network, also across restarts, by its interface; nothing inside is asked."""
 
     def rejoin(self, name: str) -> None:
-        """Take `isolate` back: the same address, a new MAC; no effect where there is nothing to take back.
+        """Undo `isolate`: the same address, a new MAC. No effect where the instance is not isolated.
 
-        What runs inside may ask for its address only at its next start.
+        The system inside may request its address only at its next start.
         """
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename a stopped instance."""
 
     def delete(self, name: str) -> None:
-        """Delete a stopped instance with its snapshots (protection must have been taken off)."""
+        """Delete a stopped instance with its snapshots (its delete protection must be off)."""
 
     def update(
         self,
@@ -229,7 +243,10 @@ class Lxd(Protocol):
         config: Mapping[str, str | None],
         devices: Mapping[str, Mapping[str, str] | None] | None = None,
     ) -> None:
-        """Lay keys over the configuration (None or "" takes a key away). Serialised per instance, with its ETag."""
+        """Lay keys and devices over the configuration (None or "" removes a key, None a device).
+
+        Updates are serialised per instance, and sent with its ETag.
+        """
 
     def snapshot(
         self,
@@ -241,12 +258,12 @@ class Lxd(Protocol):
         still: bool = False,
         closed: bool = False,
     ) -> None:
-        """Take a snapshot, with `config` stamped on it; `within` is entered only while it is taken itself.
+        """Take a snapshot with the keys of `config`; `within` is entered only while the snapshot itself is taken.
 
-        Raises Vanished where files of a running instance went away meanwhile: then under another name, since what was
-        begun may be in the way. `still`: nothing in it runs meanwhile, and its visitors wait, so that none can go away.
-        `closed`: all work in it has ended, so that none goes away anyhow; to have it stand still may take a second
-        (liblxc looks at a control group of version 1 once a second).
+        Raises Vanished where files of a running instance were deleted meanwhile; retry under another name, since the
+        remains of the first try may be in the way. `still`: freeze the instance meanwhile, so that no file can be
+        deleted; its visitors wait. `closed`: all work in the instance has ended, so that no file is deleted even
+        without a freeze, which may take a second (liblxc looks at a control group of version 1 once a second).
         """
 
     def snapshots(self, name: str) -> list[Snapshot]:
@@ -264,61 +281,62 @@ class Lxd(Protocol):
         user: int = 0,
         timeout: int = 120,
     ) -> ExecResult:
-        """Run a command inside a running instance of our own, never a tenant; return its end and output.
+        """Run a command inside a running instance of the bot's own, never a tenant; return its exit code and output.
 
-        All of the output stands on the host until it is read, and what did not end in time goes on: so nothing secret
-        may be printed, and it must be a command that ends. Raises LxdUnavailable on timeout.
+        The whole output is stored on the host until the bot has read it, and a command that misses its deadline goes
+        on. So the command must print no secrets, and must end by itself. Raises LxdUnavailable on timeout.
         """
 
     def talk(self, name: str, command: list[str], *, timeout: float = 120, limit: int) -> AbstractContextManager[Talk]:
-        """Speak with a command inside a running instance, which is believed in nothing.
+        """Talk with a command inside a running instance, whose answers are not trusted.
 
-        What is said is nowhere on the host, and whatever was begun ends with the conversation: that takes no more than
-        so many seconds as a whole, and all lines together have no more than so many bytes.
+        The host stores nothing of the conversation, and the command ends with it. The whole conversation takes at most
+        `timeout` seconds, and all lines together have at most `limit` bytes.
         """
 
     def sweep(self) -> None:
-        """Remove what was cut off left: output of commands that nobody reads any more, and halves of snapshots.
+        """Remove what interrupted calls left: output of commands that nobody reads any more, and partial snapshots.
 
-        The latter where the pool is on this machine; elsewhere `delete` says what is in its way.
+        Partial snapshots are removed only where the pool is on this machine; elsewhere the error of `delete` says what
+        is in its way.
         """
 
     def push(self, name: str, path: str, content: bytes, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> None:
         """Write a file inside an instance (running or not). Its folder must exist."""
 
     def pad(self, name: str, path: str, size: int) -> None:
-        """Write a file of so many bytes inside an instance that say nothing and cannot be written shorter."""
+        """Write a file of `size` bytes inside an instance, with meaningless content that cannot be compressed."""
 
     def pull(self, name: str, path: str) -> bytes:
-        """Read a file from inside an instance of our own, never a tenant, or raise NotFound.
+        """Read a file from inside an instance of the bot's own, never a tenant, or raise NotFound.
 
-        A tenant may lay anything there: a pipe that never ends, or more than any memory holds.
+        A tenant could put anything there: a pipe that never ends, or more than fits into memory.
         """
 
     def remove(self, name: str, path: str) -> None:
         """Delete a file inside an instance; no effect when it is not there."""
 
     def pool(self) -> PoolSpace:
-        """Return the room of the pool that tenants stand on."""
+        """Return the used and total space of the pool that holds the tenants."""
 
     def quotas(self, name: str) -> Quotas | None:
-        """Return what the kernel says of the quotas of the pool that a running instance stands on.
+        """Return the kernel's view of the quotas of the pool that holds a running instance.
 
-        None where it does not tell: it is no btrfs, has no quotas, or the kernel is older than 6.1.
+        None where the kernel does not report it: the pool is no btrfs, has no quotas, or the kernel is older than 6.1.
         """
 
     def recount(self, name: str, filesystem: str) -> None:
-        """Have the kernel begin to count anew what is on the filesystem that a running instance stands on.
+        """Start a rescan of the quotas of the filesystem (`filesystem`: its UUID) that holds a running instance.
 
-        It returns at once, and also where that is under way. Raises LxdError where this program cannot do it: the
-        server is on another machine, or lets nobody but root.
+        Returns at once, also where a rescan is under way. Raises LxdError where this process cannot start one: the
+        server is on another machine, or only root may.
         """
 
     def root_path(self, name: str) -> str:
-        """Return where the root of a running instance is found on its host, whatever is mounted where there."""
+        """Return the path on the host of a running instance's root, independent of what is mounted on the host."""
 
     def resources(self) -> Resources:
-        """Return the memory and load of the server's machine, or of the member that this door is `at`."""
+        """Return the memory and load of the server's machine, or of the member that `at` chose."""
 
     def import_image(self, path: str, alias: str, properties: Mapping[str, str]) -> str:
         """Import a unified image tarball from a local file; return its fingerprint (the same for the same content)."""
@@ -330,12 +348,12 @@ class Lxd(Protocol):
         """Return the properties of a local image by alias (with its `fingerprint`), or None."""
 
     def ensure_project(self, *, pool_driver: str, pool_size: str, subnet: str, ways: Sequence[str] = ()) -> None:
-        """Make the bot's own project, pool, bridge and profile where they are missing; leave all else alone.
+        """Create the bot's own project, pool, bridge and profile where they are missing; leave all else alone.
 
         `subnet` is the address of a new bridge (`10.70.0.1/24`). The bridge has NAT and DHCP, and its ports are
-        isolated from each other except for the edge's, so that tenants cannot reach each other. What a bridge, its
-        rules and the profile that are there lack of what keeps tenants in is laid over them.
+        isolated from each other except for the edge's, so that tenants cannot reach each other. Where an existing
+        bridge, its rules or the profile lack settings that keep tenants in, these are added.
 
-        From the bridge the outside can be reached, and neither the host nor private networks; `ways` names what is
-        open all the same (`10.0.0.25:25`, `10.1.0.0/16`).
+        From the bridge the internet can be reached, but neither the host nor private networks; `ways` names the
+        exceptions (`10.0.0.25:25`, `10.1.0.0/16`).
         """

@@ -1,4 +1,4 @@
-"""What is read from one LXD server: itself, its cluster, its pool, and its instances."""
+"""Reads from one LXD server: the server itself, its cluster, its pool, and its instances."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from bot.lxd.updates import Updates
 
 
 class LxdReader:
-    """The part of `LxdGateway` that reads, and what all of its parts stand on.
+    """The part of `LxdGateway` that reads, and the base of all its other parts.
 
-    `connection` is the way to the server, for what the protocol has no name for; `leftovers` is what calls that were
-    cut off left there.
+    `connection` makes requests that the protocol has no method for; `leftovers` removes what interrupted calls left on
+    the server.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LxdReader:
         self.leftovers = Leftovers(self.connection, project, pool)
         self._updates = Updates(self.connection)
         self._memory = LastKnown()
-        # When files in an instance were changed last.
+        # By instance: when the bot last made a request about its files (`time.monotonic`).
         self._changed: dict[str, float] = {}
 
     # -- the server ---------------------------------------------------------------------------------------------
@@ -111,13 +111,13 @@ class LxdReader:
 
     def at(self, member: str) -> Self:
         """See `Lxd.at`."""
-        # The connection and the locks of updates are common to both.
+        # Both share the connection and the locks of updates.
         there = copy.copy(self)
         there._member = member
         return there
 
     def _clustered(self) -> bool:
-        """Whether the server is part of a cluster, as it said when the connection was made."""
+        """Return whether the server is part of a cluster, as it said when the connection was made."""
         with self.connection.words("describe the server"):
             return bool(self.connection.connected().host_info["environment"].get("server_clustered", False))
 
@@ -131,7 +131,7 @@ class LxdReader:
         return PoolSpace(used=found["space"]["used"], total=found["space"]["total"])
 
     def resources(self) -> Resources:
-        """See `Lxd.resources`. Servers older than the extension `resources_load` tell no load."""
+        """See `Lxd.resources`. Servers older than the extension `resources_load` report no load."""
         began = time.monotonic()
         found = self.connection.get("resources", "measure the host's memory", self._there(), project=False)
         memory, load = found["memory"], found.get("load") or {}
@@ -163,8 +163,8 @@ class LxdReader:
         return entries.state(self.connection.get(f"{path_of(name)}/state", f"read the state of `{name}`"))
 
     def full_instances(self) -> list[FullInstance]:
-        """See `Lxd.full_instances`. LXD tells no sizes of snapshots here; `snapshots` does."""
-        # Of a big fleet it takes its time.
+        """See `Lxd.full_instances`. LXD reports no sizes of snapshots here; `snapshots` does."""
+        # This takes long on a big fleet.
         doing = "read the instances"
         found = self.connection.json("get", "instances", doing, params={"recursion": "2"}, timeout=SHORT)["metadata"]
         instances = self._without_gaps(found)
@@ -175,7 +175,7 @@ class LxdReader:
         found = self.connection.get(
             f"{path_of(name)}/snapshots", f"list the snapshots of `{name}`", params={"recursion": "1"}
         )
-        # LXD's own order is that of creation, which the sort keeps for those of the same second.
+        # LXD lists them in order of creation, which the sort keeps for those of the same second.
         return sorted(map(entries.snapshot, found), key=lambda snapshot: snapshot.created)
 
     def _without_gaps(self, found: Iterable[Mapping[str, Any]]) -> list[Instance]:

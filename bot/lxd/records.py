@@ -1,4 +1,4 @@
-"""What an LXD server tells of itself, its instances and its pool: records, and nothing that asks or changes."""
+"""Records of what an LXD server reports about itself, its instances and its pool. Nothing here makes requests."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Instance:
-    """An instance as LXD lists it. `devices` are its own, not its profiles'.
+    """An instance as LXD lists it. `devices` are its own, without those of its profiles.
 
-    `created`, and `started` (its last start, 0: never), are epoch seconds.
+    `created` and `started` (the last start; 0: never) are epoch seconds.
     """
 
     name: str
@@ -24,18 +24,21 @@ class Instance:
 
     @property
     def running(self) -> bool:
-        """Whether LXD says `Running`."""
+        """Whether LXD reports the status `Running`."""
         return self.status == "Running"
 
 
 @dataclass(frozen=True)
 class InstanceState:
-    """A moment of an instance: bytes, nanoseconds of CPU since its start, and its global IPv4 on eth0 (or "").
+    """The state of an instance at one moment.
 
-    `memory` is what its control group holds: with its files in the cache, unlike what the tool inside tells.
-    `memory_peak`: the most that it held since its start, 0 where the kernel does not tell.
-    `addresses`: all of them on eth0. Both are what stands inside, where whoever is root there has written it: a sign
-    that it is up, and never where to send anything; for that there is `bot.lxd.wire.given`.
+    Sizes are bytes, `cpu` is nanoseconds since the last start, and `address` is the global IPv4 address on eth0 (or
+    ""). `memory` is what the control group holds, page cache included, unlike the figure that the tool inside reports.
+    `memory_peak`: the most that it held since the last start; 0 where the kernel does not report it.
+
+    `addresses`: all global IPv4 addresses on eth0. `address` and `addresses` come from inside the instance, where
+    whoever is root can set them: they show that the instance is up, and must never be used to send anything there.
+    `bot.lxd.wire.given` returns the address for that.
     """
 
     status: str
@@ -52,7 +55,7 @@ class InstanceState:
 class Snapshot:
     """A snapshot of an instance; `created` and `expires` are epoch seconds (0: never).
 
-    `size`: the bytes that it alone holds, 0 where LXD cannot tell.
+    `size`: the bytes that only this snapshot holds; 0 where LXD cannot tell.
     """
 
     name: str
@@ -64,7 +67,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class FullInstance:
-    """All that is read of an instance at once; the snapshots oldest first."""
+    """An instance with its state and its snapshots (oldest first), as one request returns them."""
 
     instance: Instance
     state: InstanceState
@@ -73,9 +76,9 @@ class FullInstance:
 
 @dataclass(frozen=True)
 class Member:
-    """A member of a cluster, with its API's address and what LXD says of it.
+    """A cluster member, with the address of its API and LXD's message about it.
 
-    Offline is the control plane alone: the containers of such a member may well run and serve.
+    Offline means the control plane alone: the containers of an offline member may well run and serve.
     """
 
     name: str
@@ -86,9 +89,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Server:
-    """The server itself. `product`: LXD or Incus. `extensions`: what its API can do; probe it, assume nothing.
+    """The server itself. `product`: LXD or Incus. `extensions`: what its API can do; check it, assume nothing.
 
-    `certificate`: its own (PEM), the same on all members of a cluster. `addresses`: where it answers over the network.
+    `certificate`: the server's own (PEM), the same on all members of a cluster. `addresses`: the URLs at which it
+    answers over the network.
     """
 
     name: str
@@ -103,7 +107,7 @@ class Server:
 
 @dataclass(frozen=True)
 class PoolSpace:
-    """Bytes of a storage pool."""
+    """The used and total bytes of a storage pool."""
 
     used: int
     total: int
@@ -111,9 +115,9 @@ class PoolSpace:
 
 @dataclass(frozen=True)
 class Quotas:
-    """What the kernel says of the quotas of a pool on btrfs. `filesystem`: its uuid.
+    """The kernel's view of the quotas of a btrfs pool. `filesystem`: its UUID. `counts`: whether they are consistent.
 
-    Where they do not count (they are “inconsistent”), all figures stand still and no limit is enforced.
+    While the kernel calls them “inconsistent”, no figure changes and no limit is enforced.
     """
 
     filesystem: str
@@ -122,13 +126,14 @@ class Quotas:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a host has, as LXD tells: bytes of memory, cores, and the load average of the last minute (None: not told).
+    """The resources of a host as LXD reports them: bytes of memory, cores, and the load average of the last minute.
 
-    `seconds` is how long the server took to answer.
+    `load` is None where the server does not report it. `seconds` is how long the server took to answer.
 
-    `used` is neither free nor cache: LXD subtracts free pages, buffers and cached files from the installed memory. So
-    `available` may be off by some hundred megabytes from the kernel's own MemAvailable: higher, as it has what the
-    kernel keeps for itself and files in memory (tmpfs), or lower, as it lacks caches of the kernel's that can be freed.
+    `used` excludes free memory and caches: LXD subtracts free pages, buffers and cached files from the installed
+    memory. So `available` may differ by some hundred megabytes from the kernel's own MemAvailable: it is higher because
+    it includes what the kernel keeps for itself and files in memory (tmpfs), or lower because it excludes caches of the
+    kernel that can be freed.
     """
 
     total: int
@@ -139,13 +144,13 @@ class Resources:
 
     @property
     def available(self) -> int:
-        """Bytes that can be had without taking any away."""
+        """Bytes that can be allocated without taking memory from anything that uses it."""
         return self.total - self.used
 
 
 @dataclass(frozen=True)
 class ExecResult:
-    """The end of a command inside an instance. Output is text, undecodable bytes replaced."""
+    """The result of a command inside an instance. Output is text; undecodable bytes are replaced."""
 
     code: int
     stdout: str

@@ -1,6 +1,6 @@
-"""What an LXD server's refusals mean: the kinds of errors, told by its words; pure.
+"""Recognises what an LXD server's refusals mean, by their text, and returns the matching errors; pure.
 
-LXD answers most refusals with 400 or 500, so that its text is all there is. LXD and Incus write nearly the same.
+LXD answers most refusals with 400 or 500, so the text is all there is. LXD and Incus write nearly the same.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from bot.lxd.protocol import AlreadyExists, LxdError, LxdUnavailable, NotFound, 
 from bot.model.words import tame
 
 _HELPER = "forkfile.sock"
-"""What LXD's words name when its helper for an instance's files ended just as it was asked."""
+"""Named in LXD's text when its helper for an instance's files ended just as LXD called it."""
 _OCCUPIED = ("is busy running", "matching non-reusable operation")
 _SENDING = "could not set subvolume flags: operation not permitted"
-"""What LXD says of a snapshot that it still sends to another host, as it does for a copy that was given up."""
+"""LXD's text for a snapshot that it is still sending to another host, as for a copy that was given up."""
 _HELD = "volume that has snapshots"
-"""What it says of an instance, once it has tried to delete such a snapshot and has kept the reason to its log; and of
-one with snapshots that it does not know."""
+"""LXD's text for an instance, once it has tried to delete such a snapshot and has written the reason to its log only;
+also for an instance with snapshots that LXD does not know."""
 _VANISHED = re.compile(r"instance snapshot: (lstat|readdirent|open|stat) /.*: no such file or directory", re.DOTALL)
-"""What it says of a file that went away while it looked for subvolumes among a running instance's files."""
+"""LXD's text where a file was deleted while LXD looked for subvolumes among a running instance's files."""
 _PASSING = re.compile(r'device "(?:veth|phys)\w+" does not exist')
-"""What it says where it goes through all interfaces of its machine, and another container's goes away meanwhile; liblxc
-calls one `phys…` while it is on its way out of a container."""
+"""LXD's text where it goes through all interfaces of its machine, and another container's interface disappears
+meanwhile; liblxc calls an interface `phys…` while it leaves a container."""
 _FULL = ("no space left", "quota exceeded", "enospc", "not enough space", "out of space")
 _TAKEN = ("already exists", '" already in use', "unique constraint failed")
 _ABSENT = ("not found", "no such object", "image not provided")
@@ -32,7 +32,7 @@ _AWAY = (
     "no available dqlite leader",
     "no available cowsql leader",
     "cluster member is offline",
-    # For some seconds after a member was started again.
+    # For some seconds after a member was restarted.
     "missing event connection",
     "connection refused",
     "connection reset",
@@ -47,19 +47,20 @@ _AWAY = (
 
 
 class Busy(LxdError):
-    """Another operation has the instance, for a while."""
+    """Another operation occupies the instance for a while."""
 
 
 class Held(Busy):
-    """There are snapshots in the pool that keep it from being deleted: sent to another host just now, or unknown."""
+    """Snapshots in the pool keep the instance from being deleted: they are being sent to another host, or LXD does not
+    know them."""
 
 
 class Passing(Busy):
-    """Something that has nothing to do with it went away in the middle of it; the next try is another matter."""
+    """Something unrelated to the request disappeared in the middle of it; the next try may well succeed."""
 
 
 class HelperGone(LxdUnavailable):
-    """LXD's helper for an instance's files ends, as it does when idle; the next is there when this one is gone."""
+    """LXD's helper for an instance's files is ending, as it does when idle; the next one starts when it is gone."""
 
 
 class Stale(LxdError):
@@ -71,15 +72,15 @@ class AddressTaken(LxdError):
 
 
 def refusal(reason: str, doing: str, status: int, *, product: str, endpoint: str, pool: str) -> LxdError:
-    """Tell the kind of a refusal by its text: LXD answers most of them with 400 or 500."""
+    """Return the error for a refusal, by its text: LXD answers most of them with 400 or 500."""
     low = " ".join(reason.split()).lower()
-    # It may name a file of a tenant's.
+    # The text may name a tenant's file.
     text = tame(" ".join(reason.split()), 300).rstrip(". ")
     if status == 412:
         return Stale(f"{product} could not {doing}: the instance was changed at the same time. Try again.")
     if "ip address" in low and "already defined on another nic" in low:
         return AddressTaken(f"{product} could not {doing}: another instance has the same address.")
-    # First: it names a file, and whoever made that could have it say anything.
+    # This comes early: the text names a file, whose name a tenant could choose so that a later check matches.
     if _VANISHED.search(low):
         return Vanished(f"{product} could not {doing}: files were deleted meanwhile. Try again.")
     if _PASSING.search(low):

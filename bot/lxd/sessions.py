@@ -1,4 +1,4 @@
-"""The HTTP session to an LXD server: over its unix socket, or over TCP with certificates; and its plain connections."""
+"""HTTP sessions and plain connections to an LXD server: over its Unix socket, or over TCP with certificates."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from pylxd.client import LXDSSLAdapter
 from bot.lxd.protocol import LxdUnavailable
 
 CUT = 20
-"""Seconds after which a network that carries nothing is known as cut: an answer itself may take far longer."""
+"""Seconds of silence from the other kernel after which the network counts as cut; an answer itself may take far longer.
+"""
 _UNIX = "http+unix://lxd"
 
 
 def open_session(
     endpoint: str, certificate: tuple[str, str] | None, server_certificate: str | None
 ) -> tuple[str, requests.Session]:
-    """Return how pylxd calls a server, and a session; raises OSError or LxdUnavailable for bad certificates."""
+    """Return the endpoint in the form that pylxd takes, and a session for it.
+
+    Raises OSError or LxdUnavailable for bad certificates.
+    """
     session = requests.Session()
     # Otherwise REQUESTS_CA_BUNDLE and proxies from the environment win over the pinned certificate.
     session.trust_env = False
@@ -41,7 +45,10 @@ def open_session(
 def connect(
     endpoint: str, certificate: tuple[str, str] | None, server_certificate: str | None, timeout: float
 ) -> socket.socket:
-    """Return a connection to a server, secured where it is not its socket."""
+    """Return a connected socket to a server, with TLS unless it is the server's Unix socket.
+
+    Raises OSError; as ssl.SSLError where the server's certificate is not the pinned one.
+    """
     if endpoint.startswith("/"):
         local = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         local.settimeout(timeout)
@@ -64,14 +71,17 @@ def connect(
 
 
 def _try_certificates(client: tuple[str, str] | None, server: str | None) -> None:
-    """Raise OSError, with the file's name, or LxdUnavailable: what is told of bad files later does not name them."""
+    """Raise OSError with the file's name, or LxdUnavailable, for files that cannot be used.
+
+    The errors that bad files cause later do not name them.
+    """
     files = [*(client or ()), *([server] if server else ())]
     for file in files:
         Path(file).read_bytes()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if client:
-            # Without a password, that of a locked key would be asked for at the terminal.
+            # Without this, OpenSSL would ask for the password of an encrypted key at the terminal.
             context.load_cert_chain(*client, password="")
         if server:
             context.load_verify_locations(server)
@@ -82,10 +92,10 @@ def _try_certificates(client: tuple[str, str] | None, server: str | None) -> Non
 
 
 class TcpAdapter(requests.adapters.HTTPAdapter):
-    """Gives a connection up when the other machine's kernel is silent; LXD itself may take its time.
+    """Gives up a connection when the other machine's kernel is silent; LXD itself may take its time.
 
-    Without it a request on a cut network waits for as long as the answer could have taken, minutes in which a tenant
-    that moves is closed.
+    Without this, a request on a cut network waits for as long as the answer could have taken: minutes in which a tenant
+    that is being moved stays closed.
     """
 
     OPTIONS = (
@@ -101,11 +111,11 @@ class TcpAdapter(requests.adapters.HTTPAdapter):
 
 
 class PinnedAdapter(TcpAdapter, LXDSSLAdapter):  # type: ignore[misc]
-    """The same, for a server that is trusted by its own certificate."""
+    """A `TcpAdapter` for a server that is trusted by its own certificate."""
 
 
 class UnixConnection(urllib3.connection.HTTPConnection):
-    """One to a unix socket."""
+    """An HTTP connection to a Unix socket."""
 
     def __init__(self, path: str) -> None:
         super().__init__("localhost")
@@ -127,8 +137,8 @@ class _UnixPool(urllib3.HTTPConnectionPool):
 
 
 class _UnixAdapter(requests.adapters.HTTPAdapter):
-    """One pool of connections to a unix socket. pylxd's own keeps 25, one for each address asked, and closes the
-    eldest while another thread uses it."""
+    """Keeps one connection pool for a Unix socket. pylxd's own adapter keeps 25, one for each requested URL, and closes
+    the oldest while another thread uses it."""
 
     def __init__(self, path: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Snapshots of the instances of one LXD server, taken and deleted."""
+"""Takes and deletes snapshots of the instances of one LXD server."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class LxdSnapshots(LxdChanges):
     ) -> None:
         """See `Lxd.snapshot`.
 
-        LXD keeps the instance's own configuration in a snapshot and takes none for it alone: the keys are laid on
-        the instance while the snapshot is taken. `within` ends with the copy itself, a matter of milliseconds: after it
-        LXD goes through all files of the instance, twice, in search of subvolumes. Incus does not, and `within` lasts
-        as long as its operation.
+        LXD stores the instance's configuration with a snapshot, and accepts no other for the snapshot alone: so the
+        keys are laid on the instance while the snapshot is taken. `within` ends with the copy itself, a matter of
+        milliseconds; afterwards LXD walks through all files of the instance, twice, in search of subvolumes. Incus does
+        not, and `within` lasts as long as its operation.
         """
         doing = f"take the snapshot `{snapshot}` of `{name}`"
         body = {"name": snapshot, "stateful": False}
@@ -48,7 +48,7 @@ class LxdSnapshots(LxdChanges):
                             held.close()
                         return there
 
-                    # What stands still does not hear that it may go on.
+                    # A frozen container cannot notice that `within` has ended.
                     early = within and not still and self.leftovers.driver() in ("btrfs", "zfs")
                     until = copied if early else None
                     with self._still(name) if still else nullcontext():
@@ -63,9 +63,10 @@ class LxdSnapshots(LxdChanges):
                     self._updates.lay_over(name, {key: before.get(key) for key in config}, {})
 
     def _is_copied(self, name: str, snapshot: str) -> bool:
-        """Whether the files of a snapshot that is being taken are there; LXD tells no size before (-1).
+        """Return whether the files of a snapshot that is being taken are there; LXD reports no size before (-1).
 
-        Nor does it where no disk has a limit, as quotas tell the size: then nobody knows until it is through.
+        Nor does LXD report one where no disk has a limit, since the size comes from quotas: then nobody knows before
+        the end of the operation.
         """
         try:
             return bool(self.connection.get(path_of(name, snapshot), f"look at the snapshot `{snapshot}`")["size"] >= 0)
@@ -84,10 +85,11 @@ class LxdSnapshots(LxdChanges):
 
     @contextmanager
     def _still(self, name: str) -> Iterator[None]:
-        """Let a running container stand still, where LXD walks through its files to take a snapshot: on btrfs.
+        """Freeze a running container where LXD walks through its files to take a snapshot: on btrfs.
 
-        It looks for subvolumes, and a file that goes away just then ends it, with a part of the snapshot left in the
-        pool that it knows nothing of. Of the other kinds of pool it does not walk, or stops the container itself.
+        LXD looks for subvolumes. A file that is deleted during the walk makes it fail, and leaves a part of the
+        snapshot in the pool that LXD does not know. On other kinds of pool LXD does not walk, or freezes the container
+        itself.
         """
         if self.leftovers.driver() != "btrfs" or not self.instance(name).running:
             yield
@@ -96,7 +98,7 @@ class LxdSnapshots(LxdChanges):
             try:
                 self.freeze(name)
             except LxdError as error:
-                # Something in it may keep itself from being stopped.
+                # A process inside may prevent the freeze.
                 log.warning("%s does not stand still for a snapshot: %s", name, error)
             yield
         finally:

@@ -1,8 +1,9 @@
 """Conversations with a command inside an instance, over the WebSockets of LXD and Incus.
 
-Nothing of it stands on the host: its standard input, output and error are pipes that LXD passes on and keeps nothing
-of, and where nobody reads, what writes waits. LXD kills the command when the socket that controls it breaks. LXD 5.0
-may lose what a command said just before its end, so that one should end only after it was heard.
+Nothing is stored on the host: the command's standard input, output and error are pipes, whose content LXD passes on
+without keeping it. A command that writes while nobody reads waits. LXD kills the command when its control socket
+breaks. LXD 5.0 may lose what a command wrote just before its end, so a command should end only after its output has
+been read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bot.lxd.connection import LxdConnection, path_of
 from bot.lxd.protocol import NotFound, TenantAnswerError
 
 _LIFE = (websocket.ABNF.OPCODE_PING, websocket.ABNF.OPCODE_PONG)
-"""What LXD asks now and then, to know whether somebody is there."""
+"""Control frames with which LXD checks now and then whether the client is still there."""
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def conversation(
     streams: dict[str, Any] = {}
     try:
         for stream, secret in sorted(started["metadata"]["metadata"]["fds"].items(), reverse=True):
-            # The one that controls it comes first: the command begins once all others are there.
+            # The control socket comes first: the command begins once all others are connected.
             left = max(0.01, min(end - time.monotonic(), lxd.timeout))
             streams[stream] = lxd.stream(f"operations/{operation}/websocket?secret={secret}", doing, left)
         yield Conversation(streams, name, end, timeout, limit, lambda: _ended(lxd, started, name, doing))
@@ -53,7 +54,7 @@ def conversation(
 
 
 def _ended(lxd: LxdConnection, started: Any, name: str, doing: str) -> TenantAnswerError:
-    """Say that a command ended; raises LxdUnavailable where it was the server."""
+    """Return the error that says that a command ended; raises LxdUnavailable where the server is the cause."""
     try:
         code = (lxd.look(started, doing)["metadata"] or {}).get("return")
     except NotFound:
@@ -108,7 +109,7 @@ class Conversation:
     def _piece(self) -> bytes:
         kind = _LIFE[0]
         try:
-            # Each sign of life would begin the wait anew.
+            # A control frame must not restart the wait, so the time left is computed for each.
             while kind in _LIFE:
                 self._of.settimeout(self._left())
                 kind, piece = self._of.recv_data(control_frame=True)

@@ -1,4 +1,4 @@
-"""Copies of instances from one LXD server to another: the bytes go from host to host, never by way of the bot."""
+"""Copies instances from one LXD server to another; the bytes go from host to host, never through the bot."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from bot.lxd.connection import SHORT, LxdConnection, path_of
 from bot.lxd.protocol import LxdError, LxdUnavailable, NotFound, PoolFull
 
 STILL = 60
-"""Seconds in which a transfer has to move. LXD itself gives a dead connection up after 30."""
+"""Seconds within which a transfer has to make progress. LXD itself gives up a dead connection after 30."""
 _GRACE = 3
-"""Seconds in which the sender may say why the receiver failed."""
+"""Seconds that the sender has to say why the receiver failed."""
 _WHOLE = {"live": False, "instance_only": False, "container_only": False}
-"""With its snapshots, and without the state of its processes, which LXD cannot move."""
+"""Options of a copy with the snapshots, but without the state of processes, which LXD cannot move."""
 
 
 @dataclass(frozen=True)
 class End:
-    """One end: the way to it, its certificate, and the address that other servers reach it at ("": none)."""
+    """One end of a transfer: its connection, its certificate, and its address for other servers ("": none)."""
 
     lxd: LxdConnection
     certificate: str
@@ -30,19 +30,23 @@ class End:
 def transfer(
     source: End, target: End, instance: str, body: Mapping[str, Any], doing: str, *, member: str, refresh: bool
 ) -> None:
-    """Copy an instance with its snapshots. `body`: what it is to be there; `member`: where in the target's cluster."""
+    """Copy an instance with its snapshots, and wait for the end of the copy.
+
+    `body`: the new instance; `member`: its place in the target's cluster. Raises LxdError where neither server listens
+    on the network.
+    """
     if source.certificate == target.certificate:
         within = {**_WHOLE, "type": "copy", "source": instance, "refresh": refresh}
         started = _ask(target, body, within, member, doing)
 
         def sent() -> object:
-            # The operation that was begun never says how far it is; the one that LXD itself makes for the sender does.
+            # The operation that was started reports no progress; the one that LXD itself creates for the sender does.
             under_way = source.lxd.under_way("Migrating instance", instance, doing)
             return [operation["metadata"] for operation in under_way]
 
         target.lxd.finish(started, doing, STILL, moving=_as_told_last(sent))
     elif source.address:
-        # One that fetches needs no opening in its firewall.
+        # A target that fetches needs no open port in its firewall.
         sending = source.lxd.json("post", path_of(instance), doing, json={**_WHOLE, "migration": True})
         origin = {
             **_WHOLE,
@@ -68,7 +72,7 @@ def transfer(
             "secrets": receiving["metadata"]["metadata"],
         }
         asked = {**_WHOLE, "migration": True, "target": goal}
-        # Where this fails, the target waits for nobody, and for 10 seconds.
+        # If this fails, the target waits in vain, for 10 seconds.
         sending = source.lxd.json("post", path_of(instance), doing, json=asked)
         _finish(source, sending, target, receiving, doing)
     else:
@@ -87,7 +91,7 @@ def _operation(end: End, started: Any) -> str:
 
 
 def _finish(source: End, sending: Any, target: End, receiving: Any, doing: str) -> None:
-    """See both ends to theirs. How it goes on is known to the sender, how it ended to the receiver, why to either."""
+    """Wait for both ends. The sender knows the progress, the receiver the result, and either may know the reason."""
     sent = _as_told_last(lambda: source.lxd.look(sending, doing)["metadata"])
     try:
         target.lxd.finish(receiving, doing, STILL, moving=sent)
@@ -109,7 +113,7 @@ def _finish(source: End, sending: Any, target: End, receiving: Any, doing: str) 
 
 
 def _as_told_last(look: Callable[[], object]) -> Callable[[], object]:
-    """Look, and keep to what was seen last where that cannot be: who does not answer has not moved."""
+    """Return a `look` that repeats its last answer where it fails: a silent server has made no progress."""
     last: object = None
 
     def again() -> object:
@@ -122,6 +126,6 @@ def _as_told_last(look: Callable[[], object]) -> Callable[[], object]:
 
 
 def _give_up(end: End, started: Any) -> None:
-    """Cancel an operation, where LXD lets one; what goes on regardless ends with its connection."""
+    """Cancel an operation where LXD allows it; otherwise the operation ends with its connection."""
     with suppress(LxdError):
         end.lxd.request("delete", f"operations/{started['metadata']['id']}", "cancel a copy", project=False)

@@ -1,4 +1,4 @@
-"""Keys and devices laid over an instance, one writer of ours after the other, and for the version that was read."""
+"""Lays keys and devices over an instance: one writer of the bot at a time, and only over the version that was read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bot.lxd.refusals import Busy, Stale
 
 
 class Updates:
-    """Of one server. Safe for many threads."""
+    """Changes the configuration of the instances of one server. Safe for many threads."""
 
     def __init__(self, connection: LxdConnection) -> None:
         self._lxd = connection
@@ -23,7 +23,7 @@ class Updates:
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Let nobody else here change this instance meanwhile."""
+        """Keep all other threads from changing this instance meanwhile."""
         with self._lock:
             lock = self._locks.setdefault(name, threading.Lock())
         with lock:
@@ -35,9 +35,9 @@ class Updates:
         config: Mapping[str, str | None],
         devices: Mapping[str, Mapping[str, str] | None],
     ) -> Mapping[str, str]:
-        """Lay keys over an instance, for the version that was read; return the configuration before.
+        """Lay keys and devices over an instance, for the version that was read; return the configuration before.
 
-        None takes a key or device away. Within `alone`.
+        None removes a key or device. The caller must be within `alone`.
         """
         doing = f"update `{name}`"
         end = time.monotonic() + SHORT
@@ -45,7 +45,7 @@ class Updates:
             answer = self._lxd.request("get", path_of(name), doing)
             found = answer.json()["metadata"]
             if _is_laid(found, config, devices):
-                # Nothing to write, which a full disk would refuse.
+                # There is nothing to write, and a full disk would refuse a write.
                 return dict(found["config"])
             body: dict[str, Any] = {
                 "config": {key: value or "" for key, value in config.items()},
@@ -53,7 +53,7 @@ class Updates:
             }
             verb = "patch"
             if any(device is None for device in devices.values()):
-                # A patch adds and changes devices, but cannot take one away: write the whole.
+                # A patch adds and changes devices, but cannot remove one: write the whole instance.
                 verb = "put"
                 kept = {key: device for key, device in found["devices"].items() if key not in devices}
                 laid = {key: value for key, value in {**found["config"], **config}.items() if value}
@@ -69,7 +69,7 @@ class Updates:
                 if changed["type"] == "async":
                     self._lxd.finish(changed, doing, SHORT)
             except PoolFull:
-                # A size that is too small holds too, and is to be told.
+                # LXD applies a size that is too small all the same, and the caller has to know.
                 if "root" in devices or not _is_laid(self._lxd.get(path_of(name), doing), config, devices):
                     raise
             except Stale:
@@ -86,6 +86,6 @@ class Updates:
 def _is_laid(
     found: Mapping[str, Any], config: Mapping[str, str | None], devices: Mapping[str, Mapping[str, str] | None]
 ) -> bool:
-    """Whether an instance already has these keys and devices."""
+    """Return whether an instance already has these keys and devices."""
     same = all(found["config"].get(key, "") == (value or "") for key, value in config.items())
     return same and all(found["devices"].get(key) == device for key, device in devices.items())

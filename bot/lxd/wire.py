@@ -1,7 +1,7 @@
 """The tenants' network: which address an instance was given, and where its traffic may go; pure.
 
-An address is the bot's to give, and stands in LXD's configuration of the instance, where nobody inside can write. What
-an instance says of itself is never asked for.
+The bot assigns the addresses. They are kept in LXD's configuration of the instance, where nobody inside can write. The
+bot never relies on what an instance says about itself.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from bot.lxd.protocol import Instance, LxdError, edge_address
 from bot.model.labels import as_labels, label_of
 
 NIC = "eth0"
-"""The device, and the name inside, of the one interface that an instance of ours has."""
+"""The name of an instance's only network interface, both of the LXD device and inside."""
 FILTERS = {
     "security.port_isolation": "true",
     "security.mac_filtering": "true",
     "security.ipv4_filtering": "true",
     "security.ipv6_filtering": "true",
 }
-"""A tenant's port speaks with none but the bridge and the edge, and as nobody but itself; of IPv6, which a bridge of
-ours does not have, nothing passes: a tenant could else be everybody's router by a single message."""
+"""A tenant's port exchanges traffic only with the bridge and the edge, and only under its own MAC and address. All IPv6
+is blocked, which the bot's bridge does not use: a single message could otherwise make a tenant everybody's router."""
 CLOSED = (
     "0.0.0.0/8",
     "10.0.0.0/8",
     "100.64.0.0/10",
     "127.0.0.0/8",
-    # Azure's servers are told secrets at this one, as those of other clouds are at 169.254.169.254.
+    # Azure's servers read secrets from this address, as those of other clouds do from 169.254.169.254.
     "168.63.129.16/32",
     "169.254.0.0/16",
     "172.16.0.0/12",
@@ -40,7 +40,7 @@ CLOSED = (
     "198.18.0.0/15",
     "224.0.0.0/3",
 )
-"""What is not the outside: private networks, those of providers, link-local, tests, multicast."""
+"""What is not the outside: private and provider networks, link-local, test networks, multicast."""
 
 
 def given(instance: Instance) -> str:
@@ -49,19 +49,19 @@ def given(instance: Instance) -> str:
 
 
 def taken_off(instance: Instance) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the facts and the device of an instance that is to be off the network, whatever it has inside.
+    """Return the labels and the device that take an instance off the network, whatever is inside.
 
-    It has no interface then. LXD 5.0 could also filter all out (`ipv4.address` and `ipv6.address` are `none`), but
-    writes that where it cannot read it again, and starts no container with a filter any more.
+    The instance then has no interface. LXD 5.0 could also filter everything (`ipv4.address` and `ipv6.address` are
+    `none`), but writes that so that it cannot read it again, and starts no container with a filter any more.
     """
     before = dict(instance.devices.get(NIC, {}))
     return as_labels(network_before=json.dumps(before)), {"type": "none"}
 
 
 def put_back(config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str] | None] | None:
-    """Return the facts and the device of one that is to be on the network again; None where it is.
+    """Return the labels and the device that put an instance back on the network; None where it is on it.
 
-    LXD gives it a new MAC, whatever it is told.
+    LXD gives the instance a new MAC, whatever the device says.
     """
     before = label_of(config, "network-before")
     if not before:
@@ -70,26 +70,29 @@ def put_back(config: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str] 
         device = json.loads(before)
     except ValueError:
         device = None
-    # Somebody may have edited the label: then it is as if it were not set.
+    # Somebody may have edited the label: then it counts as not set.
     return (as_labels(network_before=""), device or None) if isinstance(device, dict) else None
 
 
 def kept(config: Mapping[str, str], devices: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the address that is an instance's own, also while it is off the network and goes without."""
+    """Return the address that belongs to an instance, also while it is off the network and does not use it."""
     before = put_back(config)
     device = (before[1] or {}) if before else devices.get(NIC, {})
     return device.get("ipv4.address", "")
 
 
 def bounds(subnet: str) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address]:
-    """Return the first and last address that tenants get; those below are kept for the bridge and the edge."""
+    """Return the first and last address for tenants; those below are reserved for the bridge and the edge.
+
+    Raises LxdError for an invalid subnet, or one that is too small.
+    """
     edge_address(subnet)
     network = ipaddress.IPv4Interface(subnet).network
     return network[16], network[-2]
 
 
 def is_tenants(address: str, subnet: str) -> bool:
-    """Whether an address is one that tenants get."""
+    """Return whether an address is in the tenants' range."""
     first, last = bounds(subnet)
     try:
         return first <= ipaddress.IPv4Address(address) <= last
@@ -98,10 +101,10 @@ def is_tenants(address: str, subnet: str) -> bool:
 
 
 def choose(subnet: str, name: str, taken: Collection[str]) -> str:
-    """Return a free address for the instance of this name: one by its name, or the next after that.
+    """Return a free address for the instance of this name: the one derived from the name, or the next free one.
 
-    By its name, so that an address is not another's soon after its owner is gone: neighbours remember for a while.
-    Raises LxdError when all are taken.
+    The name decides so that an address is not reused soon after its owner is deleted: neighbours remember it for a
+    while. Raises LxdError when all are taken.
     """
     first, last = bounds(subnet)
     size = int(last) - int(first) + 1
@@ -116,7 +119,7 @@ def choose(subnet: str, name: str, taken: Collection[str]) -> str:
 
 
 def trusted(instances: Iterable[Instance], subnet: str) -> dict[str, str]:
-    """Return the address of each instance that may be routed to: given to it alone, and one that tenants have."""
+    """Return the address of each instance that may be routed to: given to it alone, and in the tenants' range."""
     addresses = {instance.name: given(instance) for instance in instances}
     shared = Counter(addresses.values())
     return {
@@ -127,7 +130,7 @@ def trusted(instances: Iterable[Instance], subnet: str) -> dict[str, str]:
 
 
 def outside(closed: Iterable[str]) -> str:
-    """Return all of IPv4 but CLOSED and what is in `closed`, as LXD writes ranges: `1.0.0.0-9.255.255.255,…`."""
+    """Return all IPv4 addresses except CLOSED and `closed`, as LXD writes ranges: `1.0.0.0-9.255.255.255,…`."""
     begin, ranges = 0, []
     for network in ipaddress.collapse_addresses(ipaddress.IPv4Network(one) for one in {*CLOSED, *closed}):
         if begin < int(network[0]):
@@ -139,13 +142,13 @@ def outside(closed: Iterable[str]) -> str:
 
 
 def rules(subnet: str, own: Iterable[str], open_: Iterable[str]) -> list[dict[str, str]]:
-    """Return where traffic may go that comes from the bridge, as the rules of an ACL that rejects all else.
+    """Return where traffic from the bridge may go, as the rules of an ACL that rejects all else.
 
-    The addresses below the tenants' are the edge's, and may go anywhere; of them a tenant reaches the pages.
+    The addresses below the tenants' are the edge's, and may go anywhere. At these, tenants reach only ports 80 and 443.
 
     Args:
-        own: the host's addresses, which are closed also where they are public.
-        open_: what is open all the same, as `egress.open` writes it: `10.0.0.25:25`, `10.1.0.0/16`.
+        own: the host's addresses, which are closed even where they are public.
+        open_: the exceptions, written as in `egress.open`: `10.0.0.25:25`, `10.1.0.0/16`.
     """
     tenants = "-".join(map(str, bounds(subnet)))
     bridge = ipaddress.IPv4Interface(subnet)
@@ -165,5 +168,5 @@ def rules(subnet: str, own: Iterable[str], open_: Iterable[str]) -> list[dict[st
 
 
 def differs(present: Mapping[str, Any], wanted: Mapping[str, str]) -> dict[str, str]:
-    """Return those of the wanted keys that have another value at present ("": not there)."""
+    """Return those wanted keys whose present value is another ("": absent)."""
     return {key: value for key, value in wanted.items() if present.get(key, "") != value}

@@ -1,1 +1,1 @@
-"""What the bot is about: names, labels, plans, findings, text. Pure: nothing here asks a file, a clock or a server."""
+"""The domain model: names, labels, plans, findings, text. Pure: no module here reads a file, a clock or a server."""

@@ -1,4 +1,4 @@
-"""Who acts: a person, with the roles that the configuration gives, or the bot itself."""
+"""Who runs a command: a person, with the roles that the configuration gives them, or the bot itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Actor:
-    """A person who may act here: a full member of our own team, with the roles that the configuration gives them."""
+    """A person who may use the bot: a full member of its own Slack team, with their roles from the configuration.
+
+    The bot's own actor has the id "system" and no roles.
+    """
 
     id: str
     roles: frozenset[str]

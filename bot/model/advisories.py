@@ -1,6 +1,7 @@
-"""Known security holes of Mautic, and until when its releases get fixes; and which of them a version has. Pure.
+"""Known security holes of Mautic and the end of support of its branches: which of them apply to a version. Pure.
 
-A file of them is JSON (`bot/fleet/advisories.json` is ours): all of it is valid, or none of it is used.
+Advisories come from JSON files (the bot ships `bot/fleet/advisories.json`). A file with one invalid entry is rejected
+as a whole.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from bot.model.releases import newest_first, number
 from bot.model.words import tame
 
 WORDS = 200
-"""Characters of what an advisory says of its hole."""
+"""Maximum number of characters of an advisory's description."""
 
 
 class InvalidAdvisories(Exception):
-    """A file of advisories that is not used; the text says what is wrong, as the end of a sentence."""
+    """A file of advisories that is rejected; the text says what is wrong, as the end of a sentence."""
 
 
 class Severity(StrEnum):
-    """How grave a hole is, the worst first. One that nobody has rated is taken for as bad as any."""
+    """How severe a hole is, the worst first. `at_least` treats an unrated hole as severe as any other."""
 
     CRITICAL = "critical"
     UNRATED = "unrated"
@@ -36,12 +37,12 @@ class Severity(StrEnum):
 
     @property
     def rank(self) -> int:
-        """What is sorted by, the worst lowest."""
+        """The key to sort by: the worst severity has the lowest rank."""
         return list(Severity).index(self)
 
 
 class Affected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A range of versions with a hole: from the one that introduced it, up to the one that fixed it, "": none has."""
+    """A range of versions with a hole: from `introduced` up to, but without, `fixed`; "" where no release fixes it."""
 
     introduced: str
     fixed: str = ""
@@ -54,16 +55,16 @@ class Affected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"{self.fixed} cannot fix what {self.introduced} introduced")
 
     def has(self, version: str) -> bool:
-        """Whether a version has the hole."""
+        """Return whether a version has the hole."""
         here, first, end = number(version), number(self.introduced), number(self.fixed)
         if here is None or first is None:
             return False
-        # What came before a release, as 6.0.0-beta, has what that release has.
+        # A pre-release, such as 6.0.0-beta, has the holes of its release.
         return first <= max(here, Version(here.base_version)) and (end is None or here < end)
 
 
 class Advisory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One known hole. `words`: what it is, in a few; `link`: who says so; `published`: when, where that is known."""
+    """One known hole. `words`: a short description; `link`: its source; `published`: None where unknown."""
 
     id: str
     severity: Severity
@@ -82,12 +83,12 @@ class Advisory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _checked_link(self.link, self.id)
 
     def has(self, version: str) -> bool:
-        """Whether a version has it."""
+        """Return whether a version has this hole."""
         return any(one.has(version) for one in self.affected)
 
 
 class Support(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Until when a branch, such as `5.2`, gets security fixes, and until when such as pay for them do."""
+    """The last day of security fixes of a branch, such as `5.2`; `extended`: the last day for paying customers."""
 
     branch: str
     until: date
@@ -100,12 +101,12 @@ class Support(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _checked_link(self.link, self.branch)
 
     def over(self, today: date) -> bool:
-        """Whether nobody gets fixes without paying for them."""
+        """Return whether free security fixes have ended."""
         return self.until < today
 
 
 class Advisories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is known: of holes, and of the end of support."""
+    """All known holes, and the end of support of each known branch."""
 
     advisories: tuple[Advisory, ...]
     support: tuple[Support, ...] = ()
@@ -116,12 +117,12 @@ class Advisories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"{twice[0]} is in it twice")
 
     def of(self, version: str) -> tuple[Advisory, ...]:
-        """Return the holes of a version, the worst first, then the newest; none for what is no version."""
+        """Return the holes of a version, the worst first, then the newest; none for text that is not a version."""
         found = sorted(self.advisories, key=lambda one: one.published or date.min, reverse=True)
         return tuple(sorted((one for one in found if one.has(version)), key=lambda one: one.severity.rank))
 
     def cure(self, version: str) -> str:
-        """Return the nearest version that has none of a version's known holes and no others; "" where none is known."""
+        """Return the nearest newer version without any known hole; "" where there is none, or where none is needed."""
         here = version
         for _ in range(len(self.advisories) + 1):
             ranges = [one for advisory in self.of(here) for one in advisory.affected if one.has(here)]
@@ -133,11 +134,11 @@ class Advisories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return ""
 
     def support_of(self, version: str) -> Support | None:
-        """Return until when the branch of a version gets fixes; None where that is not known."""
+        """Return the support of a version's branch; None where it is unknown."""
         return next((one for one in self.support if re.match(rf"{re.escape(one.branch)}\.", version)), None)
 
     def with_more(self, other: Advisories) -> Advisories:
-        """Return these and others, which win where both have the same id or branch."""
+        """Return these merged with `other`, which wins where both have the same id or branch."""
         ids = {one.id for one in other.advisories}
         branches = {one.branch for one in other.support}
         return Advisories(
@@ -147,7 +148,7 @@ class Advisories(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read(data: bytes) -> Advisories:
-    """Return what a file says; raises InvalidAdvisories where a single entry of it is not valid."""
+    """Parse a file of advisories; raises InvalidAdvisories where any entry is invalid."""
     try:
         return msgspec.json.decode(data, type=Advisories)
     except (msgspec.DecodeError, ValueError) as error:
@@ -155,13 +156,13 @@ def read(data: bytes) -> Advisories:
 
 
 def counted(found: Iterable[Advisory]) -> str:
-    """Count holes by severity, in words, the worst first: `1 critical, 2 high`."""
+    """Return the number of holes by severity as text, the worst first: `1 critical, 2 high`."""
     count = Counter(one.severity for one in found)
     return ", ".join(f"{count[severity]} {severity}" for severity in Severity if count[severity])
 
 
 def at_least(found: Sequence[Advisory], least: str) -> tuple[Advisory, ...]:
-    """Return those that are as grave as a severity, or graver, or not rated; with "" none."""
+    """Return the holes that are at least as severe as `least`, or unrated; none where `least` is ""."""
     if not least:
         return ()
     return tuple(one for one in found if one.severity.rank <= Severity(least).rank or one.severity == Severity.UNRATED)

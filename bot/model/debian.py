@@ -1,4 +1,4 @@
-"""Debian's packages: what a list of them says, and which of two versions is newer. Pure."""
+"""Debian packages: reads lists of packages, and compares versions as dpkg does. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 
 def packages(text: str) -> Iterator[tuple[str, str]]:
-    """Yield (name, version) of each package of a list as dpkg and apt keep it, `status` or `Packages`.
+    """Yield (name, version) of each package in a list as dpkg and apt keep it: `status` or `Packages`.
 
-    Of `status` only what is installed counts.
+    Packages in `status` that are not installed are left out.
     """
     for paragraph in re.split(r"\n\n+", text):
         fields = dict(re.findall(r"^(Package|Version|Status): (.+)$", paragraph, re.MULTILINE))
@@ -18,12 +18,12 @@ def packages(text: str) -> Iterator[tuple[str, str]]:
 
 
 def lacking(installed: Mapping[str, str], known: Mapping[str, str]) -> list[str]:
-    """Return the packages that are installed in an older version than one that is known, by name."""
+    """Return the names of the installed packages that are older than their known version, sorted."""
     return sorted(name for name, version in known.items() if name in installed and is_older(installed[name], version))
 
 
 def is_older(one: str, other: str) -> bool:
-    """Whether a version comes before another, as `dpkg --compare-versions one lt other` says."""
+    """Return whether a version is older than another, as `dpkg --compare-versions one lt other` does."""
     return _key(one) < _key(other)
 
 
@@ -34,9 +34,9 @@ def _key(version: str) -> tuple[int, list[tuple[list[int], int]], list[tuple[lis
 
 
 def _parts(text: str) -> list[tuple[list[int], int]]:
-    """What is compared from left to right: what is no digit, by letter, then a number.
+    """Split a version into the parts that are compared from left to right: non-digits by letter, then a number.
 
-    `~` comes before everything, even the end; letters come before all else.
+    `~` sorts before everything, even the end of the text; letters sort before all other characters.
     """
     found = re.findall(r"(\D*)(\d*)", text)
     return [([*map(_rank, other), 0], int(number or 0)) for other, number in found]

@@ -1,4 +1,4 @@
-"""The result of checking a tenant or host: findings, and what could not be checked. Pure."""
+"""The result of checking a tenant or host: its findings, and the kinds that could not be checked. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bot.model import findings
 
 @dataclass(frozen=True)
 class Found:
-    """What a function of `bot/fleet/health/` found: in sentences what is wrong, and the values that remedies need."""
+    """What a function of `bot/fleet/health/` found: the problem in sentences, and the values that remedies need."""
 
     text: str
     values: Mapping[str, str] = field(default_factory=dict)
@@ -18,7 +18,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong, in a sentence that one can act on."""
+    """One problem, in a sentence that people can act on."""
 
     kind: str
     text: str
@@ -26,10 +26,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is wrong, and the kinds of which this look cannot tell.
+    """The findings of one check, and the kinds that the check could not tell (`unseen`): their incidents stay open.
 
-    `rests`: how somebody let it stand still, "suspended" or "stopped"; then only what is judged always is.
-    `given_up`: the kinds of what is tried no more, so that nothing shows that it is well.
+    `rests`: "suspended" or "stopped" where a person did that to the tenant; then only the kinds judged always count.
+    `given_up`: kinds of maintenance that the bot no longer tries, so that nothing proves a recovery.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -38,12 +38,12 @@ class Diagnosis:
     given_up: frozenset[str] = field(default_factory=frozenset)
 
     def has(self, key: str) -> bool:
-        """Whether there is a finding of this kind."""
+        """Return whether there is a finding of this kind."""
         return any(finding.kind == key for finding in self.findings)
 
 
 def with_remedies(key: str, found: Found, values: Mapping[str, str]) -> Finding:
-    """Make a finding of what was found: what is wrong, and then what helps."""
+    """Return the finding of a kind: the sentence about the problem, then the remedies that apply."""
     known = {**values, **found.values}
     ways = [told for remedy in findings.kind(key).remedies if (told := remedy.told(known))]
     told = ", then ".join(ways)

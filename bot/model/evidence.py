@@ -1,4 +1,4 @@
-"""What a rehearsal of an upgrade found: how long clients are away, what changes, and what got worse. Pure."""
+"""The evidence of an upgrade's rehearsal: how long clients are offline, what changes, what gets worse. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import msgspec
 from bot.model.pages import Pages, worse
 
 CACHED = "cache"
-"""The phase that a tenant is spared: the cache that the rehearsal made is carried over."""
+"""The phase that the tenant's upgrade skips: the tenant gets the cache that the rehearsal built."""
 NAMED = 12
-"""Names of each kind that are kept."""
+"""Maximum number of names that are kept of each kind."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What is there after an upgrade and was not before, and the other way round: how many, and the first of them."""
+    """The lines that an upgrade added and removed: how many, and the first ones in `some`."""
 
     added: int = 0
     removed: int = 0
@@ -28,7 +28,7 @@ class Changes:
 
     @classmethod
     def of(cls, before: Iterable[str], after: Iterable[str]) -> Changes:
-        """Return the changes between two sets of lines."""
+        """Return the changes from one set of lines to another."""
         had, has = set(before), set(after)
         added, removed = sorted(has - had), sorted(had - has)
         some = [f"+ {line}" for line in added] + [f"- {line}" for line in removed]
@@ -37,7 +37,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class Seen:
-    """One page, before and after: HTTP status (0: no answer) and seconds. `key` as in `bot.model.pages`."""
+    """One page before and after: HTTP status (0: no answer) and seconds (`took`, `takes`). `key`: `bot.model.pages`."""
 
     key: str
     path: str
@@ -51,18 +51,18 @@ class Seen:
 class Evidence:
     """What a rehearsal found.
 
-    `phases`: seconds of the upgrade by its phases; `around`: those of what else keeps clients away (stop, copy, start).
-    `migrations`: those that ran; `written`: rows that they wrote. `schema` by lines of `information_schema`. `lost`:
-    tables with fewer rows than before, with both counts. `plugins`: the client's own, and whether Mautic loads each.
-    `broken`: those that it loaded before. `kept`: how many themes, translations and files of the client's own were
-    carried over; `overwritten`: files of the release that the client had changed. `errors`: lines in the log that were
-    not there before. `failed`: why it came to no end, in a sentence, and `step`: the key of the step. `pages`: what
-    visitors see; `uncounted`: tables that take too long to count. `disk`: bytes that the upgrade takes until the old
-    tree goes; `memory`: the most that it took, 0 where that is not known.
-    `worse`: what of it got worse, but for what only takes longer.
-    `blueprint`: what the copy was put on, "" where it stayed in the container that it had; `base`: when that one's
-    packages of Debian were installed; `php`, `mariadb`: before and after.
-    `drift`: what voids it when it changes. `at`: epoch seconds.
+    `phases`: seconds of each phase of the upgrade; `around`: seconds of the other steps that keep clients offline
+    (stop, copy, start). `migrations`: those that ran; `written`: rows that they wrote. `schema`: changed lines of
+    `information_schema`. `lost`: tables with fewer rows than before, with both counts. `plugins`: the client's own
+    plugins, and whether Mautic loads each. `broken`: plugins that Mautic loaded before and no longer loads. `kept`: how
+    many plugins, themes, translations and other files of the client were carried over; `overwritten`: files of the
+    release that the client had changed. `errors`: lines in the log that are new. `failed`: why the rehearsal failed, in
+    a sentence, and `step`: the key of the step that failed. `pages`: the pages that visitors see; `worse`: those that
+    got worse, except by being slower. `uncounted`: tables that take too long to count. `disk`: bytes that the upgrade
+    needs until the old tree is deleted; `memory`: the peak in bytes, 0 where unknown.
+    `took`: seconds of the whole rehearsal. `blueprint`: the blueprint that the copy was moved to, "" where the copy
+    stayed in its own container; `base`: when the blueprint's Debian packages were installed; `php`, `mariadb`: versions
+    before and after. `drift`: facts that void the evidence when they change. `at`: epoch seconds.
     """
 
     tenant: str
@@ -97,33 +97,33 @@ class Evidence:
 
     @property
     def patches(self) -> bool:
-        """Whether Mautic stays as it is, and only what it runs on is newer."""
+        """Whether this is a patch: Mautic keeps its version, and only the packages below it become newer."""
         return self.before == self.version
 
     @property
     def away(self) -> float:
-        """Seconds that clients will be shown the maintenance page: all that was measured but what is carried over."""
+        """Seconds that clients will see the maintenance page: all measured times except the skipped phase, `CACHED`."""
         return sum(self.around.values()) + sum(took for name, took in self.phases.items() if name != CACHED)
 
     @property
     def passed(self) -> bool:
-        """Whether the upgrade may be offered: nothing is lost, broken, or answers worse."""
+        """Whether the upgrade may be offered: it did not fail, nothing is lost or broken, and no page got worse."""
         return not (self.failed or self.lost or self.broken or self.worse)
 
     def stored(self) -> str:
-        """Return it as JSON."""
+        """Return the evidence as JSON."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
     def read(cls, text: str) -> Evidence:
-        """Return what `stored` wrote."""
+        """Parse what `stored` returned."""
         return msgspec.json.decode(text, type=cls)
 
 
 def drift_of(found: Mapping[str, Any], facts: Mapping[str, str]) -> dict[str, str]:
-    """Return what a rehearsal holds for, by an answer of `Upgrades.evidence` and facts from outside.
+    """Return the facts that a rehearsal depends on, from an answer of `Upgrades.evidence` and facts from outside.
 
-    Equal now and then: the same upgrade will happen.
+    As long as they are equal at the rehearsal and at the upgrade, the rehearsal's evidence holds.
     """
     plugins = {name: one["version"] for name, one in sorted(found["plugins"].items())}
     return {
@@ -138,12 +138,12 @@ def drift_of(found: Mapping[str, Any], facts: Mapping[str, str]) -> dict[str, st
 
 
 def drifted(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the names of what is not any more as it was."""
+    """Return the names of the facts that have changed since `then`."""
     return [name for name in now if then.get(name) != now[name]]
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an Evidence that two answers of `Upgrades.evidence` give, from before and after."""
+    """Return the fields of an Evidence that follow from two answers of `Upgrades.evidence`, before and after."""
     counted = {
         name: (number, after["counts"].get(name, 0))
         for name, number in before["counts"].items()
@@ -152,7 +152,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
     own = before["own"]
     return {
         "schema": Changes.of(before["schema"], after["schema"]),
-        # What a release keeps for itself, as what it caches, may become less.
+        # Tables that Mautic keeps for itself, such as caches, may lose rows.
         "uncounted": tuple(sorted(OF_CLIENTS.intersection([*before["uncounted"], *after["uncounted"]]))),
         "lost": {name: both for name, both in counted.items() if name in OF_CLIENTS},
         "plugins": {name: bool(one["loads"]) for name, one in after["plugins"].items()},
@@ -168,7 +168,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
 
 
 def pages_of(before: Pages, after: Pages) -> dict[str, Any]:
-    """Return the fields of an Evidence that two looks at the pages give."""
+    """Return the fields of an Evidence that follow from the pages before and after."""
     now = {page.key: page for page in after.pages if page.key != "linked"}
     return {
         "pages": tuple(
@@ -195,7 +195,7 @@ OF_CLIENTS = frozenset(
         *("reports", "roles", "sms_messages", "stages", "users", "webhooks"),
     }
 )
-"""Tables of what a client has made or gathered: no upgrade takes a row of them away."""
+"""Tables of what a client created or collected: no upgrade may delete a row of them."""
 
 
 def _digest(told: object) -> str:

@@ -1,8 +1,9 @@
 """Findings: every possible problem of a tenant, a host, the edge or the audit log, as one table row each. Pure.
 
-A new finding is a row here, and a function that finds it (`bot/fleet/health/`). Whatever goes by the kind of a finding
-(incidents, the digest, the Home tab, `list`, `status`, `doctor`) reads the row. Keys stand in the database and must not
-change; titles and sentences may. The file is longer than others, as a table is read in one piece.
+To add a finding, add a row here and the function that finds it (`bot/fleet/health/`). Everything that depends on the
+kind of a finding (incidents, the digest, the Home tab, `list`, `status`, `doctor`) reads the row. The database stores
+the keys, so that they must not change; titles and sentences may. The file is longer than others to keep the table in
+one place.
 """
 
 from __future__ import annotations
@@ -15,37 +16,37 @@ from enum import Enum, IntEnum, StrEnum
 from bot.model.remedies import MORE, RETRY, Remedy, logs, restart
 
 EDGE = "the edge"
-"""Whose finding it is when no page answers; with a space, which no host's name has."""
+"""The subject of the finding that no page answers. The space keeps it apart from all host names."""
 LOG = "the audit log"
-"""Whose finding it is when the log is not the one that Slack saw."""
+"""The subject of the finding that the log differs from what was posted to Slack."""
 FLEET = "the fleet"
-"""Whose finding it is when it is about all tenants together."""
+"""The subject of findings about all tenants together."""
 ABOUT_ALL = (LOG, FLEET)
-"""Whose findings the look at hosts and tenants does not judge."""
+"""The subjects that the health check of hosts and tenants does not judge."""
 
 
 class Severity(IntEnum):
-    """How grave a finding is, the worst first."""
+    """How severe a finding is, the worst first."""
 
     OFFLINE = 0
-    """Clients have no page."""
+    """The client's site is offline."""
     UNKNOWN = 1
-    """Nobody can tell how its tenants are."""
+    """The state of the tenants on the host is unknown."""
     DEGRADED = 2
     """Something does not work."""
     WARNING = 3
-    """Everything works, but not for ever."""
+    """Everything works for now, but will not for long."""
 
 
 class Where(Enum):
-    """Where a finding is seen: where nobody could look, nothing is said of it."""
+    """Where a finding shows. Where the bot could not check, nothing is known about the finding."""
 
     INSIDE = "inside"
-    """The tool inside the tenant tells of it."""
+    """In the report of the tool inside the tenant."""
     PAGE = "page"
-    """The tenant's page tells of it, as it comes through the edge."""
+    """On the tenant's page, fetched through the edge."""
     CONTAINER = "container"
-    """The server tells of it, or the bot's own records."""
+    """In what the server reports, or in the bot's own records."""
     HOST = "host"
     EDGE = "edge"
     LOG = "log"
@@ -53,37 +54,38 @@ class Where(Enum):
 
 
 class Judged(StrEnum):
-    """When a finding of a tenant is looked for."""
+    """In which state of a tenant a finding is looked for."""
 
     OPEN = "open"
     """While the tenant is meant to be open."""
     ALWAYS = "always"
-    """While it is meant to stand still, too."""
+    """Always, also while the tenant is suspended or stopped on purpose."""
     HALTED = "halted"
-    """While an operation has left it half way."""
+    """While an operation has left the tenant half way."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One row: everything that the bot knows of one kind of finding.
+    """One row: everything that the bot knows about one kind of finding.
 
-    key: What it is called in the database and in code.
-    title: It, as a headline has it.
-    severity: How grave it is.
-    where: Where it is seen.
+    key: Its name in the database and in code.
+    title: Its headline.
+    severity: How severe it is.
+    where: Where it shows.
     meaning: What it means for clients, in a sentence.
-    hides: Its effects, by key or by where they are seen: true as they may be, they are no news beside it.
-    judged: When a tenant is looked at for it.
-    blip: It may be over in a moment (a restart, an update), so that a second look has to find it too.
-    falls: It comes of nothing being written any more: a full disk is the cause of it then.
-    needs: The measurement of a look without which nothing is known of it: that nothing was measured is no recovery.
-    threshold: The setting of [health] from which on it is one; where that is 0 nobody hears of it.
-    checks: The checks of the tool inside, by name, that are red for it (LINES has what people read).
+    hides: Its effects, by key or by where they show. They may be true, but are not reported beside their cause.
+    judged: In which state of the tenant it is looked for.
+    blip: It may pass by itself (a restart, an update), so that a second check has to confirm it.
+    falls: A full disk causes it, because nothing can be written; it is then not reported beside `disk`.
+    needs: The measurement of a check that it depends on. Where the measurement is missing, it counts as unknown, not as
+        resolved.
+    threshold: The setting of [health] from which on it is a problem; 0 there switches it off.
+    checks: The checks of the tool inside, by name, that are red for it (LINES has the names that people read).
     doctor: The line of `doctor` that is red for it.
-    digest: The parts of the digest that tell of it already, so that its incident is not told there once more.
-    remedies: What helps, in the order in which it is done.
-    caused_by: The command of the bot's own whose failure is the cause of it.
-    spreads: Of a host or the edge: every tenant there is as bad as that.
+    digest: The parts of the digest that report it already, so that its incident is not listed there again.
+    remedies: The commands that help, in the order in which to run them.
+    caused_by: The bot's own command whose failure causes it.
+    spreads: For a host or the edge: every tenant there counts as affected.
     headline: Its text is the headline.
     """
 
@@ -108,12 +110,12 @@ class Kind:
 
     @property
     def of_tenant(self) -> bool:
-        """Whether it is a tenant's."""
+        """Whether it is a finding of a tenant."""
         return self.where in (Where.INSIDE, Where.PAGE, Where.CONTAINER)
 
     @property
     def buttons(self) -> dict[str, Remedy]:
-        """The remedies that are buttons of its incident, by command."""
+        """The remedies that its incident shows as buttons, by command."""
         return {remedy.command: remedy for remedy in self.remedies if remedy.button}
 
 
@@ -463,11 +465,11 @@ _ROWS = (
     ),
 )
 FINDINGS: Mapping[str, Kind] = {row.key: row for row in _ROWS}
-"""Every kind of finding by its key, in the order in which they are told of one tenant."""
+"""Every kind of finding by its key, in the order in which a tenant's findings are listed."""
 
 
 def kind(key: str) -> Kind:
-    """Return the row of a kind; of one that only a later release knows, a row that says no more than its key."""
+    """Return the row of a kind; for a key that only a later release knows, a row with nothing but the key."""
     return FINDINGS.get(key) or Kind(key, key, Severity.DEGRADED, Where.CONTAINER, "")
 
 
@@ -485,48 +487,48 @@ LINES: Mapping[str, str] = {
     "memory": "Memory",
     "page through the edge": "Public page",
 }
-"""What people read for each check of the tool inside a tenant, and for the page, by the name of the check."""
+"""The name that people read for each check of the tool inside a tenant, and for the page, by the check's name."""
 
 
 def line(check: str) -> str:
-    """Return what people read for a check; of one that only another release knows, its name."""
+    """Return the name that people read for a check; for a check that only another release knows, its own name."""
     return LINES.get(check, check.capitalize())
 
 
 def red(check: str) -> str:
-    """Say in a few words what a red check means: the title of its finding, where it is one's alone."""
+    """Return in a few words what a red check means: the title of its finding, where it belongs to only one."""
     rows = [row for row in _ROWS if check in row.checks]
     return rows[0].title if len(rows) == 1 else f"{line(check).lower()} down"
 
 
 @functools.cache
 def keys(*, judged: Judged) -> frozenset[str]:
-    """Return the kinds that are looked for then."""
+    """Return the kinds that are looked for in this state of a tenant."""
     return frozenset(row.key for row in _ROWS if row.judged == judged)
 
 
 def seen(*where: Where) -> frozenset[str]:
-    """Return the kinds that are seen there."""
+    """Return the kinds that show in these places."""
     return frozenset(row.key for row in _ROWS if row.where in where)
 
 
 def hidden(causes: Iterable[str]) -> frozenset[str]:
-    """Return the kinds that these hide."""
+    """Return the kinds that these causes hide."""
     names = {name for cause in causes for name in kind(cause).hides}
     return frozenset(row.key for row in _ROWS if row.key in names or row.where in names)
 
 
 def titles(found: Collection[str]) -> str:
-    """Return the titles of these kinds, in the table's order, as one text."""
+    """Return the titles of these kinds as one text, in the order of the table."""
     if not found:
-        # As most of a thousand have.
+        # The shortcut pays in a list of a thousand tenants, of which most have no finding.
         return ""
     order = [*FINDINGS, *sorted(set(found) - FINDINGS.keys())]
     return ", ".join(kind(key).title for key in order if key in found)
 
 
 def heeded(row: Kind, limits: object) -> bool:
-    """Whether people are to hear of a kind of finding by the settings' [health]: not where its threshold is 0."""
+    """Return whether a kind is reported by the settings of [health]: not where its threshold is 0."""
     return not row.threshold or bool(getattr(limits, row.threshold))
 
 

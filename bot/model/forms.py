@@ -1,7 +1,7 @@
-"""What a setting may be: a range or a form for each, with the words that say so. Pure: nothing is looked up.
+"""The allowed forms of settings, such as ranges and sizes, with the words for a refusal. Pure: does no lookups.
 
-A dataclass of settings names the form of each field: `workers: Annotated[int, whole(1, 64)]`. `bot/settings.py` reads
-by it, so that a value of the wrong form is refused at the start, in one sentence that names its key.
+A dataclass of settings annotates each field with its form: `workers: Annotated[int, whole(1, 64)]`. `bot/settings.py`
+validates with these forms, so that a wrong value is refused at the start, in one sentence that names its key.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ _UNITS: dict[str, int] = {"": 1, "B": 1} | {
 }
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)\Z")
 NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
-"""A name that is safe in paths, addresses and messages."""
+"""The pattern of a name that is safe in paths, addresses and messages."""
 
 
 class WrongForm(Exception):
-    """A value has not the form of its key; the text is one sentence that names the key."""
+    """A value does not have the form of its key; the text is one sentence that names the key."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """What a value has to be.
+    """The form that a value has to have.
 
     Attributes:
-        takes: what follows “it has to be …” in a refusal.
+        takes: the words after “it has to be …” in a refusal.
         read: returns the value in its normal form, or raises ValueError.
-        parse: reads the text of an environment variable; what it cannot read it returns as it is, for `read` to refuse.
+        parse: converts the text of an environment variable; text that it cannot convert it returns unchanged, so that
+            `read` refuses it.
     """
 
     takes: str
@@ -50,7 +51,7 @@ class Form:
 
 
 def whole(least: int, most: int) -> Form:
-    """A whole number within a range."""
+    """Return the form of a whole number within a range."""
 
     def read(value: Any) -> int:
         if type(value) is not int or not least <= value <= most:
@@ -61,7 +62,7 @@ def whole(least: int, most: int) -> Form:
 
 
 def number(least: float, most: float) -> Form:
-    """A number within a range, with decimals or without."""
+    """Return the form of a number within a range, with or without decimals."""
 
     def read(value: Any) -> float:
         if type(value) not in (int, float) or not math.isfinite(value) or not least <= value <= most:
@@ -76,7 +77,7 @@ def number(least: float, most: float) -> Form:
 
 
 def flag() -> Form:
-    """true or false."""
+    """Return the form of a boolean: true or false."""
 
     def read(value: Any) -> bool:
         if type(value) is not bool:
@@ -87,18 +88,18 @@ def flag() -> Form:
 
 
 def text(takes: str, pattern: str = r"[^\x00-\x1f]{1,4000}") -> Form:
-    """Text that a pattern fits in full."""
+    """Return the form of text that matches a pattern in full."""
     return _text(takes, lambda value: value if re.fullmatch(pattern, value) else None)
 
 
 def one_of(*words: str) -> Form:
-    """One of a few words."""
+    """Return the form of a choice of words."""
     shown = [f'"{word}"' for word in words]
     return _text(f"{', '.join(shown[:-1])} or {shown[-1]}", lambda value: value if value in words else None)
 
 
 def names(takes: str, pattern: str) -> Form:
-    """A list of names, each of which a pattern fits in full; what its group `name` holds is the name."""
+    """Return the form of a list of names that each match a pattern in full; the group `name` becomes the name."""
 
     def read(value: Any) -> list[str]:
         if type(value) is not list or not all(type(one) is str for one in value):
@@ -112,22 +113,22 @@ def names(takes: str, pattern: str) -> Form:
 
 
 def secret() -> Form:
-    """A secret of the environment; a refusal does not show it."""
+    """Return the form of a secret from the environment: any text, so that no refusal ever shows it."""
     return _text("text", lambda value: value)
 
 
 def optional(form: Form) -> Form:
-    """The same, or empty."""
+    """Return a form that also takes the empty text."""
     return Form(f"{form.takes}, or empty", lambda value: "" if value == "" else form.read(value), form.parse)
 
 
 def or_word(word: str, form: Form) -> Form:
-    """A word, or what another form takes."""
+    """Return a form that takes one word, or what another form takes."""
     return Form(f'"{word}", {form.takes}', lambda value: word if value == word else form.read(value), form.parse)
 
 
 def hexadecimal(digits: int) -> Form:
-    """So many hexadecimal digits, in lower case."""
+    """Return the form of a fixed number of hexadecimal digits, normalised to lower case."""
 
     def read(value: str) -> str | None:
         found = value.strip().lower()
@@ -137,19 +138,19 @@ def hexadecimal(digits: int) -> Form:
 
 
 def path() -> Form:
-    """A path; `~` is the home of who runs the bot."""
+    """Return the form of a path; `~` is the home of the user who runs the bot."""
     return _text("a path", lambda value: os.path.expanduser(value) if re.fullmatch(r"[^\x00\n]+", value) else None)
 
 
 def domain() -> Form:
-    """A domain in lower case, and in its ASCII form (RFC 5891)."""
+    """Return the form of a domain, normalised to lower case and ASCII (RFC 5891)."""
     return _text("a domain without https://, such as `mautic.agency.com`", ascii_domain)
 
 
 def ascii_domain(text: str) -> str:
-    """Return a domain as DNS has it: lower case, and `müller.de` as `xn--mller-kva.de`; raises ValueError."""
+    """Return a domain as in DNS, in lower case and ASCII (`müller.de` → `xn--mller-kva.de`); raises ValueError."""
     try:
-        # As people type it (UTS 46), then as IDNA 2008 allows it.
+        # UTS 46 maps what people type; the result has to be valid IDNA 2008.
         found = str(idna.encode(text.strip().rstrip(".").lower(), uts46=True), "ascii")
     except (idna.IDNAError, UnicodeError) as error:
         raise ValueError(str(error)) from error
@@ -168,7 +169,7 @@ def shown_domain(domain: str) -> str:
 
 
 def ipv4() -> Form:
-    """One IPv4 address."""
+    """Return the form of one IPv4 address."""
 
     def read(value: str) -> str | None:
         address = ipaddress.IPv4Address("127.0.0.1" if value == "localhost" else value)
@@ -178,7 +179,7 @@ def ipv4() -> Form:
 
 
 def targets() -> Form:
-    """A list of IPv4 addresses or networks, each with a port or for all of them."""
+    """Return the form of a list of IPv4 addresses or networks, each with one port or for all ports."""
 
     def read(value: Any) -> list[str]:
         if type(value) is not list or not all(type(one) is str for one in value):
@@ -197,7 +198,7 @@ def _target(text: str) -> str:
 
 
 def bridge() -> Form:
-    """A bridge's address with its network."""
+    """Return the form of a bridge's address with its network."""
 
     def read(value: str) -> str:
         bridge_interface(value)
@@ -211,7 +212,7 @@ def bridge() -> Form:
 
 
 def bridge_interface(text: str) -> ipaddress.IPv4Interface:
-    """Return a bridge's address with its network; raises ValueError where there is no room for edge and tenants."""
+    """Return a bridge's address with its network; raises ValueError where edge and tenants would not fit into it."""
     interface = ipaddress.IPv4Interface(text)
     if interface.network.num_addresses < 32 or not 0 < int(interface.ip) - int(interface.network[0]) < 16:
         raise ValueError(f"{text!r} is not a bridge's address")
@@ -219,7 +220,7 @@ def bridge_interface(text: str) -> ipaddress.IPv4Interface:
 
 
 def lxd_size(least: int) -> Form:
-    """A size as LXD writes it, of at least so many bytes."""
+    """Return the form of a size as LXD writes it, of at least `least` bytes."""
     return _text(
         f"a size as LXD writes it, of at least {least >> 20} MiB, such as `4GiB` (not `4G`)",
         lambda value: value if lxd_bytes(value) >= least else None,
@@ -227,7 +228,7 @@ def lxd_size(least: int) -> Form:
 
 
 def lxd_bytes(text: str) -> int:
-    """Return the bytes of an LXD size (`30GiB`, `512MB`, `1024`); raises ValueError for what LXD does not take."""
+    """Return the bytes of an LXD size (`30GiB`, `512MB`, `1024`); raises ValueError for text that LXD refuses."""
     found = re.fullmatch(r"(\d{1,18})([A-Za-z]*)", text, re.A)
     if not found or found[2] not in _UNITS:
         raise ValueError(f"{text!r} is not a size")
@@ -235,7 +236,7 @@ def lxd_bytes(text: str) -> int:
 
 
 def mariadb_size() -> Form:
-    """A size as MariaDB writes it."""
+    """Return the form of a size as MariaDB writes it."""
     return _text(
         "a size as MariaDB writes it, of at least 5M, such as `768M` (not `768MiB`)",
         lambda value: value if mariadb_bytes(value) >= 5 << 20 else None,
@@ -251,7 +252,7 @@ def mariadb_bytes(text: str) -> int:
 
 
 def hours() -> Form:
-    """A part of each day."""
+    """Return the form of a part of each day."""
 
     def normal(value: str) -> str | None:
         found = Hours.of(value)
@@ -261,7 +262,7 @@ def hours() -> Form:
 
 
 def timezone() -> Form:
-    """A time zone of the IANA database."""
+    """Return the form of a time zone of the IANA database."""
 
     def read(value: str) -> str:
         try:
@@ -289,11 +290,11 @@ def _parse_whole(text: str) -> Any:
 
 
 def read(shape: Any, value: Any, sources: Mapping[str, str], key: str = "") -> Any:
-    """Return a value as its shape has it, or raise WrongForm.
+    """Convert a value to its shape, or raise WrongForm.
 
     Args:
-        shape: a dataclass whose fields have forms, a mapping of names to these, or a type with a form.
-        sources: where the value of each key was set, for the sentence; keys of the shipped file are not in it.
+        shape: a dataclass whose fields have forms, a mapping of names to such shapes, or a type with a form.
+        sources: where the value of each key was set, for the sentence; keys of the shipped file are missing.
     """
     form = form_of(shape)
     if form is not None:
@@ -326,16 +327,16 @@ def read(shape: Any, value: Any, sources: Mapping[str, str], key: str = "") -> A
 
 @cache
 def hints_of(shape: Any) -> dict[str, Any]:
-    """Return the types of a dataclass's fields by name, with their forms."""
+    """Return the types of a dataclass's fields with their forms, by name."""
     return get_type_hints(shape, include_extras=True)
 
 
 def form_of(shape: Any) -> Form | None:
-    """Return the form that a type is annotated with, if it is."""
+    """Return the form that a type is annotated with; None where there is none."""
     return next((one for one in get_args(shape) if isinstance(one, Form)), None)
 
 
 def _shown(value: object) -> str:
-    """Show a value on one line, cut to a length that can be read; never what is secret, since that has any form."""
+    """Return a value as one short line for a refusal. A secret never gets here: its form takes any text."""
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"

@@ -1,6 +1,7 @@
-"""Labels: what the bot knows of an instance or snapshot, kept on it as `user.mautic-ops.*`; and who serves. Pure.
+"""Labels: facts that the bot stores on instances and snapshots as `user.mautic-ops.*`; which container serves. Pure.
 
-All keys are here, with what each means and who writes it; none may be renamed, as tenants in the field have them.
+This module lists every key, its meaning and the modules that write it. Keys must not be renamed: existing tenants have
+them.
 """
 
 from __future__ import annotations
@@ -11,56 +12,56 @@ from enum import StrEnum
 from typing import Literal, Protocol, TypeVar
 
 KEY = "user.mautic-ops."
-"""Every fact that the bot must know of a tenant is kept on its instance under this prefix."""
+"""The prefix of all labels. Every fact that the bot has to know about a tenant is stored on its instance."""
 EVER = 2**37
-"""Epoch seconds up to which a label is believed to be a moment (the year 6325)."""
+"""The latest epoch seconds that a label may hold as a moment (the year 6325)."""
 
 
 class Role(StrEnum):
-    """What an instance of ours is."""
+    """The role of one of the bot's instances."""
 
     TENANT = "tenant"
-    """The container that serves, or would if it were not closed."""
+    """The container that serves the tenant, or would if it were not closed."""
     INCOMING = "incoming"
-    """A candidate, made by an operation to replace a tenant's container; or a blueprint that is being copied."""
+    """A candidate: made by an operation to replace a tenant's container; or a blueprint that is being copied."""
     RETIRED = "former"
-    """Retired: stopped and kept since another replaced it."""
+    """A retired container: stopped and kept after another replaced it."""
     ARCHIVED = "archived"
-    """A deleted tenant, kept for a while."""
+    """The container of a deleted tenant, kept for a while."""
     BLUEPRINT = "blueprint"
-    """What tenants are cloned from."""
+    """A container that tenants are cloned from."""
     EDGE = "edge"
     """The reverse proxy of a host."""
     REHEARSAL = "rehearsal"
     """A copy of a tenant that an upgrade is tried on: closed, without a network, and deleted afterwards."""
     BALLAST = "ballast"
-    """Takes space on a pool that can be freed when the pool is full."""
+    """Occupies space on a pool, which the bot frees when the pool is full."""
 
 
 class State(StrEnum):
     """Whether an instance is open to the outside."""
 
     NONE = ""
-    """Not set: it is no tenant, or no longer one."""
+    """Not set: the instance is not a tenant, or no longer one."""
     NEW = "new"
-    """It is being created."""
+    """The tenant is being created."""
     LIVE = "live"
     """Open to the outside."""
     MOVING = "moving"
-    """Closed during a cutover: it is being replaced, or is the candidate."""
+    """Closed during a cutover: the container is being replaced, or is the candidate."""
     SUSPENDED = "suspended"
     """Suspended by a person."""
     UNKNOWN = "unknown"
-    """A value that no release of the bot writes: it is not open."""
+    """A value that this release does not know: the instance counts as not open."""
 
 
 Kind = Literal["text", "number", "moment", "flag", "operation", "role", "state"]
-"""How a label is written: a moment in epoch seconds, a flag as `1` or `0`, an operation by its number; "": not set."""
+"""How a label is stored: a moment as epoch seconds, a flag as `1` or `0`, an operation as its number; "": not set."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """One key. `writers`: the modules that write it."""
+    """One label. `writers`: the modules that write it."""
 
     kind: Kind
     meaning: str
@@ -271,34 +272,34 @@ def as_labels(**facts: str | int | bool) -> dict[str, str]:
 
 
 def label_of(config: Mapping[str, str], name: str) -> str:
-    """Return one label from an instance's configuration, "" when it is not set. Raises KeyError for no label."""
+    """Return one label from an instance's configuration, "" where it is not set; raises KeyError for unknown names."""
     return config.get(_KEYS[name], "")
 
 
 def number_of(text: str, most: int = 2**53 - 1) -> int:
-    """Return the number that a label holds; 0 where that is none, or beyond `most`: people can write anything there."""
+    """Return the number in a label; 0 for anything else, or beyond `most`, because people can write any text there."""
     found = int(text) if text.isdecimal() and len(text) < 20 else 0
     return found if found <= most else 0
 
 
 def moment_of(text: str) -> int:
-    """Return the epoch seconds that a label holds; 0 where these are none that a calendar knows."""
+    """Return the epoch seconds in a label; 0 for anything else, or beyond `EVER`."""
     return number_of(text, EVER)
 
 
 def labels_of(config: Mapping[str, str]) -> dict[str, str]:
-    """Return all labels that an instance has, by name: a list of a thousand asks for two dozen of each."""
+    """Return all labels of an instance by name, in one pass: a list of a thousand tenants reads two dozen of each."""
     return {_NAMES[key]: value for key, value in config.items() if key in _NAMES}
 
 
 _ROLES = {role.value: role for role in Role}
 _STATES = {state.value: state for state in State}
-# A list reads them for each of a thousand instances.
+# Built once, because a list reads them for each of a thousand instances.
 _ROLE, _STATE = KEY + "role", KEY + "state"
 
 
 def role_of(config: Mapping[str, str]) -> Role | None:
-    """Return the role of an instance; None: none of ours, or of a later release."""
+    """Return the role of an instance; None: not the bot's, or a role of a later release."""
     return _ROLES.get(config.get(_ROLE, ""))
 
 
@@ -308,12 +309,12 @@ def state_of(config: Mapping[str, str]) -> State:
 
 
 def replacing(command: str, operation: int) -> dict[str, str]:
-    """Return the labels of a container that an operation replaced; `reason` is for older releases."""
+    """Return the labels for a container that an operation replaces; older releases read `reason`."""
     return as_labels(replaced_by=command, replaced_in=operation, reason=f"{command} {operation}")
 
 
 def replaced(config: Mapping[str, str]) -> tuple[str, int]:
-    """Return the command and operation that replaced it; older releases wrote only a text."""
+    """Return the command and operation that replaced a container; older releases wrote only `reason`, a text."""
     command, operation = label_of(config, "replaced-by"), label_of(config, "replaced-in")
     if not command:
         command, _, operation = label_of(config, "reason").partition(" ")
@@ -321,7 +322,7 @@ def replaced(config: Mapping[str, str]) -> tuple[str, int]:
 
 
 class Standing(Protocol):
-    """What decides whether a container serves. `made_by`: the number of the operation that made it, 0: unknown."""
+    """The facts that decide whether a container serves. `made_by`: the operation that made it, 0: unknown."""
 
     @property
     def role(self) -> Role | None: ...
@@ -337,7 +338,7 @@ class Standing(Protocol):
 
 @dataclass(frozen=True)
 class Seen:
-    """A container as its server lists it, for `serving`."""
+    """A container as its server lists it, for `holder` and `serving`."""
 
     instance: str
     role: Role | None
@@ -347,7 +348,7 @@ class Seen:
 
 
 def seen(name: str, config: Mapping[str, str], *, running: bool) -> Seen:
-    """Return a container from what its server tells of it."""
+    """Return a container from its name and configuration on the server."""
     made_by = number_of(label_of(config, "operation"))
     return Seen(name, role_of(config), state_of(config), running, made_by)
 
@@ -356,16 +357,17 @@ S = TypeVar("S", bound=Standing)
 
 
 def is_open(one: Standing) -> bool:
-    """Whether clients may be routed there; never to an archive that still runs, where their data would be lost."""
+    """Return whether the edge may route clients to a container; never to a running archive, which would lose data."""
     return one.role in (Role.TENANT, Role.INCOMING) and one.state == State.LIVE and one.running
 
 
 def right(one: Standing) -> int | None:
-    """Return the rank of a container's right to its domain; None: it has none.
+    """Return the rank of a container's claim to its domain; None: it has no claim.
 
     3: an open tenant; 2: a closed tenant or an archive, with a maintenance page; 1: an open candidate; 0: a tenant that
-    is closed for its candidate. A candidate is open before it is the tenant. One that its operation could not delete
-    may still be open when the tenant serves again or is closed, and what is written there is lost.
+    is closed for its candidate. A candidate opens before it becomes the tenant. It ranks below tenants, because a
+    candidate that its operation could not delete may still be open when the tenant serves again or is closed, and data
+    written to it would be lost.
     """
     if one.role == Role.INCOMING:
         return 1 if is_open(one) else None
@@ -377,21 +379,24 @@ def right(one: Standing) -> int | None:
 
 
 def has_replaced(one: Standing, other: Standing) -> bool:
-    """Whether a container has replaced another of the same tenant, though the other's host was not told yet."""
+    """Return whether a container has replaced another of its tenant whose labels do not say so yet.
+
+    This happens where the host of the other could not be reached after the cutover.
+    """
     tenants = one.role == other.role == Role.TENANT
     return tenants and one.state != State.MOVING and other.state == State.MOVING
 
 
 def holder(containers: Iterable[S]) -> S | None:
-    """Return which container of a domain decides what clients see there; None: none has a right to the domain.
+    """Return the container that decides what clients of a domain see; None: no container has a claim to the domain.
 
-    Of two with the same rank, as after a host was restored from a backup, it is the newer one.
+    Of two with the same rank, as after a host was restored from a backup, the newer one wins.
     """
     rights = [(its, one.made_by, one.instance, one) for one in containers if (its := right(one)) is not None]
     return max(rights, key=lambda found: found[:3])[3] if rights else None
 
 
 def serving(containers: Iterable[S]) -> S | None:
-    """Return which container of a tenant serves clients; None: a maintenance page is shown, or nothing."""
+    """Return the container of a tenant that serves clients; None: they see a maintenance page, or nothing."""
     found = holder(containers)
     return found if found is not None and is_open(found) else None

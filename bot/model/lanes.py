@@ -1,4 +1,4 @@
-"""Lanes: whose operation begins next. People's come before batches, batches before the bot's own maintenance. Pure."""
+"""Lanes: which operation begins next. People come before batches, batches before the bot's maintenance. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from enum import IntEnum
 from bot.model.turns import in_turn
 
 SYSTEM = "system"
-"""Who asks for maintenance."""
+"""The requester of maintenance: the bot itself."""
 MANY = 1 << 62
 """No limit."""
 
 
 class Lane(IntEnum):
-    """Who an operation is for; the lowest comes first."""
+    """The lane of an operation; the lowest comes first."""
 
     PERSON = 0
     BATCH = 1
@@ -27,8 +27,8 @@ class Lane(IntEnum):
 class Candidate:
     """An operation that waits for its turn, or runs.
 
-    `parent`: the batch that it is a child of, 0: of none; `host`: what that counts it on. `begun`: its tenant is half
-    way.
+    `parent`: the batch that the operation belongs to, 0: none; `host`: the host that it counts on for the batch's
+    limits. `begun`: the operation was started before, so that its tenant may be half way.
     """
 
     id: int
@@ -39,33 +39,33 @@ class Candidate:
 
     @property
     def lane(self) -> Lane:
-        """Who it is for."""
+        """The lane that the operation waits in."""
         if self.requester == SYSTEM:
             return Lane.MAINTENANCE
         return Lane.BATCH if self.parent else Lane.PERSON
 
     @property
     def turn(self) -> str:
-        """With whom it shares its turns: people take turns with each other, and so do batches."""
+        """The key that takes turns within the lane: the batch of a child, otherwise the requester."""
         return str(self.parent) if self.lane == Lane.BATCH else self.requester
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How many children of one batch may run together, in all and on one host."""
+    """How many children of one batch may run at once, in total and on one host."""
 
     at_once: int
     at_once_host: int
 
 
 def in_line(waiting: Iterable[Candidate], running: Sequence[Candidate], shared: int = MANY) -> list[Candidate]:
-    """Return those that may begin now, in their order: by lane, and within it by turns, oldest first.
+    """Return the operations that may begin now: in order of lanes, and within a lane by turns, oldest first.
 
-    What has begun already comes before all else, as its tenant is half way.
+    Operations that have begun already come first, because their tenants are half way.
 
     Args:
-        waiting: in order of age.
-        shared: how many that are no person's may run together, so that a person's never waits for all workers.
+        waiting: oldest first.
+        shared: how many operations of batches and maintenance may run at once, so that workers are left for people.
     """
     line = []
     waits = list(waiting)
@@ -77,12 +77,12 @@ def in_line(waiting: Iterable[Candidate], running: Sequence[Candidate], shared: 
 
 
 def has_worker(running: Iterable[Candidate], shared: int) -> bool:
-    """Whether one more that is no person's may run."""
+    """Return whether one more operation of a batch or of maintenance may run."""
     return sum(one.lane != Lane.PERSON for one in running) < shared
 
 
 def fits(one: Candidate, running: Iterable[Candidate], limits: Limits) -> bool:
-    """Whether a child may run beside its siblings."""
+    """Return whether a child may run beside its siblings within the limits of its batch."""
     siblings = [other for other in running if other.parent == one.parent]
     there = sum(other.host == one.host for other in siblings)
     return len(siblings) < limits.at_once and there < limits.at_once_host

@@ -1,4 +1,4 @@
-"""Moments as people type them: `22:00`, `tomorrow 03:00`, `2026-12-01 02:00`, `in 2h`; and hours of the day. Pure."""
+"""Parses moments that people type (`22:00`, `tomorrow 03:00`, `2026-12-01 02:00`, `in 2h`) and hours of a day. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 FORMS = "`22:00`, `tomorrow 03:00`, `2026-12-01 02:00` or `2h`"
-"""What may be typed, for a sentence."""
+"""Examples of what people may type, for use in a sentence."""
 _UNITS = {"m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _DAY = "|".join(rf"{day[:3]}(?:{day[3:]})?" for day in _DAYS)
@@ -26,10 +26,10 @@ _PART = re.compile(
 
 
 def moment(typed: str, now: float, zone: ZoneInfo) -> float | None:
-    """Return the moment that words name, in epoch seconds; None when they name none. It may be past.
+    """Parse a typed moment to epoch seconds; None where the text names no moment. The moment may be in the past.
 
-    A time without a day is the next one. A time that a change of the clocks has twice is the first that is still to
-    come; one that it leaves out is as much later as the clocks are put forward.
+    A time without a day is its next occurrence. A time that occurs twice because the clocks are put back is the first
+    one still to come. A time that is skipped because they are put forward is later by the skipped time.
     """
     words = re.sub(r"^(until|for|in|at) ", "", " ".join(typed.lower().split()))
     if lasts := re.fullmatch(r"(\d{1,4}) ?(m|min|h|d|w)", words):
@@ -47,7 +47,7 @@ def _named(found: re.Match[str], now: float, zone: ZoneInfo) -> float | None:
     dated = any(found[name] for name in ("near", "day", "iso", "dotted"))
     at = _clock(found["hour"], found["minute"], found["half"])
     if at is None:
-        # A date alone begins at midnight; a weekday or `tomorrow` alone says too little, and so does `22`.
+        # A date alone means its midnight; a weekday, `tomorrow` or `22` alone is too ambiguous.
         return _epoch(_date(found, now, zone), time(), now, zone) if found["iso"] or found["dotted"] else None
     if dated:
         return _epoch(_date(found, now, zone), at, now, zone)
@@ -82,17 +82,17 @@ def _date(found: re.Match[str], now: float, zone: ZoneInfo) -> date:
 
 def _epoch(day: date, at: time, now: float, zone: ZoneInfo) -> float:
     first, second = (datetime.combine(day, at, zone).replace(fold=fold).timestamp() for fold in (0, 1))
-    # Where the clocks leave it out, the second reading is the earlier one.
+    # For a time that the clocks skip, fold=1 gives the earlier moment.
     return second if second > first and first <= now else first
 
 
 def spelled(at: float, zone: ZoneInfo) -> str:
-    """Return a moment as it can be typed again and means the same: `2026-12-01T02:00+01:00`, in whole minutes."""
+    """Format a moment, rounded up to a minute, so that typing it means the same moment: `2026-12-01T02:00+01:00`."""
     return datetime.fromtimestamp(math.ceil(at / 60) * 60, zone).isoformat(timespec="minutes")
 
 
 def joined(words: list[str]) -> list[str]:
-    """Put the words after `--at` that name a moment into one: `--at tomorrow 03:00` is typed without quotes."""
+    """Join the words after `--at` that name a moment, so that `--at tomorrow 03:00` needs no quotation marks."""
     made: list[str] = []
     left = list(words)
     while left:
@@ -107,7 +107,7 @@ def joined(words: list[str]) -> list[str]:
 
 
 def _goes_on(before: str, word: str, after: str = "") -> bool:
-    """Whether a word belongs to the moment that the word before it is of."""
+    """Return whether a word continues the moment that the word before it belongs to."""
     halves = ("am", "pm")
     if word.isdigit() and len(word) <= 2:
         return after.lower() in halves
@@ -118,14 +118,14 @@ def _goes_on(before: str, word: str, after: str = "") -> bool:
 
 @dataclass(frozen=True)
 class Hours:
-    """A part of each day, such as 22:00 to 05:00; it may go over midnight."""
+    """A part of each day, such as 22:00 to 05:00, which may span midnight."""
 
     begin: time
     end: time
 
     @classmethod
     def of(cls, text: str) -> Hours | None:
-        """Return the hours that a setting names, as `22:00-05:00`; None for "". Raises ValueError."""
+        """Parse hours such as `22:00-05:00`; None for "". Raises ValueError."""
         if not text:
             return None
         begin, _, end = text.replace(" ", "").partition("-")
@@ -138,14 +138,14 @@ class Hours:
         return f"{self.begin:%H:%M}-{self.end:%H:%M}"
 
     def has(self, at: float, zone: ZoneInfo) -> bool:
-        """Whether a moment is within them."""
+        """Return whether a moment is within these hours."""
         clock = datetime.fromtimestamp(at, zone).time()
         if self.begin < self.end:
             return self.begin <= clock < self.end
         return clock >= self.begin or clock < self.end
 
     def next(self, now: float, zone: ZoneInfo) -> float:
-        """Return when they begin next, or `now` within them."""
+        """Return when these hours begin next, or `now` where it is within them."""
         if self.has(now, zone):
             return now
         return moment(f"{self.begin:%H:%M}", now, zone) or now

@@ -1,4 +1,4 @@
-"""What a tenant's visitors see, as it was fetched inside, and what of it got worse between two looks. Pure."""
+"""A tenant's pages, fetched from inside its container, and which of them got worse between two checks. Pure."""
 
 from __future__ import annotations
 
@@ -7,42 +7,43 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 Key = Literal["login", "tracking", "form", "landing", "asset", "unsubscribe", "preferences", "linked"]
-"""What a page is: a file that pages link is `linked`; of everything else a tenant has one at most."""
+"""The kind of a page. Files that pages link are `linked`; of every other kind a tenant has at most one page."""
 KEYS: tuple[Key, ...] = ("login", "tracking", "form", "landing", "asset", "unsubscribe", "preferences", "linked")
 PICTURED: tuple[Key, ...] = ("login", "form", "landing", "unsubscribe")
-"""Those that a person sees, and that show nothing of any contact."""
+"""The pages of which pictures are taken: people see them, and they show no data of a contact."""
 SLOW = 0.5
-"""Seconds that a page may take, however fast it was."""
+"""Seconds up to which a page never counts as slower."""
 TIMES = 2.0
-"""How many times as long as before it may take."""
+"""The factor by which a page may take longer than before."""
 
 Why = Literal["none", "unread", "counted", "unsubscribes", "late", "many", "long", "large"]
-"""Why something was left out. none: nothing of it is published; unread: its table could not be read; counted,
-unsubscribes: asking for it would do that; late: time was up; many: more files are linked; long: its address is; large:
-its content is, and it was looked at all the same."""
+"""Why a page was left out. none: nothing of its kind is published; unread: its table could not be read; counted:
+fetching it would count as a download; unsubscribes: fetching it would unsubscribe a contact; late: the time was up;
+many: too many files are linked; long: its address is too long; large: its content is too large to keep, although the
+page was checked."""
 GONE: tuple[Why, ...] = ("none", "unread")
-"""Where something was left out for this, it is not there."""
+"""The reasons that mean that the page does not exist."""
 
 What = Literal["gone", "status", "content", "linked", "slower"]
-"""gone: it was there; status: it answered, and does not, or with an error; content: it answers with something else than
-what makes it what it is; linked: a file that a page links does not come; slower: see SLOW and TIMES."""
+"""How a page got worse. gone: it no longer exists; status: it no longer answers, or with an error; content: it lacks
+its characteristic content; linked: a file that a page links does not load; slower: see SLOW and TIMES."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """One answer.
+    """The answer to one request for a page.
 
     Attributes:
-        key: What it is.
-        path: Where it is, with its query; without what tells of a contact.
+        key: The kind of the page.
+        path: Path and query, without anything that identifies a contact.
         status: HTTP status; 0: no answer.
-        seconds: Until it was whole.
-        size: Bytes of it that were read.
-        type: Its content type, without parameters.
-        sha256: Of what was read.
-        right: Whether what makes it what it is stands in it (a login page has a field for a name).
-        cut: Whether there was more of it.
-        body: The content of what is needed for a picture, where there was room for it.
+        seconds: Time until the answer was complete.
+        size: Number of bytes that were read.
+        type: Content type, without parameters.
+        sha256: Checksum of the bytes that were read.
+        right: Whether the page has its characteristic content (a login page has a field for a name).
+        cut: Whether the answer was longer than what was read.
+        body: Content that a picture needs, where the size limits left space for it.
     """
 
     key: Key
@@ -58,46 +59,46 @@ class Page:
 
     @property
     def answers(self) -> bool:
-        """Whether it came, and not as an error."""
+        """Whether the page answered without an error."""
         return 200 <= self.status < 400
 
     @property
     def place(self) -> str:
-        """Its path without the query, in which Mautic says the version of a file."""
+        """The path without the query, into which Mautic puts the version of a file."""
         return self.path.partition("?")[0]
 
 
 @dataclass(frozen=True)
 class Pages:
-    """What was fetched at one time, and by path or key what was left out, and why."""
+    """The pages of one check, and why others were left out, by path or key."""
 
     pages: tuple[Page, ...] = ()
     left_out: Mapping[str, Why] = field(default_factory=dict)
 
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> Pages:
-        """Make them of the answer to `pages`, as `bot.guest.answers` gives it; what has none of our keys goes."""
+        """Return the pages from the answer to `pages`, as `bot.guest.answers` gives it; unknown keys are dropped."""
         found = [Page(path=path, **told) for path, told in answer["pages"].items() if told["key"] in KEYS]
         left_out = {what: why for what, why in answer["left_out"].items() if why in get_args(Why)}
         return cls(tuple(sorted(found, key=lambda page: KEYS.index(page.key))), left_out)
 
     def of_key(self, key: Key) -> Page | None:
-        """Return the page of a key, of `linked` ones the first."""
+        """Return the page of a kind, the first one for `linked`; None where there is none."""
         return next((page for page in self.pages if page.key == key), None)
 
     @property
     def linked(self) -> tuple[Page, ...]:
-        """The files that pages link."""
+        """The files that the pages link."""
         return tuple(page for page in self.pages if page.key == "linked")
 
 
 PROGRAMS = (".css", ".js")
-"""Files without which a page does not work."""
+"""The endings of files without which a page does not work."""
 
 
 @dataclass(frozen=True)
 class Worse:
-    """One thing that got worse; `templates/pages.j2` says it."""
+    """One page that got worse; `templates/pages.j2` has the words."""
 
     what: What
     key: Key
@@ -107,10 +108,10 @@ class Worse:
 
 
 def worse(before: Pages, after: Pages) -> tuple[Worse, ...]:
-    """Compare two looks: what is worse in the second one, the pages first, then the files that they link.
+    """Return what got worse between two checks: pages first, then the files that they link.
 
-    What was as bad before is no news, nor is a file that is not linked any more: releases rename theirs. What the
-    second look left out is not judged, unless because it is not there.
+    A page that was as bad before is not reported, nor is a file that is no longer linked, because releases rename
+    theirs. A page that the second check left out is not judged, unless it was left out because it does not exist.
     """
     told = [_page(one, after.of_key(one.key), after.left_out) for one in before.pages if one.key != "linked"]
     return (*filter(None, told), *_linked(before.linked, after.linked))
@@ -137,7 +138,7 @@ def _linked(before: Iterable[Page], after: Iterable[Page]) -> list[Worse]:
     told = []
     for now in after:
         old = was.get(now.place)
-        # A stylesheet of a new release may name a picture or font that is not there: no page needs it.
+        # A style sheet of a new release may name a picture or font that does not exist; no page needs that file.
         had = old.answers if old else now.place.endswith(PROGRAMS)
         if not now.answers and had:
             told.append(Worse("linked", "linked", now.path, old, now))

@@ -1,4 +1,4 @@
-"""What an operation will do, before it does it: preconditions, inputs, facts and steps. Pure."""
+"""Plans: what an operation will do, known before it runs: preconditions, inputs, facts and steps. Pure."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any, Literal
 import msgspec
 
 Subject = Literal["tenant", "host", "fleet"]
-"""What an operation changes."""
+"""The kind of thing that an operation changes."""
 Value = str | int | float | bool
 
 
 class Refused(Exception):
-    """A command that is refused; the text says why and what to do, in one sentence for a person.
+    """A refused command; the text says why and what to do, in one sentence for a person.
 
-    `guard`: the key of the guard that refused, "" where none did. `typed`: the part of the text that a person typed, in
-    which no mention is rendered.
+    `guard`: the key of the guard that refused, "" where no guard did. `typed`: the part of the text that a person
+    typed, in which mentions are not rendered.
     """
 
     guard: str = ""
@@ -28,11 +28,11 @@ class Refused(Exception):
 
 
 class NotNow(Refused):
-    """Refused only for now: a request keeps waiting, and need not be made again."""
+    """A refusal only for now: the request keeps waiting and does not have to be made again."""
 
     @classmethod
     def of(cls, no: Refused, text: str = "") -> NotNow:
-        """Return a refusal as a NotNow, of its own class if it is one already; `text` replaces its text."""
+        """Convert a refusal to a NotNow, keeping its class where it is one already; `text` replaces its text."""
         kind = type(no) if isinstance(no, NotNow) else cls
         made = kind(text or str(no))
         made.guard, made.typed = no.guard, no.typed
@@ -40,22 +40,22 @@ class NotNow(Refused):
 
 
 class NoSpace(NotNow):
-    """A host has too little free for now."""
+    """A refusal because a host has too little free space for now."""
 
     guard = "memory"
 
 
 class UnknownWords(Refused):
-    """Words that mean nothing here. The text quotes them, so show it only to the person: they may be a secret."""
+    """Words that the bot does not understand. The text quotes them: show it only to their author (may be a secret)."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One `ensure_…` of an operation: looks at the world before it acts, so that it is safe to run again.
+    """One `ensure_…` of an operation. It checks the current state before it acts, so that it is safe to run again.
 
-    `key` is for code, unique among the steps of its plan; `title` is for people, and may be reworded.
-    `work` returns a short note for the card and the audit row, or None. Never anything secret.
-    `takes_snapshot`: whether it counts as a snapshot of the tenant.
+    `key` is for code and unique among the steps of its plan; `title` is for people and may be reworded.
+    `work` returns a short note for the card and the audit row, or None; never a secret.
+    `takes_snapshot`: whether the step counts as a snapshot of the tenant.
     """
 
     key: str
@@ -66,7 +66,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Steps:
-    """How an operation is done. `commit` and `undo` as a `Plan` has them."""
+    """The steps of an operation. `commit` and `undo` are those of `Plan`."""
 
     steps: tuple[Step, ...]
     undo: Callable[[], str | None] | None = field(default=None, repr=False)
@@ -75,10 +75,10 @@ class Steps:
 
 @dataclass(frozen=True)
 class Precondition:
-    """What must hold for a request: `check` raises Refused, or returns remarks for the card, by label.
+    """A condition that must hold for a request: `check` raises Refused, or returns remarks for the card, by label.
 
-    `again`: checked also at the approval and when the operation begins. Otherwise it concerns only the requester, or is
-    too slow to repeat.
+    `again`: also checked at the approval and when the operation begins. Otherwise the condition concerns only the
+    requester, or is too slow to check again.
     """
 
     check: Callable[[], Mapping[str, str] | None] = field(repr=False)
@@ -101,15 +101,15 @@ def always(check: Callable[..., Mapping[str, str] | None], *arguments: object) -
 
 
 def once(check: Callable[..., Mapping[str, str] | None], *arguments: object) -> Precondition:
-    """Return a precondition that is checked, or shown, only at the request."""
+    """Return a precondition that is checked, and whose remarks are made, only at the request."""
     return Precondition(partial(check, *arguments), again=False)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the approver may decide besides yes and no: the value of one of the command's arguments.
+    """A choice that the approver has besides yes and no: the value of one of the command's arguments.
 
-    `options`: each value and its words. An approval without a choice keeps what was requested.
+    `options`: the words for each value. An approval without a choice keeps the requested value.
     """
 
     argument: str
@@ -120,26 +120,29 @@ class Choice:
 class Plan:
     """What people approve, and what then runs.
 
-    `arguments` are the command's own, resolved: building the plan again from them gives the same fingerprint
-    for as long as the world that it was made from has not changed. `facts` and `remarks` are shown on the card, by
-    label; the latter may change from minute to minute (free space). `values` are what the facts are made from, by
-    key: with the keys of the steps they are the fingerprint, and templates use them. `texts` are texts of the request
-    that the outcome repeats, by key; the one of `thread` is posted there when it is requested. `commit` is the key of
-    the step after which nothing is rolled back, "": none.
-    `undo` rolls back what a failed run left, is safe to run again, and may say what is still to be rolled back.
-    `first`: the labels of what is shown above all else. `until_done`: those of facts that are hidden once it is done.
-    `demand`: what it makes run or grow on a host, as `bot.fleet.capacity.Demand` is stored, or None. `choice`: what is
-    left to the approver; neither values nor steps depend on the choice, so that the plan stays the one that was shown.
-    `safety`: it protects data, so that no freeze stops it as maintenance. `subject`: what it changes; `tenant` is ""
-    where that is no single tenant. `host`: the one that it is on, "": none, or several. `children`: the plans of a
-    batch, which has no steps of its own; they are part of the fingerprint. `inputs`: all that the command's steps are
-    made from, a dataclass of its own, stored as JSON; None: the steps are given here, and made again with the plan.
-    `requires`: its preconditions. `cutover`: the name of the cutover (`move`), "": none. `command`: a child's, where it
-    is not its batch's; `ring`: of a child, which begins when those of lower rings are done and have soaked.
-    `at`: when it begins, in epoch seconds, 0: as soon as it may. `can_wait`: it closes a tenant for what can wait, so
-    that it begins within the hours of the settings, and not while mail is being sent.
-    `way_back`: returns `reversible` where that needs a look at the world; called only
-    at the request.
+    `arguments`: the command's own arguments, resolved. Building the plan again from them gives the same fingerprint as
+    long as the state that it was made from has not changed.
+    `facts` and `remarks` are shown on the card, by label; remarks, such as free space, may change from minute to
+    minute. `values`: what the facts are made from, by key. Values and the keys of the steps make up the fingerprint;
+    templates use the values, too. `texts`: texts of the request that the outcome repeats, by key; the text `thread` is
+    posted in the thread when the request is made. `first`: labels to show above all others. `until_done`: labels of
+    facts to hide once the operation is done.
+    `commit`: the key of the step after which nothing is rolled back, "": none. `undo` rolls back what a failed run
+    left, is safe to run again, and may return what is still to be rolled back.
+    `demand`: the capacity that the operation needs on a host, as `bot.fleet.capacity.Demand` is stored, or None.
+    `choice`: what the approver may choose; neither values nor steps depend on it, so that the plan stays the one that
+    was shown. `safety`: the operation protects data, so that no freeze stops it as maintenance.
+    `subject`: what the operation changes; `tenant` is "" where it changes no single tenant. `host`: the host that the
+    operation runs on, "": none, or several.
+    `children`: the plans of a batch, which has no steps of its own; they are part of the fingerprint. `command`: the
+    command of a child, where it differs from the batch's; `ring`: the ring of a child, which begins when the children
+    of lower rings are done and have soaked.
+    `inputs`: everything that the command's steps are made from, a dataclass of the command, stored as JSON; None: the
+    steps are given here, and made again with the plan. `requires`: the preconditions. `cutover`: the name of the
+    cutover (`move`), "": none.
+    `at`: when the operation begins, in epoch seconds, 0: as soon as possible. `can_wait`: the operation closes a tenant
+    and is not urgent, so that it begins within `upgrades.window`, and not while the tenant sends mail.
+    `way_back`: returns `reversible` where that depends on the current state; called only at the request.
     """
 
     tenant: str
@@ -172,7 +175,7 @@ class Plan:
     way_back: Callable[[], str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse a plan with two steps of one key, or whose commit point is none of its steps."""
+        """Raise ValueError where two steps have the same key, or the commit point is not one of the steps."""
         if len(set(self.keys)) != len(self.steps):
             raise ValueError(f"Two steps of one plan have the same key: {', '.join(self.keys)}.")
         if self.commit and self.commit not in self.keys:
@@ -180,13 +183,13 @@ class Plan:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The keys of its steps, in order."""
+        """The keys of the steps, in order."""
         return tuple(step.key for step in self.steps)
 
     def checked(self, *, again: bool) -> Plan:
-        """Return it with the remarks of its preconditions; raise Refused for the first that does not hold.
+        """Return the plan with the remarks of its preconditions; raises Refused for the first that does not hold.
 
-        `again`: check only those that are checked again.
+        `again`: check only the preconditions that are checked again.
         """
         told = dict(self.remarks)
         for one in self.requires:
@@ -196,22 +199,22 @@ class Plan:
         return replace(self, remarks=told, reversible=way_back)
 
     def with_steps(self, made: Steps) -> Plan:
-        """Return it with the steps made from its inputs."""
+        """Return the plan with the steps that were made from its inputs."""
         return replace(self, steps=made.steps, undo=made.undo, commit=made.commit)
 
     def stored(self) -> str:
-        """Return the inputs as JSON; "" where the steps are given with the plan."""
+        """Return the inputs as JSON; "" where the plan came with its steps."""
         return "" if self.inputs is None else json.dumps(msgspec.to_builtins(self.inputs))
 
     def fingerprint(self) -> str:
-        """Return a digest of what it does, independent of its words; a different one means a different plan."""
+        """Return a digest of what the plan does, whatever its words; a different digest means a different plan."""
         does: list[object] = [self.tenant, dict(self.values), self.keys]
         if self.children:
             does.append([child.fingerprint() for child in self.children])
         return hashlib.sha256(json.dumps(does, sort_keys=True).encode()).hexdigest()
 
     def shown(self) -> str:
-        """Return the plan as JSON, as the card needs it."""
+        """Return the plan as JSON for the card."""
         return json.dumps(
             {
                 "summary": self.summary,

@@ -1,4 +1,4 @@
-"""Releases of Mautic: how versions are ordered, what each runs on, and the steps of an upgrade. Pure."""
+"""Releases of Mautic: the order of versions, the requirements of each, and the steps of an upgrade. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Numbers = tuple[int, ...]
 
 
 class NoRelease(ValueError):
-    """What a release says of itself cannot be used; the text says what is wrong, as the end of a sentence."""
+    """Metadata of a release that cannot be used; the text says what is wrong, as the end of a sentence."""
 
 
 @lru_cache(maxsize=1000)
@@ -27,26 +27,26 @@ def _parsed(version: str) -> Version | None:
 
 
 def number(version: str) -> Version | None:
-    """Return a version to compare by, without what marks a double (`+double`); None for what is no version."""
+    """Parse a version to compare it, without the mark of a double (`+double`); None for text that is no version."""
     found = _parsed(version)
     return Version(found.public) if found else None
 
 
 def variant(version: str) -> str:
-    """Return what a version is marked with after its number: `double`, or "" for a real Mautic."""
+    """Return the mark after a version's number: `double`, or "" for a real Mautic."""
     found = _parsed(version)
     return (found.local or "") if found else ""
 
 
 def newest_first(versions: Iterable[str]) -> list[str]:
-    """Return versions by their numbers, the newest first; what is no version comes last."""
+    """Return versions sorted by number, the newest first; text that is no version comes last."""
     lowest = Version("0.dev0")
     return sorted(versions, key=lambda one: (number(one) or lowest, one), reverse=True)
 
 
 @dataclass(frozen=True)
 class Base:
-    """What a recipe gives a Mautic to run on: the first two numbers of its PHP and its MariaDB."""
+    """The PHP and MariaDB of a recipe, each as the first two numbers of its version."""
 
     php: Numbers
     mariadb: Numbers
@@ -54,14 +54,14 @@ class Base:
 
 @dataclass(frozen=True)
 class Release:
-    """One release of Mautic, as it says of itself in `app/release_metadata.json`.
+    """One release of Mautic, as its `app/release_metadata.json` describes it.
 
-    What it stands on, the recipe, has versions of its own, and may change while this stays.
+    The recipe that it runs on has versions of its own, which may change while the release stays the same.
 
     Attributes:
-        php: the first and the last version of PHP that it runs on.
-        mariadb: the first version of MariaDB, "": it names none.
-        mautic: the first version that can be upgraded to it, "": it names none.
+        php: the lowest and the highest version of PHP that the release runs on.
+        mariadb: the lowest version of MariaDB, "": it names none.
+        mautic: the lowest version that can be upgraded to it, "": it names none.
     """
 
     version: str
@@ -70,11 +70,11 @@ class Release:
     mautic: str = ""
 
     def runs_on(self, base: Base) -> bool:
-        """Whether it runs on what a recipe has."""
+        """Return whether the release runs on the PHP and MariaDB of a recipe."""
         return self._has_php(base) and self._has_mariadb(base)
 
     def problem(self, *bases: Base) -> str:
-        """Return why it runs on none of what recipes have, in a sentence; "" where it does on one."""
+        """Return why the release runs on none of these recipes, in a sentence; "" where it runs on at least one."""
         if any(self.runs_on(base) for base in bases):
             return ""
         with_php = [base for base in bases if self._has_php(base)]
@@ -92,7 +92,7 @@ class Release:
         return not self.mariadb or _numbers(self.mariadb)[:2] <= base.mariadb
 
     def takes(self, version: str) -> bool:
-        """Whether a tenant of a version can be upgraded to it in one step, by its own metadata."""
+        """Return whether its metadata allows an upgrade from a version to this release in one step."""
         here, there, first = number(version), number(self.version), number(self.mautic)
         if here is None or there is None or variant(version) != variant(self.version):
             return False
@@ -100,13 +100,13 @@ class Release:
 
     @property
     def php_range(self) -> str:
-        """The versions of PHP that it runs on, in short: `8.1-8.3`."""
+        """The versions of PHP that the release runs on, in short: `8.1-8.3`."""
         first, last = (_dotted(_numbers(edge)[:2]) for edge in self.php)
         return first if first == last else f"{first}-{last}"
 
 
 def release(metadata: Mapping[str, Any]) -> Release:
-    """Return a release by its metadata; raises NoRelease for what does not say what it runs on, or is no version."""
+    """Parse metadata to a release; raises NoRelease where the requirements are missing, or the version is invalid."""
     try:
         version = str(metadata["version"])
         php = tuple(_checked(metadata[f"{edge}_php_version"]) for edge in ("minimum", "maximum"))
@@ -122,24 +122,24 @@ def release(metadata: Mapping[str, Any]) -> Release:
 
 
 class Why(StrEnum):
-    """Why there is no way from one version to another."""
+    """Why there is no upgrade path from one version to another."""
 
     UNKNOWN = "unknown"
-    """No such release, or a version that cannot be compared."""
+    """There is no such release, or the version cannot be compared."""
     SAME = "same"
     OLDER = "older"
-    """Mautic's migrations go forward only."""
+    """The wanted version is older, and Mautic's migrations only go forward."""
     OTHER = "other"
     """A double cannot become a real Mautic, or the other way round."""
     BASE = "base"
-    """It does not run on the recipe's PHP or MariaDB."""
+    """The release does not run on the PHP or MariaDB of any recipe."""
     NO_WAY = "no way"
-    """The releases that are known leave a gap."""
+    """The known releases leave a gap."""
 
 
 @dataclass(frozen=True)
 class Path:
-    """The releases of an upgrade in their order, the wanted one last; or why there is none, with a sentence."""
+    """The releases of an upgrade in order, the wanted one last; or why there is no path, with a sentence."""
 
     steps: tuple[Release, ...] = ()
     why: Why | None = None
@@ -147,12 +147,12 @@ class Path:
 
     @property
     def direct(self) -> bool:
-        """Whether one step is enough."""
+        """Whether the path has exactly one step."""
         return len(self.steps) == 1
 
 
 def find(releases: Iterable[Release], version: str) -> Release | None:
-    """Return the release of a version: the very same, or else the one with its number, as `5.2.12` for a double."""
+    """Return the release of a version: the same text, or else the same number, such as `5.2.12` for a double."""
     known = list(releases)
     same = [one for one in known if one.version == version]
     wanted = number(version)
@@ -160,11 +160,11 @@ def find(releases: Iterable[Release], version: str) -> Release | None:
 
 
 def path(current: str, wanted: str, releases: Sequence[Release], *bases: Base) -> Path:
-    """Return the fewest steps that lead a tenant of a version to another, or why none do.
+    """Return the shortest upgrade path from one version to another, or why there is none.
 
     Args:
-        releases: what is known; each step is one of them.
-        bases: what the recipes have; a release that runs on none of them is no step.
+        releases: the known releases; each step is one of them.
+        bases: PHP and MariaDB of the recipes; a release that runs on none of them cannot be a step.
     """
     target, here = find(releases, wanted), number(current)
     if target is None:
@@ -196,7 +196,7 @@ def path(current: str, wanted: str, releases: Sequence[Release], *bases: Base) -
 
 
 def _steps(current: str, target: Release, releases: Sequence[Release]) -> tuple[Release, ...]:
-    """Return the fewest steps to a release, the newer of two that are as good; none where there is no way."""
+    """Return the fewest steps to a release, through newer releases where several are as short; none without a path."""
     by_version = {one.version: one for one in releases}
     candidates = [by_version[version] for version in newest_first(by_version)]
     ways: list[tuple[Release, ...]] = [()]

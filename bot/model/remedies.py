@@ -1,4 +1,4 @@
-"""Remedies: the commands that help against a finding, as keys and arguments. Pure."""
+"""Remedies: the commands that solve a finding, as keys and arguments. Pure."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 RETRY = "retry"
-"""In the place of a remedy's command: what failed is tried again."""
+"""Stands for a remedy's command: retries the failed operation."""
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """A command that helps, as a key and arguments, so that it is a button or can be typed as it is shown.
+    """A command that helps, as a key and arguments, so that it can be a button or be typed as shown.
 
-    `arguments` are in the order in which they are typed, options with their hyphens; `{name}` in them is one of the
-    finding's values, and an option without a value is given as it is. Where one of these, or of `needs`, is missing,
-    there is no such remedy, and `otherwise` is said.
+    `arguments` are in the order of typing, options with their hyphens. `{name}` in them stands for one of the finding's
+    values; "" is an option without a value. Where such a value, or one that `needs` names, is missing, the remedy does
+    not apply, and `otherwise` is said instead.
     `does` is the rest of the sentence that begins with the command; without it the remedy is only a button. `button` is
-    the label, `style` as Slack has them; an incident keeps no values, so that a button can use `{tenant}` and what is
-    found out as it is pressed (`bot/engine/remedy_values.py`).
+    the button's label, `style` Slack's style of buttons. Incidents store no values, so that a button can only use
+    `{tenant}` and values that are computed when it is pressed (`bot/engine/remedy_values.py`).
     """
 
     command: str
@@ -31,14 +31,14 @@ class Remedy:
     otherwise: str = ""
 
     def given(self, values: Mapping[str, str]) -> dict[str, str | bool] | None:
-        """Return the arguments with the values in their places, by name; None where a value is missing."""
+        """Return the arguments by name, with the values filled in; None where a value is missing."""
         used = {name for text in self.arguments.values() for _, name, _, _ in string.Formatter().parse(text) if name}
         if not all(values.get(name) for name in used.union(self.needs)):
             return None
         return {name.lstrip("-"): text.format_map(values) or True for name, text in self.arguments.items()}
 
     def typed(self, values: Mapping[str, str]) -> str:
-        """Return the command as a person types it after `/mautic`, "" where a value is missing."""
+        """Return the command as people type it after `/mautic`; "" where a value is missing."""
         given = self.given(values)
         if given is None:
             return ""
@@ -49,7 +49,7 @@ class Remedy:
         return " ".join(words)
 
     def told(self, values: Mapping[str, str]) -> str:
-        """Return the part of a sentence that tells of it, "" where there is nothing to say."""
+        """Return the part of a sentence that describes the remedy; "" where there is nothing to say."""
         if not self.does:
             return ""
         typed = self.typed(values)
@@ -62,7 +62,7 @@ def restart(part: str) -> Remedy:
 
 
 def logs(what: str) -> Remedy:
-    """Return the button that shows the log that tells most."""
+    """Return the button that shows a log of a tenant."""
     return Remedy("logs", {"tenant": "{tenant}", "what": what}, button="Logs")
 
 
@@ -76,4 +76,4 @@ def _larger(what: str) -> Remedy:
 
 
 MORE = {"disk": _larger("disk"), "memory": _larger("memory")}
-"""How a tenant gets more of what it is short of."""
+"""The remedy that gives a tenant more disk or memory."""

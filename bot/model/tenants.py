@@ -1,4 +1,4 @@
-"""Tenants, their names, domains and plans. Pure: no input or output."""
+"""Tenants: their facts, and the rules for names, tags, domains and plans. Pure: no input or output."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class InvalidName(ValueError):
 def tenant_name(text: str) -> str:
     """Return the name of a tenant in its normal form, or raise InvalidName with the reason.
 
-    A DNS label (RFC 1035, letters first as LXD asks) of at most 40 characters, so that names derived
+    A name is a DNS label (RFC 1035, a letter first, as LXD demands) of at most 40 characters, so that names derived
     from it (an archive's suffix, a host name) still fit LXD's 63.
     """
     name = text.strip().lower()
@@ -101,12 +101,12 @@ def tag_name(text: str) -> str:
 
 
 def candidate_name(tenant: str, operation: int) -> str:
-    """Return what the container is called that an operation makes to take a tenant's place."""
+    """Return the name of the container that an operation creates to replace a tenant's container."""
     return f"{tenant}--{operation}"
 
 
 def domain_name(text: str) -> str:
-    """Return a fully qualified domain as DNS has it (`müller.de` → `xn--mller-kva.de`), or raise InvalidName."""
+    """Return a fully qualified domain as in DNS (`müller.de` → `xn--mller-kva.de`), or raise InvalidName."""
     try:
         return ascii_domain(text)
     except ValueError:
@@ -117,7 +117,7 @@ def domain_name(text: str) -> str:
 
 @dataclass(frozen=True)
 class PlanSize:
-    """What a plan gives a tenant. Memory and disk as LXD sizes (`4GiB`), MariaDB's pool as its own (`768M`)."""
+    """The resources of a plan. Memory and disk are LXD sizes (`4GiB`), `innodb_buffer_pool` a MariaDB size (`768M`)."""
 
     cpu: Annotated[int, whole(1, 512)]
     memory: Annotated[str, lxd_size(256 << 20)]
@@ -128,7 +128,7 @@ class PlanSize:
     email_workers: Annotated[int, whole(1, 100)]
 
     def limits(self) -> dict[str, str]:
-        """Return the LXD configuration keys of the limits (the disk's is on the root device)."""
+        """Return the limits as LXD configuration keys (the limit of the disk is on the root device)."""
         return {
             "limits.cpu": str(self.cpu),
             "limits.memory": self.memory,
@@ -138,19 +138,20 @@ class PlanSize:
 
 @dataclass(frozen=True)
 class Tenant:
-    """One client's Mautic, as its instance tells. `created`, `archived`, `retired`, `kept_until` and
-    `started` (its container's last start) are epoch seconds, 0: never.
+    """One client's Mautic, or another container of the bot, as its instance describes it.
 
-    `server` is the LXD server's name in the settings; `member` that of the cluster, if it is one; `host` is the one or
-    the other. `state`: only a `live` one is open to the outside. `stopped`: on purpose, so that nothing starts it.
-    `replaced_by`: the command, and `replaced_in` the operation, by which another took its place; 0: unknown.
-    `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`: the priority and delay of its start
-    after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on what waits. `disk`: the size of
-    its own disk, as LXD limits it. `address`: what it was given on the bridge. `tags`: words that people choose it by.
-    `cutover`: the command that made it to take the place of another, or "". `furniture`: the version of what the bot
-    put into it. `slot`: when its heavy jobs begin, as `bot.model.slots.slot_of`; None: with everybody's. `recipe` and
-    `archive`: the sha256 of what its blueprint was made by and of; `suite`: the release of Debian; `base`: when its
-    packages were installed, 0: not known. Of a blueprint `on_demand`: an operation needed it.
+    `created`, `archived`, `retired`, `kept_until` and `started` (the container's last start) are epoch seconds, 0:
+    never. `server`: the LXD server's name in the settings; `member`: the name of the cluster member, "" without a
+    cluster; `host`: the member, or else the server. `state`: only a `live` tenant is open to the outside. `stopped`:
+    stopped on purpose, so that nothing starts it. `replaced_by` and `replaced_in`: the command and the operation that
+    replaced the container, 0: unknown. `closed_by`: the operation that suspended or stopped it, 0: unknown. `boot`:
+    priority and delay of its start after a reboot, or "". `outbound_off`: it sends no mail until somebody decides on
+    the waiting mail. `disk`: the limit of its own disk in LXD. `address`: its address on the bridge. `tags`: words to
+    select it by. `cutover`: the command whose cutover created it, or "". `furniture`: the version of its furniture.
+    `slot`: when its heavy jobs begin, as in `bot.model.slots.slot_of`; None: at the same time as all others without a
+    slot. `recipe` and `archive`: the sha256 of the recipe and of the release that its blueprint was built from;
+    `suite`: the Debian release; `base`: when its packages were installed, 0: unknown. `on_demand`: it is a blueprint
+    that an operation needed.
     """
 
     name: str
@@ -192,7 +193,7 @@ class Tenant:
 
     @property
     def reason(self) -> str:
-        """Why a former one is one, for people; "" where it is none."""
+        """The command and operation that retired the container, for people; "" where it is not retired."""
         return f"{self.replaced_by} {self.replaced_in or ''}".strip()
 
     @property
@@ -202,12 +203,12 @@ class Tenant:
 
     @property
     def made_by(self) -> int:
-        """The operation that made it, or decided last what it is; 0: unknown."""
+        """The operation that created the container or changed its role last; 0: unknown."""
         return number_of(self.operation)
 
     @property
     def standing(self) -> str:
-        """How it stands, in one word."""
+        """The state of the container, in one word."""
         if self.role == Role.ARCHIVED:
             return "archived"
         return self.status.lower() if self.state in (State.NONE, State.LIVE) else self.state

@@ -1,4 +1,4 @@
-"""Text for people: sizes and durations in words, and mrkdwn that mentions and links nobody. Pure."""
+"""Text for people: sizes and durations in words, and mrkdwn without unwanted mentions and links. Pure."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 OUTPUT = 2200
-"""Characters of a command's output that are shown."""
+"""Maximum number of characters of a command's output that are shown."""
 SENTENCE, LINE = 700, 600
-"""Characters of a sentence, and of a person's words, that are shown: several of them fit one section."""
+"""Maximum number of characters of a sentence, and of a person's words: several of them fit one section."""
 
 
 class Mrkdwn(str):
-    """Text that is mrkdwn already: ours, or escaped before."""
+    """Text that is mrkdwn already: written by the bot, or escaped before."""
 
     __slots__ = ()
 
 
 def escape(text: object) -> Mrkdwn:
-    """Escape for Slack: no mention, link or `<!channel>` comes out of what people write. Control characters go."""
+    """Escape text for Slack, so that it makes no mention, link or `<!channel>`, and drop control characters."""
     if isinstance(text, Mrkdwn):
         return text
     plain = "".join(c for c in str(text) if c in "\n\t" or c.isprintable())
@@ -30,11 +30,11 @@ def escape(text: object) -> Mrkdwn:
 
 DATE_FORM = "{date_short_pretty} {time}"
 _MOMENT = rf"&lt;!date\^(?P<at>\d{{1,12}})\^{re.escape(DATE_FORM)}\|(?P<ours>[\w :+-]{{1,40}})&gt;"
-"""A moment as `Renderer.moment` writes it, once it is escaped; whoever types one shows no more than a moment."""
+"""A moment as `Renderer.moment` writes it, once escaped. If a person types one, it shows nothing but a moment."""
 
 
 def shown_moment(at: float, zone: ZoneInfo) -> str:
-    """A moment as Slack shows it in each reader's own zone, with ours for what cannot."""
+    """Return a moment that Slack shows in each reader's own time zone, with the bot's zone as the fallback."""
     ours = datetime.fromtimestamp(at, zone).strftime("%Y-%m-%d %H:%M %Z")
     return f"<!date^{int(at)}^{DATE_FORM}|{ours}>"
 
@@ -44,20 +44,20 @@ def _moment(found: re.Match[str]) -> str:
 
 
 def code(text: object) -> Mrkdwn:
-    """Show as code; a backtick inside would end it, so it becomes a quote."""
+    """Return text as inline code; a backtick inside, which would end the code, becomes an apostrophe."""
     inner = clip(escape(str(text).replace("`", "'").replace("\n", " ").strip() or " "), LINE)
     return Mrkdwn(f"`{inner}`")
 
 
 def block(text: object) -> Mrkdwn:
-    """Show output as a block of code; of a long one its end. No line of it is empty or begins a block of ours."""
+    """Return the end of an output as a code block. No line in it is empty or begins a block of the bot's templates."""
     rows = escape(str(text).replace("```", "'''").strip()[-OUTPUT:] or "(nothing)").splitlines()
     shown = [f"\N{ZERO WIDTH SPACE}{row}" if re.match(r"\s*\Z|# |~ |---", row) else row for row in rows]
     return Mrkdwn("\n".join(["```", *shown, "```"]))
 
 
 def line(text: object) -> Mrkdwn:
-    """Put a person's words on one line, with no mark that formats or begins a block; a moment comes alive."""
+    """Return a person's words on one line, where only moments are rendered and no mark formats or begins a block."""
 
     def shown(found: re.Match[str]) -> str:
         return _moment(found) if found["at"] else "\N{ZERO WIDTH SPACE}" + found[0]
@@ -67,9 +67,9 @@ def line(text: object) -> Mrkdwn:
 
 
 def told(why: str, typed: str) -> Mrkdwn:
-    """Show a sentence for a person that may quote what they typed.
+    """Return a sentence for a person that may quote what they typed.
 
-    Only code, moments and mentions come alive, and of these only mentions that do not stand in what was typed.
+    Only code, moments and mentions are rendered; mentions that are part of the typed text are not.
     """
 
     def shown(found: re.Match[str]) -> str:
@@ -84,19 +84,19 @@ def told(why: str, typed: str) -> Mrkdwn:
 
 
 def sentence(text: object) -> Mrkdwn:
-    """Show a recorded sentence on one line: code in it is code, and nobody in it is mentioned."""
+    """Return a recorded sentence on one line: code and moments are rendered, and nobody is mentioned."""
     if isinstance(text, Mrkdwn):
         return text
     return told(str(text), str(text))
 
 
 def person(user: str) -> Mrkdwn:
-    """Mention a person by Slack id; the bot's own doings are "the bot's"."""
+    """Return a mention of a person by Slack id; other ids, such as the bot's own, are returned as plain words."""
     return Mrkdwn(f"<@{user}>") if re.fullmatch(r"[UW][A-Z0-9]+", user) else line(user)
 
 
 def clip(text: str, limit: int) -> str:
-    """Cut to a limit with an ellipsis, never within an entity such as `&amp;` or a `<…>` mark."""
+    """Cut text to a limit with an ellipsis, never within an entity such as `&amp;` or a `<…>` mark."""
     if len(text) <= limit:
         return text
     cut = text[: limit - 1]
@@ -108,7 +108,7 @@ def clip(text: str, limit: int) -> str:
 
 
 def size(number: float) -> str:
-    """Bytes for people: `1.3 GiB`, in powers of 1,024 as the sizes of plans and pools are given."""
+    """Format bytes for people: `1.3 GiB`, in powers of 1,024 like the sizes of plans and pools."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(number) < 1000:
             return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
@@ -117,12 +117,12 @@ def size(number: float) -> str:
 
 
 def limit(text: str) -> str:
-    """A limit as LXD writes it, for people: `3GiB` is shown as `3 GiB`."""
+    """Format an LXD limit for people: `3GiB` becomes `3 GiB`."""
     return re.sub(r"(?<=\d)(?=[A-Za-z])", " ", text)
 
 
 def seconds(number: float) -> str:
-    """A duration for people: `2.4 s`, `3 min`, `5 h`, `2 days`; whole seconds were not measured: `5 s`."""
+    """Format a duration for people: `2.4 s`, `3 min`, `5 h`, `2 days`; an int, which was not measured: `5 s`."""
     for unit, length in (("days", 172_800), ("h", 7200), ("min", 120)):
         if number >= length:
             return f"{number / {'days': 86_400, 'h': 3600, 'min': 60}[unit]:.0f} {unit}"
@@ -130,14 +130,14 @@ def seconds(number: float) -> str:
 
 
 def kept_for(days: int) -> str:
-    """How long something is kept, for people; 0 days: it is never deleted automatically."""
+    """Return how long something is kept, for people; 0 days: it is never deleted automatically."""
     return f"for {days} days" if days else "until deleted by hand"
 
 
 def option(name: str, value: object) -> str:
-    """An option as it is typed, and read by `bot.model.words.split`, which knows apostrophes from quotation marks.
+    """Return an option as people type it and `bot.model.words.split` reads it, with quotation marks where needed.
 
-    A backtick, which would end the code that shows it, becomes an apostrophe.
+    A backtick, which would end the code that shows the option, becomes an apostrophe.
     """
     word, said = f"--{name.replace('_', '-')}", str(value).replace("`", "'")
     if value is True:
@@ -147,7 +147,7 @@ def option(name: str, value: object) -> str:
 
 
 def names(roles: Sequence[str], many: int = 1) -> str:
-    """Name roles as those who have one: "an operator or an approver", of several people "operators"."""
+    """Name the holders of roles: "an operator or an approver", for several people "operators or approvers"."""
     if many > 1:
         return " or ".join(f"{role}s" for role in roles)
     return " or ".join(f"a{'n' if role[0] in 'aeiou' else ''} {role}" for role in roles)

@@ -1,4 +1,4 @@
-"""Who is next: people take turns, so that whoever sends a lot at once waits for themself and for nobody else. Pure."""
+"""Fair queues: people take turns, so that a person who sends many requests at once only delays themself. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ T = TypeVar("T")
 def in_turn(
     these: Iterable[T], person: Callable[[T], str], in_hand: Mapping[str, int] = MappingProxyType({})
 ) -> list[T]:
-    """Return these, which are in order of age, by turns: the first of each person, then the second of each.
+    """Return items, which come oldest first, by turns: the first of each person, then the second of each.
 
-    `in_hand`: how many of each person's have had their turn already.
+    `in_hand`: how many items of each person have had their turn already.
     """
     had = Counter(in_hand)
     turns = []
@@ -26,20 +26,20 @@ def in_turn(
 
 
 class Turns(Generic[T]):
-    """What waits, in a line for each person. `at_once`: what one person may have in hand together."""
+    """Waiting items, in one line per person. `at_once`: how many items of one person may be in hand at once."""
 
     def __init__(self, at_once: int) -> None:
         self.at_once = at_once
-        # In the order of their turns.
+        # Ordered by turn: the next person comes first.
         self._lines: dict[str, deque[T]] = {}
         self._in_hand: Counter[str] = Counter()
 
     def add(self, person: str, one: T) -> None:
-        """Put something at the end of a person's line."""
+        """Add an item at the end of a person's line."""
         self._lines.setdefault(person, deque()).append(one)
 
     def take(self) -> tuple[str, T] | None:
-        """Return whose turn it is, and what is first in their line, which is in hand from now on; None: nobody's."""
+        """Take the first item in the line of the person whose turn it is: (person, item); None where nobody is next."""
         for person, line in self._lines.items():
             if self._in_hand[person] < self.at_once:
                 one = line.popleft()
@@ -51,7 +51,7 @@ class Turns(Generic[T]):
         return None
 
     def done(self, person: str) -> None:
-        """Say that something of a person's is in hand no more."""
+        """Record that an item of a person is no longer in hand."""
         self._in_hand[person] -= 1
         if not self._in_hand[person]:
             del self._in_hand[person]

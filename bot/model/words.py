@@ -1,6 +1,6 @@
-"""Cleans what people type from what Slack, phones and this bot's own messages add. Pure.
+"""Cleans typed text of what Slack, phones and the bot's own messages add. Pure.
 
-Everything that people type comes in through here: the words of commands (`split`), replies (`heard`), modals (`clean`).
+All typed text comes in through here: the words of commands (`split`), replies (`heard`), fields of modals (`typed`).
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ _HYPHENS = dict.fromkeys(map(ord, "\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{MINUS SIG
 _QUOTES = dict.fromkeys(map(ord, "\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb"), '"')
 _APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u201a\u201b\u2032\u00b4\u2039\u203a"), "'")
 _GUILLEMETS = re.compile("\u00ab([^\u00ab\u00bb]*)\u00bb")
-"""With a space on the inside, as French is written."""
+"""A quotation in guillemets, which French writes with spaces inside."""
 _DASHED = re.compile(r"-*[\u2012-\u2015][-\u2012-\u2015]*([A-Za-z][\w-]*(?:=.*)?)", re.S)
-"""What a phone makes of `--` before an option's name, once, or several times where one typed on."""
+"""An option whose `--` a phone turned into a dash, or several where the person kept typing."""
 _CODE = re.compile(r"```(.+?)```|`([^`\n]+)`", re.S)
-# The bot puts a zero-width space before each mark that stands for itself.
+# The bot puts a zero-width space before each mark that is meant literally.
 _FORMAT = re.compile(r"(?<![^\s(\"'])([*_])(?=\S)(.{1,1000}?)(?<=[^\s\u200b])\1(?![^\s.,;:!?)\"'])", re.S)
-# An apostrophe within a word, or a curled one between straight ones, is no quotation.
+# An apostrophe within a word, or a curly one between straight ones, is not a quotation mark.
 _SINGLE_QUOTED = re.compile(
     r"(?<![^\s=])(?:'((?:[^']|(?<=\w)'(?=\w))*)'"
     r"|[\u2018\u201a\u2039\u203a]((?:[^\u2018\u2019\u2039\u203a]|(?<=\w)\u2019(?=\w))*)[\u2018\u2019\u2039\u203a])(?!\S)"
 )
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _UNTAMED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, overrides of the direction of text, and lone surrogates."""
+"""Control characters, marks that override the text direction, and lone surrogates."""
 _OF_A_MAILBOX = r"[^\s@<>()\[\]{},;:\"/?&#|\\`]"
 _MAILBOX = re.compile(rf"(?<!{_OF_A_MAILBOX})('?){_OF_A_MAILBOX}+(@|%40)(?=[\w\[])")
-"""What stands before the domain of an e-mail address; also in a URL, where the @ is written otherwise."""
+"""The local part of an e-mail address with its @; also in URLs, where the @ is encoded as %40."""
 
 NESTED = 3
-"""Formats that may stand around one another: Slack's own, each once."""
+"""How deep formats may be nested: Slack's own formats, each once."""
 
 
 def clean(text: str) -> str:
-    """Drop what nobody sees, such as our own zero-width spaces; of hyphens and spaces one kind is left."""
+    """Drop invisible characters, such as the bot's zero-width spaces, and unify all kinds of hyphens and spaces."""
     seen = (" " if unicodedata.category(c) == "Zs" else c for c in text if unicodedata.category(c) != "Cf")
     return "".join(seen).translate(_HYPHENS)
 
 
 def plain(text: str) -> str:
-    """Undo what Slack does to text: links of its own making, and entities."""
+    """Undo what Slack does to text: the links that it creates, and entities."""
     text = re.sub(r"<(?:https?://|mailto:)[^|>]*\|([^>]*)>", r"\1", text)
     text = re.sub(r"<(https?://[^>]*)>", r"\1", text)
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
 def heard(text: str) -> str:
-    """Return typed text as it was meant: without formatting, links of Slack's making, entities, or what nobody sees."""
+    """Return typed text as it was meant: without formatting, Slack's links, entities or invisible characters."""
     return clean(plain(_bare(text, lambda code: code))).strip()
 
 
 def typed(text: str) -> str:
-    """Return what was typed into a field of a modal, which Slack hands on as it is, without formatting around it."""
+    """Return the text of a modal's field, which Slack passes on unchanged, without formatting around it."""
     text = text.strip()
     while found := _CODE.fullmatch(text) or _FORMAT.fullmatch(text):
         text = (found[2] or found[1]).strip()
@@ -63,11 +63,11 @@ def typed(text: str) -> str:
 
 
 def split(text: str) -> list[str]:
-    """Split typed text into words; quotation marks of any kind, and code, hold some together."""
+    """Split typed text into words; quotation marks of any kind, and code, keep words together."""
     whole = _CODE.fullmatch(text.strip())
 
     def unquoted(code: str) -> str:
-        # A command or option that was pasted as code; other code holds words together.
+        # A command or option was pasted as code; other code keeps words together.
         return code if whole or code.startswith("-") else '"' + code.replace('"', "'") + '"'
 
     text = clean(plain(_bare(text, unquoted)))
@@ -80,12 +80,12 @@ def split(text: str) -> list[str]:
     except ValueError:
         words = text.split()
     words = [f"--{found[1]}" if (found := _DASHED.fullmatch(word)) else word for word in words]
-    # Advice names the command whole, and is pasted whole.
+    # The bot's advice shows the whole command, and people paste all of it.
     return words[1:] if words[:1] == ["/mautic"] else words
 
 
 def _bare(text: str, unquoted: Callable[[str], str]) -> str:
-    """Take the formatting away: bold, italic, and code, which `unquoted` gives another form."""
+    """Remove the formatting: bold, italic, and code, which `unquoted` converts."""
     codes: list[str] = []
 
     def keep(found: re.Match[str]) -> str:
@@ -93,19 +93,19 @@ def _bare(text: str, unquoted: Callable[[str], str]) -> str:
         return f"\0{len(codes) - 1}\0"
 
     text = _CODE.sub(keep, text.replace("\0", ""))
-    # This is done before an acknowledgement: of what nobody formats so, no more is taken away.
+    # This runs before the acknowledgement, so the passes are limited; nobody nests formats deeper.
     for _ in range(NESTED):
         text = _FORMAT.sub(r"\2", text)
     return re.sub(r"\0(\d+)\0", lambda found: unquoted(codes[int(found[1])]), text)
 
 
 def tame(text: str, most: int) -> str:
-    """Return a text of unknown origin cut to so many characters, with nothing in it that no message or file can hold.
+    """Return text of unknown origin, cut to `most` characters and safe for any message or file.
 
-    The colours of a terminal are left out. Half characters (lone surrogates), which no encoding takes, control
-    characters but for tabs and ends of lines, and what turns the direction of text become one that says so.
+    Terminal colours are removed. Lone surrogates, which no encoding accepts, control characters other than tabs and
+    line feeds, and marks that change the text direction become replacement characters.
     """
-    # As most are: a look at a tenant tells fifty of them.
+    # Most texts are printable; the report of one tenant has about fifty.
     printable = text.isprintable()
     if not printable:
         text = _COLOURS.sub("", text)
@@ -115,5 +115,5 @@ def tame(text: str, most: int) -> str:
 
 
 def without_mailboxes(text: str) -> str:
-    """Return a text in which of e-mail addresses the domain alone is left: which mail server it was, and not who."""
+    """Reduce e-mail addresses in a text to their domains: they name the mail server, but not the person."""
     return _MAILBOX.sub("\\1\N{HORIZONTAL ELLIPSIS}\\2", text)

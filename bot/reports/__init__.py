@@ -1,1 +1,1 @@
-"""What people read about the fleet as a whole: the condition of each tenant, the digest, its chart."""
+"""Reports about the fleet for people: the condition of each tenant, the digest with its chart, page pictures."""

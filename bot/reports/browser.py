@@ -1,8 +1,8 @@
-"""One headless Chromium, which is spoken with over two pipes (the DevTools protocol) and has no network.
+"""Drives one headless Chromium without a network, over two pipes (the DevTools protocol).
 
-Whatever a page asks for is answered from what was captured of its tenant, by this process, or refused. There is no
-server and no port that another could reach, or that the page could reach others by: names, addresses and proxies of any
-kind lead nowhere. It knows nothing of the bot, as it runs where the bot's rights are gone (`photographer.py`).
+This process answers every request of a page from what was captured of its tenant, or refuses it. There is no server and
+no port that others could reach, or through which the page could reach others: names, addresses and proxies of any kind
+lead nowhere. The module imports nothing of the bot, as it runs where the bot's rights are given up (`photographer.py`).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from typing import IO, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 START, PAGE, IDLE = 20.0, 15.0, 3.0
-"""Seconds until it answers, for each thing that it is asked for then, and that a page that has loaded may ask on."""
+"""Seconds for Chromium's start, for each call after it, and for further requests of a page that has loaded."""
 ANSWER = 64 << 20
-"""Bytes of one answer: the largest is a picture."""
+"""The most bytes of one answer; the largest answer is a picture."""
 SOCKET = "/org.chromium.Chromium.XXXXXX/SingletonSocket"
-"""What Chromium makes among temporary files."""
+"""The path of the socket that Chromium creates below its directory for temporary files."""
 LONGEST = 107
-"""Bytes that Linux takes of a socket's path."""
+"""The most bytes of a socket's path that Linux accepts."""
 FLAGS = (
     "--headless",
     "--remote-debugging-pipe",
-    # Nothing leads anywhere: no name, no address, and no proxy, which it may not go round for its own machine either.
+    # Nothing leads anywhere: no name resolves, and all traffic, even to loopback, goes to a proxy that does not exist.
     "--host-resolver-rules=MAP * ~NOTFOUND",
     "--proxy-server=127.0.0.1:9",
     "--proxy-bypass-list=<-loopback>",
@@ -67,15 +67,15 @@ STAND_STILL = """
   await Promise.race([drawn, after(300)]);
 })()
 """
-"""No caret blinks and nothing moves, so that what differs is the page."""
+"""Stops the blinking caret and all motion, so that only real differences of the page show."""
 
 
 class NoPicture(Exception):
-    """There is no picture; the text says why."""
+    """No picture could be taken; the text says why."""
 
 
 class Captured(NamedTuple):
-    """What a path answers."""
+    """The captured answer of a path."""
 
     status: int
     type: str
@@ -83,21 +83,24 @@ class Captured(NamedTuple):
 
 
 def _temporary(profile: Path) -> dict[str, str]:
-    """Have Chromium keep its socket in its profile, where a killed one leaves nothing behind, if the path allows it."""
+    """Return the environment that puts Chromium's socket into its profile, so that a killed one leaves nothing behind.
+
+    Empty where the path would be too long for a socket.
+    """
     return {"TMPDIR": str(profile)} if len(f"{profile}{SOCKET}") <= LONGEST else {}
 
 
 class Browser:
-    """A Chromium, from its start until `close`. One that failed is closed, and another one started."""
+    """A running Chromium, until `close`. After a failure the caller closes it and starts another one."""
 
     def __init__(self, program: str, profile: Path, *, sandbox: bool = True, patience: float = PAGE) -> None:
-        """Start it; `patience`: seconds for a page.
+        """Start Chromium; `patience`: seconds for a page.
 
-        Raises NoPicture where it does not start, as where its sandbox is on and cannot be made.
+        Raises NoPicture where it does not start, for example because it cannot create its sandbox.
         """
         command = [program, *FLAGS, *([] if sandbox else ["--no-sandbox"]), f"--user-data-dir={profile}", "about:blank"]
         profile.mkdir(exist_ok=True)
-        # It reads from 3 and writes to 4.
+        # Chromium reads from descriptor 3 and writes to descriptor 4.
         shell = ["/bin/sh", "-c", 'exec "$@" 3<&0 4>&1 0</dev/null 1>/dev/null', "sh", *command]
         self._process = subprocess.Popen(
             shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -117,7 +120,7 @@ class Browser:
             raise
 
     def close(self) -> None:
-        """End it with all that it started."""
+        """Kill Chromium and all processes that it started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -128,9 +131,9 @@ class Browser:
     def photograph(
         self, domain: str, path: str, captured: Mapping[str, Captured], sizes: tuple[tuple[int, int], ...]
     ) -> list[bytes]:
-        """Open a page that was captured, and return a PNG of its upper part in each size (width, height).
+        """Open a captured page, and return a PNG of its upper part for each size (width, height in pixels).
 
-        Raises NoPicture; the browser is to be closed then.
+        Raises NoPicture; the caller has to close the browser then.
         """
         self._domain, self._captured, self._reached = domain, captured, set()
         context = self._call("Target.createBrowserContext")["browserContextId"]
@@ -168,7 +171,10 @@ class Browser:
             self._heed(self._next(end))
 
     def _call(self, method: str, session: str = "", within: float = 0, **parameters: Any) -> dict[str, Any]:
-        """Ask for something, and see to what the page asks for until it is answered."""
+        """Call a DevTools method and return its result; meanwhile handle the page's events.
+
+        `within`: seconds; 0: the browser's `patience`. Raises NoPicture.
+        """
         number, end = self._send(method, session, parameters), time.monotonic() + (within or self._patience)
         while (told := self._next(end)).get("id") != number:
             self._heed(told)
@@ -190,7 +196,7 @@ class Browser:
                 raise NoPicture("The page makes Chromium crash.")
 
     def _answer(self, session: str, about: Mapping[str, Any]) -> None:
-        """Answer what the page asks for: what was captured of its own host, else nothing."""
+        """Answer a request of the page with what was captured of its own host; refuse all others."""
         asked = about["request"]
         parts = urlsplit(asked["url"])
         if parts.hostname != self._domain or asked["method"] != "GET":
@@ -223,7 +229,7 @@ class Browser:
         return self._number
 
     def _next(self, end: float) -> dict[str, Any]:
-        """Return the next thing that it says. Raises NoPicture where it says none until then, or has ended."""
+        """Return Chromium's next message; raise NoPicture where none comes before `end`, or Chromium has ended."""
         searched = 0
         while (found := self._said.find(b"\0", searched)) < 0:
             searched = len(self._said)
@@ -239,6 +245,6 @@ class Browser:
 
 
 def _header(kind: str) -> str:
-    """Return a content type that is one, in UTF-8 where it is text."""
+    """Return a valid Content-Type header, with UTF-8 for text."""
     plain = "".join(c for c in kind if c.isascii() and (c.isalnum() or c in "/+.-")) or "application/octet-stream"
     return f"{plain}; charset=utf-8" if plain.startswith("text/") else plain

@@ -1,7 +1,7 @@
-"""The digest's chart: how full each storage pool is, and the tenants closest to their plan limit.
+"""Draws the digest's chart: how full each storage pool is, and the tenants closest to their plan limit.
 
-Drawn by matplotlib in a process of its own (`python -m bot.reports.chart`, JSON in, PNG out): it costs the bot no
-memory while nothing is drawn, and threads do not share its globals.
+matplotlib draws it in a process of its own (`python -m bot.reports.chart`, JSON in, PNG out). So it costs the bot no
+memory between charts, and threads do not share its globals.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 DEADLINE = 30.0
-"""Seconds that a picture may take."""
+"""Seconds that drawing may take."""
 ALT = 1000
-"""Characters of the description of the picture."""
+"""The most characters of the picture's text description."""
 LINES, BARS = 4, 6
-"""What fits a phone: pools, the fullest of them; tenants, the nearest of them."""
+"""How many pools and tenants fit a phone's screen: the fullest pools, and the tenants closest to their limit."""
 BLUE, RED, GREY, SOFT, TEXT = "#1264a3", "#d1293d", "#c9c9ce", "#696871", "#1d1c1d"
 HUES = (BLUE, "#b26a00", "#007a5a", "#7b3fa0")
 WIDTH, POOLS, MARGIN, ABOVE, BELOW = 5.0, 2.75, 0.15, 0.5, 0.3
-"""Inches: of the picture, of the lines in it, about a panel, over it for its title, and under it."""
+"""Inches: the picture's width, the width of the pools' lines, the side margins, the space above a panel for its title,
+and the space below a panel."""
 
 
 class CannotDraw(Exception):
-    """The picture could not be made; the text says why."""
+    """The chart could not be drawn; the text says why."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A pool's past: epoch seconds and the share that was used, 0 to 1; oldest first."""
+    """The history of a pool: points of (epoch seconds, used share from 0 to 1), oldest first."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -43,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Bar:
-    """A tenant's use of its plan, as a share, with a few words to it; `high`: by the settings, so that it is red."""
+    """The share of its plan that a tenant uses, with a short text. `high`: nearly full by the settings, drawn red."""
 
     name: str
     share: float
@@ -53,7 +54,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn."""
+    """The content of a chart."""
 
     lines: tuple[Line, ...]
     bars: tuple[Bar, ...]
@@ -61,7 +62,7 @@ class Chart:
 
 
 def chart(lines: list[Line], bars: list[Bar], timezone: str) -> Chart | None:
-    """Choose what is worth drawing; None when nothing is."""
+    """Choose the pools and tenants to draw; return None when there is nothing to draw."""
     drawn = [line for line in lines if len(line.points) > 1]
     drawn.sort(key=lambda line: -line.points[-1][1])
     near = sorted(bars, key=lambda bar: -bar.share)
@@ -71,7 +72,7 @@ def chart(lines: list[Line], bars: list[Bar], timezone: str) -> Chart | None:
 
 
 def described(wanted: Chart) -> str:
-    """Return what the picture shows, for who cannot see it."""
+    """Return a text description of the chart, for people who cannot see it."""
     storage = ", ".join(f"{line.name} {line.points[-1][1]:.0%}" for line in wanted.lines)
     closest = ", ".join(f"{bar.name}, {bar.words}" for bar in wanted.bars)
     told = [f"Storage: {storage}." if storage else "", f"Closest to limit: {closest}." if closest else ""]
@@ -79,7 +80,7 @@ def described(wanted: Chart) -> str:
 
 
 def png(wanted: Chart, deadline: float = DEADLINE) -> bytes:
-    """Draw it in a process of its own; raises CannotDraw."""
+    """Draw a chart as PNG in a process of its own; raise CannotDraw if that fails, or takes over `deadline` seconds."""
     if importlib.util.find_spec("matplotlib") is None:
         raise CannotDraw("matplotlib is not installed. Run `make .venv`.")
     command = [sys.executable, "-m", "bot.reports.chart"]
@@ -96,12 +97,12 @@ def png(wanted: Chart, deadline: float = DEADLINE) -> bytes:
 
 
 def draw(wanted: Chart) -> bytes:
-    """Draw a PNG of 1200 pixels across, whose letters are readable on a phone."""
+    """Draw a PNG that is 1200 pixels wide, with letters that are readable on a phone."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # In inches: a title over each panel, and a margin about it.
+    # (height, width, drawing function) of each panel, in inches.
     panels: list[tuple[float, float, Any]] = []
     if wanted.lines:
         panels.append((2.2, POOLS, lambda axes: _pools(axes, wanted.lines, ZoneInfo(wanted.timezone))))
@@ -128,7 +129,7 @@ def _title(axes: Any, words: str) -> None:
 
 
 def _pools(axes: Any, lines: tuple[Line, ...], zone: ZoneInfo) -> None:
-    """The past of each pool, with its name at the end of its line; the names keep apart from each other."""
+    """Draw the history of each pool as a line with its name at the end; the names do not overlap."""
     _title(axes, "Storage used per host")
     first = min(line.points[0][0] for line in lines)
     last = max(line.points[-1][0] for line in lines)
@@ -152,7 +153,7 @@ def _pools(axes: Any, lines: tuple[Line, ...], zone: ZoneInfo) -> None:
 
 
 def apart(ends: list[float]) -> list[float]:
-    """Return where labels stand that are not to touch: as near to these shares, highest first, as there is room."""
+    """Return positions for labels that must not touch, as close to `ends` (shares, highest first) as space allows."""
     room, lowest, highest = 0.14, -1.0, 1.0
     raised: list[float] = []
     for end in reversed(ends):
@@ -166,7 +167,7 @@ def apart(ends: list[float]) -> list[float]:
 
 
 def _tenants(axes: Any, bars: tuple[Bar, ...]) -> None:
-    """A bar for each tenant, under its name and words."""
+    """Draw a bar for each tenant, below its name and text."""
     _title(axes, "Closest to their plan limit")
     rows = range(len(bars))
     axes.barh(rows, [1.0] * len(bars), height=0.22, color="#ececef")

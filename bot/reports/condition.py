@@ -1,4 +1,4 @@
-"""How a tenant is, in a word: the same one for `list`, `status`, `hosts`, the Home tab and the digest."""
+"""Sums up a tenant's condition in one word, the same for `list`, `status`, `hosts`, the Home tab and the digest."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bot.store import metrics
 from bot.store.operation import Operation
 
 STALE = 20 * 60
-"""Seconds for which a look at a tenant tells how it is; a sweep comes every five minutes."""
+"""Seconds for which a health check of a tenant counts as current; a sweep comes every five minutes."""
 Word = Literal["offline", "degraded", "unknown", "moving", "busy", "stopped", "suspended", "archived", "healthy"]
 WORDS: tuple[Word, ...] = get_args(Word)
-"""The worst first."""
+"""All words, the worst first."""
 ICONS: Mapping[Word, str] = {
     "offline": ":red_circle:",
     "degraded": ":large_orange_circle:",
@@ -38,7 +38,7 @@ ICONS: Mapping[Word, str] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """How a tenant is; `why` is plain text, and `by` the Slack id of who has it so on purpose, where that is known."""
+    """A tenant's condition. `why`: plain text; `by`: the Slack id of the person who caused it on purpose, if known."""
 
     word: Word
     why: str = ""
@@ -46,12 +46,12 @@ class Condition:
 
     @property
     def icon(self) -> str:
-        """Its emoji."""
+        """Return the emoji of the condition."""
         return ICONS[self.word]
 
     @property
     def urgency(self) -> int:
-        """What is sorted by, the worst lowest."""
+        """Return the sort key: the worst condition has the lowest."""
         return WORDS.index(self.word)
 
 
@@ -68,14 +68,14 @@ def condition(
     served: bool = False,
     last: str = "",
 ) -> Condition:
-    """Say how a tenant is. Pure.
+    """Return the condition of a tenant. Pure.
 
     Args:
-        problems: the kinds of the open incidents that are of it, or of its host.
-        operation: the one that is under way on it, or needs attention.
-        by: who has it stopped or suspended.
-        looked: whether somebody has looked at it lately; `last` says when, in words.
-        served: whether its page was there then.
+        problems: the kinds of the open incidents of the tenant, or of its host.
+        operation: the tenant's operation that is running or needs attention.
+        by: the Slack id of the person who stopped or suspended the tenant.
+        looked: whether a recent health check reached the tenant; `last` says when the last one was, in words.
+        served: whether the login page was there at that check.
     """
     titles = findings.titles(problems)
     grave = {findings.kind(kind).severity for kind in problems}
@@ -90,7 +90,7 @@ def condition(
     if tenant.state == State.SUSPENDED:
         return Condition("suspended", _at_rest(problems), by)
     if tenant.state == State.MOVING:
-        # Of which no operation knows any more: a candidate may serve in its place.
+        # No operation knows of the move any more. A candidate may serve in the tenant's place.
         return (
             Condition("degraded", "stuck halfway, served by the new container")
             if served
@@ -130,11 +130,11 @@ def _halted(tenant: Tenant, operation: Operation, titles: str) -> Condition:
 
 
 def looked_at_now(known: Condition, page: bool | None, sick: Sequence[str]) -> Condition:
-    """Say how a tenant is after a look at it just now; what is on record is not well before a sweep finds it so.
+    """Return the condition of a tenant after a check just now; a recorded problem stays until a sweep finds it solved.
 
     Args:
-        page: whether its login page was there; None: nobody asked.
-        sick: what else is wrong.
+        page: whether the login page was there; None: it was not requested.
+        sick: what else is wrong, in words.
     """
     if page is None or known.word not in ("offline", "degraded", "healthy"):
         return known
@@ -147,9 +147,9 @@ def looked_at_now(known: Condition, page: bool | None, sick: Sequence[str]) -> C
 
 
 def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = False) -> dict[str, Condition]:
-    """Say of each tenant how it is, by the name of its container; no server is asked.
+    """Return the condition of each tenant by the name of its container, without a request to a server.
 
-    `looked`: the caller looks at them just now, so that it is nothing that nobody did lately.
+    `looked`: the caller checks the tenants right now, so that no tenant counts as unchecked.
     """
     now = context.now()
     problems: dict[str, set[str]] = {}
@@ -157,7 +157,7 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
         problems.setdefault(incident.tenant or f"host {incident.server}", set()).add(incident.kind)
     spreading = {row.key for row in FINDINGS.values() if row.spreads}
     everywhere = problems.get(f"host {EDGE}", set()) & spreading
-    # What a guard holds has not touched its tenant yet.
+    # A queued operation that a guard makes wait has not touched its tenant yet.
     where = "state IN ('running', 'needs_attention') OR state = 'queued' AND held_by = ''"
     under_way = context.operations.select(where)
     operations = {one.tenant: one for one in under_way if one.requester != "system" or one.state == "needs_attention"}
@@ -185,7 +185,7 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
 
 
 def _by(context: Context, tenants: Sequence[Tenant]) -> dict[int, str]:
-    """Return who asked for the operations that closed these."""
+    """Return the requesters of the operations that closed these tenants, by operation number."""
     numbers = [one.closed_by for one in tenants if one.closed_by]
     rows = context.database.read(
         "SELECT id, requester FROM operations WHERE command IN ('stop', 'suspend')"
@@ -196,7 +196,7 @@ def _by(context: Context, tenants: Sequence[Tenant]) -> dict[int, str]:
 
 
 def _last(context: Context) -> str:
-    """Say when tenants were last checked, for those that the check did not come to."""
+    """Say when the last health check began, for tenants that it did not reach; "" where none is recorded."""
     job = next((job for job in context.jobs.all() if job.name == "health"), None)
     if job is None or job.started is None:
         return ""
@@ -205,6 +205,6 @@ def _last(context: Context) -> str:
 
 
 def counted(found: Iterable[Condition]) -> list[tuple[str, int]]:
-    """Count the words, the worst first."""
+    """Count the conditions by word, the worst first; words without a tenant are left out."""
     count = Counter(one.word for one in found)
     return [(word, count[word]) for word in WORDS if count[word]]

@@ -1,4 +1,4 @@
-"""What differs between two pictures, as a share and marked; by Pillow, in a process of its own (`photographer.py`)."""
+"""Measures and marks what differs between two pictures, with Pillow, in a process of its own (`photographer.py`)."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from typing import Any
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 TOLERANCE = 8
-"""How much a colour, of 255, may lie outside of those about the same place in the other picture."""
+"""How far a colour value, of 255, may lie outside the range of its surroundings in the other picture."""
 SCALE = 0.5
-"""Of what is shown."""
+"""The scale at which pictures are shown."""
 GAP, TITLE = 16, 34
 PAPER, INK, MARK = (255, 255, 255), (29, 28, 29), (209, 41, 61)
 LARGEST = 4096 * 4096
-"""Pixels of a picture that is looked at."""
+"""The most pixels of a picture that is accepted."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One view of a page, before and after, as PNG."""
+    """One view of a page before and after the change, as PNGs."""
 
     before: bytes
     after: bytes
 
 
 def differ(before: bytes, after: bytes) -> float:
-    """Return the share of pixels that differ, 0 to 1, of two PNGs; what one of them alone has differs.
+    """Return the share of pixels, 0 to 1, that differ between two PNGs; an area that only one of them has differs.
 
-    A pixel differs where its colour is none of those next to it in the other picture, in either direction: so edges
-    that are smoothed a little differently, or are moved by a pixel, do not.
+    A pixel differs where its colour is outside the range of the pixels around it in the other picture, in either
+    direction. So edges that are smoothed a little differently, or are moved by a pixel, do not differ.
     """
     marked = _marked(_opened(before), _opened(after))
     share: float = marked.histogram()[255] / (marked.width * marked.height)
@@ -38,9 +38,9 @@ def differ(before: bytes, after: bytes) -> float:
 
 
 def side_by_side(pairs: list[Pair]) -> tuple[float, bytes]:
-    """Draw the views of a page beside each other (before, after, what differs), half as large, as one PNG.
+    """Draw the views of a page side by side (before, after, differences) at half size, as one PNG.
 
-    Returns the share of all their pixels that differ, and the PNG.
+    Returns the share of all pixels that differ, 0 to 1, and the PNG. Raises ValueError for a picture that is too large.
     """
     rows = [(_opened(pair.before), _opened(pair.after)) for pair in pairs]
     columns: list[list[Any]] = [[], [], []]
@@ -64,7 +64,7 @@ def side_by_side(pairs: list[Pair]) -> tuple[float, bytes]:
 
 
 def prepare() -> None:
-    """Load all that is loaded at the first use, while it can be read."""
+    """Load everything that Pillow loads at its first use, while the process may still read it."""
     white, black = (_png(Image.new("RGB", (8, 8), colour)) for colour in ("white", "black"))
     side_by_side([Pair(white, black)])
 
@@ -77,7 +77,7 @@ def _opened(picture: bytes) -> Any:
 
 
 def _marked(before: Any, after: Any) -> Any:
-    """Return a picture of both sizes in which what differs is 255, and all else 0."""
+    """Return a picture, as large as both together need, with 255 where the two differ, and 0 elsewhere."""
     width, height = max(before.width, after.width), max(before.height, after.height)
     shared = min(before.width, after.width), min(before.height, after.height)
     marked = Image.new("L", (width, height), 255)
@@ -90,13 +90,13 @@ def _marked(before: Any, after: Any) -> Any:
 
 
 def _beyond(picture: Any, other: Any) -> Any:
-    """Return how far each colour lies outside of those next to it in the other picture."""
+    """Return how far each colour lies outside the range of its surroundings in the other picture."""
     lightest, darkest = other.filter(ImageFilter.MaxFilter(3)), other.filter(ImageFilter.MinFilter(3))
     return ImageChops.lighter(ImageChops.subtract(picture, lightest), ImageChops.subtract(darkest, picture))
 
 
 def _shown(after: Any, marked: Any) -> Any:
-    """Return the later picture, faint, with what differs in red, thick enough to be seen half as large."""
+    """Return the later picture, faded, with differences in red, thick enough to be visible at half size."""
     faint = Image.new("RGB", marked.size, PAPER)
     faint.paste(Image.blend(after, Image.new("RGB", after.size, PAPER), 0.75), (0, 0))
     faint.paste(MARK, (0, 0), marked.filter(ImageFilter.MaxFilter(5)))

@@ -1,6 +1,6 @@
-"""Gathers what happened in the fleet since a moment, and what needs attention, for the digest.
+"""Gathers for the digest what happened in the fleet since a moment, and what needs attention.
 
-A little longer than others: each part of the digest is one query, and they are read together.
+The module is a little longer than others, because each part of the digest is one query, and all are read together.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from bot.store.operation import SYSTEM, Operation
 
 T = TypeVar("T", Incident, Operation)
 SNAPSHOT_DUE = 25 * 3600
-"""Seconds within which every live tenant is to have a snapshot where the policy keeps hourly or daily ones: a day, and
-the time that taking them all may need."""
+"""Seconds within which each live tenant should get a snapshot where the policy keeps hourly or daily ones: a day, plus
+the time that taking all of them may need."""
 SOON = 14
-"""Days to full from which on it is told."""
+"""Report a disk or pool that will be full within this many days."""
 TREND, PAST = 14 * DAY, 30 * DAY
-"""Seconds of the past that growth is read from, and that the picture shows."""
+"""Seconds of history from which growth is computed, and that the chart shows."""
 MEASURES = ("disk", "memory")
-"""The findings of which the digest shows the figures of each tenant."""
+"""The findings whose figures the digest shows for each tenant."""
 SHOWN = 200
-"""Operations of people that are read whole; all are counted."""
+"""The most operations of people that are read completely; all of them are counted."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """Bytes used of a limit, and in how many days it is full; None: it does not grow, or nothing tells.
+    """Bytes used of a limit. `days`: in how many days it is full; None: no growth, or unknown.
 
-    Of memory nothing tells: what was just started warms up. `past`: of a pool, the share of it that was used, at epoch
-    seconds, oldest first. `at`: when it was measured, where the last sweep could not; 0: it did.
+    For memory it is always unknown, because a tenant that was just started still warms up. `past`: the history of a
+    pool as (epoch seconds, used share), oldest first. `at`: when it was measured, if not in the last sweep, else 0.
     """
 
     used: int
@@ -59,11 +59,11 @@ class Use:
 
     @property
     def share(self) -> float:
-        """The part that is used, 0 to 1, or more."""
+        """Return the used share, 0 to 1, or more."""
         return self.used / self.limit if self.limit else 0.0
 
     def high(self, percent: int) -> bool:
-        """Whether it is nearly full, or will be soon; of 0 percent never."""
+        """Return whether it is above `percent`, or full within SOON days; never for 0 percent."""
         if not percent:
             return False
         return self.share * 100 > percent or (self.days is not None and self.days <= SOON)
@@ -71,11 +71,12 @@ class Use:
 
 @dataclass(frozen=True)
 class TenantDay:
-    """A tenant's day. `newest`: seconds since its newest snapshot, None when it has none; `taken`: how many, also of
-    those that are gone.
+    """A tenant's day.
 
-    `disk` is None where it was never measured, `memory` where the last sweep did not; both where nothing limits them.
-    `high`: which of them are nearly full.
+    `newest`: the age in seconds of the newest snapshot, None when there is none. `taken`: the number of snapshots that
+    were taken, including deleted ones. `missing`: the snapshot is overdue. `disk` is None where it was never measured,
+    `memory` where the last sweep did not measure it, and both where they have no limit. `high`: which of the two are
+    nearly full.
     """
 
     name: str
@@ -92,12 +93,12 @@ class TenantDay:
 
     @property
     def speaks(self) -> bool:
-        """Whether there is something to report about the tenant."""
+        """Return whether there is something to report about the tenant."""
         return bool(self.high or self.missing or self.incidents or self.operations or self.urgency[0])
 
     @property
     def urgency(self) -> tuple[int, bool, float]:
-        """What is sorted by, the worst highest."""
+        """Return the sort key: the worst tenant has the highest."""
         fullest = max((use.share for use in (self.disk, self.memory) if use), default=0.0)
         unwell = {"offline": 2, "degraded": 1}.get(self.condition.word, 0)
         return unwell, self.missing, fullest
@@ -105,7 +106,7 @@ class TenantDay:
 
 @dataclass(frozen=True)
 class FailedMaintenance:
-    """How often a background task failed, for which tenants, and the last error."""
+    """How often a command failed in maintenance, for which tenants, and the last error."""
 
     command: str
     times: int
@@ -115,14 +116,20 @@ class FailedMaintenance:
 
 @dataclass(frozen=True)
 class Digest:
-    """The fleet since `since`, at `at`. `silent`: why a server gave no answer; its tenants are not in here.
+    """The fleet at `at`, with what happened since `since` (epoch seconds).
 
-    `halted` came to a halt and wait for somebody; `open` are the incidents that no other line here tells of, the worst
-    first; `jobs` those that fail; `taken` counts the snapshots that were taken, also of tenants that are gone;
-    `failed_maintenance` tells by command what the bot does by itself, `ended` counts people's operations by state and
-    command; `head` is the audit chain's last row and hash; `outbound_off` are the tenants that send no mail;
-    `frozen` are the freezes, and `may_end` the roles that may end those of others; `behind` the tenants in which the
-    bot's files are out of date; `bases` is what each runs on.
+    silent: Why a server did not answer; its tenants are missing here.
+    halted: The operations that came to a halt and wait for a person.
+    open: The open incidents that no other part of the digest reports, the worst first.
+    jobs: The failing jobs.
+    taken: The number of snapshots that were taken, including those of deleted tenants.
+    failed_maintenance: The failures of maintenance by command.
+    ended: The number of people's operations by state and command.
+    head: The sequence number and hash of the audit chain's last row.
+    outbound_off: The tenants that send no mail.
+    frozen: The freezes; `may_end` are the roles that may end other people's.
+    behind: The tenants whose furniture is outdated, or whose heavy jobs have no slot.
+    bases: The Debian base of each tenant.
     """
 
     at: float
@@ -152,51 +159,51 @@ class Digest:
 
     @property
     def unpatched(self) -> list[tuple[str, int]]:
-        """The tenants that lack security updates of Debian, and how many, the most first."""
+        """Return the tenants that lack security updates of Debian, with the number of updates, the most first."""
         lacking = [(name, len(one.lacks)) for name, one in self.bases.items() if one.lacks]
         return sorted(lacking, key=lambda one: (-one[1], one[0]))
 
     @property
     def oldest(self) -> tuple[str, int] | None:
-        """The tenant with the oldest Debian packages, and when they were installed."""
+        """Return the tenant with the oldest Debian packages, and when they were installed; None where none is known."""
         known = [(name, one.at) for name, one in self.bases.items() if one.at]
         return min(known, key=lambda one: (one[1], one[0]), default=None)
 
     @property
     def words(self) -> list[tuple[str, int]]:
-        """The number of tenants by condition, the worst first."""
+        """Return the number of tenants by condition, the worst first."""
         return counted(tenant.condition for tenant in self.tenants)
 
     @property
     def offline(self) -> list[str]:
-        """The tenants that are offline."""
+        """Return the tenants that are offline."""
         return [tenant.name for tenant in self.tenants if tenant.condition.word == "offline"]
 
     @property
     def missing(self) -> list[TenantDay]:
-        """The tenants whose snapshot is overdue, the oldest first."""
+        """Return the tenants whose snapshot is overdue, the oldest first."""
         found = [tenant for tenant in self.tenants if tenant.missing]
         return sorted(found, key=lambda tenant: -(tenant.newest or float("inf")))
 
     @property
     def full(self) -> list[TenantDay]:
-        """The tenants close to their plan limit, the closest first."""
+        """Return the tenants close to their plan limit, the worst first."""
         return sorted((tenant for tenant in self.tenants if tenant.high), key=lambda one: one.urgency, reverse=True)
 
     @property
     def speaking(self) -> list[TenantDay]:
-        """The tenants with something to report, the worst first."""
+        """Return the tenants with something to report, the worst first."""
         return sorted((one for one in self.tenants if one.speaks), key=lambda one: one.urgency, reverse=True)
 
     @property
     def problems(self) -> int:
-        """How many things to check."""
+        """Return the number of things to check."""
         told = (self.halted, self.silent, self.open, self.jobs, self.missing, self.full, self.full_pools)
         return sum(len(things) for things in (*told, self.failed, self.failed_maintenance))
 
     @property
     def headline(self) -> str:
-        """The worst of it in a few words: who is offline or degraded, else how many things to check."""
+        """Return the worst of it in a few words: who is offline or degraded, else the number of things to check."""
         if self.well:
             return "all healthy" if self.tenants else "no tenants yet"
         words = dict(self.words)
@@ -212,17 +219,17 @@ class Digest:
 
     @property
     def fresh(self) -> bool:
-        """Whether every tenant has a snapshot that is younger than a day or so."""
+        """Return whether every tenant has a snapshot younger than SNAPSHOT_DUE."""
         return all(tenant.newest is not None and tenant.newest <= SNAPSHOT_DUE for tenant in self.tenants)
 
     @property
     def changes(self) -> int:
-        """How many operations of people have ended."""
+        """Return how many operations of people have ended."""
         return sum(sum(commands.values()) for commands in self.ended.values())
 
     @property
     def well(self) -> bool:
-        """Whether there is nothing to check."""
+        """Return whether there is nothing to check."""
         return not self.problems
 
 
@@ -312,7 +319,7 @@ def gather(context: Context, since: float) -> Digest:
 
 
 def failing_jobs(context: Context, silent: Collection[str]) -> tuple[Job, ...]:
-    """Return the failing jobs, except those failing because of a silent server, and the digest now being made."""
+    """Return the failing jobs, except those that fail because of a silent server, and the digest that is being made."""
     return tuple(
         job
         for job in context.jobs.failing_jobs()
@@ -321,7 +328,7 @@ def failing_jobs(context: Context, silent: Collection[str]) -> tuple[Job, ...]:
 
 
 def carried(context: Context, tenants: Iterable[Tenant], pools: Mapping[str, Use]) -> dict[str, Carries]:
-    """Return how many more tenants fit on each host, by the last sweep, without asking LXD."""
+    """Return how many more tenants fit on each host, from the last sweep, without a request to LXD."""
     resources = {
         host: Resources(one.memory_total, one.memory or 0, cores=1, load=one.load)
         for host, one in metrics.hosts(context.database, context.now()).items()
@@ -332,7 +339,7 @@ def carried(context: Context, tenants: Iterable[Tenant], pools: Mapping[str, Use
 
 
 def storage(database: Database, now: float) -> dict[str, Use]:
-    """Return the storage pool of each host with its history, by the last sweep, without asking LXD."""
+    """Return the storage pool of each host with its history, from the last sweep, without a request to LXD."""
     pools = {}
     for host, fills in pool_growth(database, now - TREND, now).items():
         past = metrics.pool_history(database, host, now - PAST, now)
@@ -368,11 +375,11 @@ def _tenant(
         now_measured = measured is not None and measured.disk is not None
         days = grown.days_to_full(disk.limit) if grown and now_measured else None
         uses["disk"] = Use(disk.used, disk.limit, days, at=0 if now_measured else known.at)
-    # LXD counts cached files too, and these fill whatever is left over time.
+    # LXD counts cached files too, which over time fill all memory that is left.
     if plan and measured and measured.memory:
         uses["memory"] = Use(int(measured.memory), size_bytes(plan.memory), None)
     percents = {measure: getattr(settings.health, findings.kind(measure).threshold) for measure in MEASURES}
-    # A restore leaves them in the container that it replaced.
+    # A restore leaves snapshots behind in the container that it replaced.
     ages = (now - snapshot.created for snapshot in (*one.left, *one.snapshots) if snapshot.created <= now)
     newest = min(ages, default=None)
     wanted = settings.snapshots.hourly or settings.snapshots.daily
@@ -392,8 +399,8 @@ def _tenant(
     )
 
 
-# Maintenance makes thousands of operations a day: the day's are found by when they ended, never by reading all. What a
-# clock that was ahead dated after now is of no day yet.
+# Maintenance makes thousands of operations a day. So these queries find the day's operations by an index on their end,
+# and never read all. Operations that a clock that was ahead dated in the future belong to no day yet.
 
 
 def _ended(context: Context, since: float) -> dict[str, dict[str, int]]:

@@ -1,7 +1,7 @@
-"""The process that takes pictures of a tenant's pages: `python -m bot.reports.photographer`, JSON in, JSON out.
+"""Takes pictures of a tenant's pages, as a process of its own: `python -m bot.reports.photographer`, JSON in and out.
 
-The pages are hostile, so that it gives up all it does not need before it reads the first byte of one: it is started
-without a network and with no sight of other processes (`pictures.py`), and where it is root it becomes `nobody`.
+The pages are hostile, so the process gives up everything it does not need before it reads the first byte of one. It is
+started without a network and without sight of other processes (`pictures.py`), and as root it becomes `nobody`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from bot.reports.browser import Browser, Captured, NoPicture
 from bot.reports.pictures import NOBODY, Answer, Job, Picture
 
 SIZES = ((1280, 900), (390, 844))
-"""What is looked at: of a desk, and of a phone."""
+"""The window sizes of pictures in pixels: of a desktop, and of a phone."""
 MEMORY, FILE = 3 << 30, 64 << 20
-"""Bytes of memory that each process may have of its own, and of a file that it may write."""
+"""The most bytes of private memory of each process, and of a file that it writes."""
 
 
 class Photographer:
-    """Takes the pictures of a job, in a browser that is started anew after each page that it could not show."""
+    """Takes the pictures of a job, in a browser that is restarted after each page that it could not show."""
 
     def __init__(self, job: Job, end: float) -> None:
         self._job = job
@@ -43,7 +43,7 @@ class Photographer:
         ]
 
     def work(self) -> Answer:
-        """Take all pictures; a page of which there is none says why."""
+        """Take all pictures; the `why` of a page without one says why."""
         after = {page.key: page.path for page in self._job.after}
         wanted = [(page.key, page.path, after[page.key]) for page in self._job.before if page.key in after]
         try:
@@ -73,7 +73,10 @@ class Photographer:
         return self._browser.photograph(self._job.domain, path, side, SIZES)
 
     def _start(self) -> None:
-        """Start a browser, with a sandbox; without one only where this process may do nothing anyway."""
+        """Start a browser with a sandbox; without one only where this process itself has no rights (`Job.apart`).
+
+        Raises NoPicture where it does not start.
+        """
         for sandbox in (True, False) if self._sandbox else (False,):
             profile = Path(self._job.folder, f"profile-{self._profiles}")
             self._profiles += 1
@@ -91,13 +94,16 @@ class Photographer:
             self._browser = None
 
     def end(self) -> None:
-        """End whatever still runs, and this process."""
+        """Kill the browser and end this process."""
         self._close()
         os._exit(1)
 
 
 def give_up_rights(folder: str) -> None:
-    """Become who may do nothing, where this is root, and take little: of memory, of files, and of the processor."""
+    """Become `nobody` where this process is root, limit its memory and the size of files, and lower its priority.
+
+    `folder` becomes the working directory.
+    """
     Path("/proc/self/oom_score_adj").write_text("1000")
     os.nice(10)
     os.umask(0o077)
@@ -112,7 +118,7 @@ def give_up_rights(folder: str) -> None:
 
 
 def main(folder: str, seconds: float) -> None:
-    """Take the pictures of the job on standard input, within so many seconds."""
+    """Take the pictures of the job on standard input within `seconds`, and write the answer to standard output."""
     end = time.monotonic() + seconds
     differences.prepare()
     job_of, answer_as = msgspec.json.Decoder(Job), msgspec.json.Encoder()

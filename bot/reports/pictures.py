@@ -1,7 +1,7 @@
-"""Pictures of a tenant's pages before and after a change, beside each other, with the share of pixels that differ.
+"""Compares a tenant's pages before and after a change in pictures, with the share of pixels that differ.
 
-They are made of what was captured inside (`bot.model.pages`), by a process of its own, as the digest's chart is: it has
-no network, sees no other process, is not the bot's user where that is root, and ends with all that it started.
+A separate process makes the pictures from what was captured inside the tenant (`bot.model.pages`), as for the digest's
+chart. The process has no network, sees no other process, does not run as root, and ends with everything it started.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from bot.model.pages import PICTURED, Page, Pages
 from bot.model.words import tame
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-"""What it is called where the settings do not say."""
+"""The names of Chromium that are tried where the settings do not name a program."""
 NOBODY = "nobody"
-"""Whose rights pictures are taken with, where the bot is root."""
+"""The user that takes pictures where the bot is root."""
 SECONDS, PATIENCE, GRACE = 120.0, 15.0, 30.0
-"""For all pictures of one comparison, for one page, and until what takes longer is ended from outside."""
+"""Seconds for all pictures of one comparison, for one page, and of grace before the process is killed."""
 _FOLDER = "mautic-ops-pictures-"
-"""What the folder of one comparison is called; it is no part of the state, which is closed to NOBODY."""
+"""The name prefix of a comparison's folder. It is outside the state directory, which NOBODY cannot enter."""
 PICTURE, ANSWER = 4 << 20, 32 << 20
-"""Bytes of one picture, and of all that is read of the process."""
+"""The most bytes of one picture, and of the process's whole answer."""
 _ALONE = ("--pid", "--fork", "--kill-child", "--mount-proc")
 _ROOT, _OTHER = ("unshare", "--net"), ("unshare", "--user", "--map-current-user", "--net")
 
 
 class Capture(Struct):
-    """A page or file that was captured, as the process is told of it."""
+    """A captured page or file, in the form that the process is given."""
 
     key: str
     path: str
@@ -51,10 +51,10 @@ class Capture(Struct):
 
 
 class Job(Struct):
-    """What there is to do.
+    """The task of the process.
 
-    `apart`: it runs as somebody else without a network, so that it may do without a sandbox; `patience`: seconds for a
-    page.
+    `apart`: the process runs as another user without a network, so that it may work without a sandbox. `patience`:
+    seconds for a page.
     """
 
     program: str
@@ -67,7 +67,7 @@ class Job(Struct):
 
 
 class Picture(Struct, frozen=True):
-    """A page before and after. `share`: of the pixels that differ, 0 to 1; without a picture `why` says why."""
+    """A page before and after. `share`: the share of pixels that differ, 0 to 1. Without a picture, `why` says why."""
 
     key: str
     path: str
@@ -77,32 +77,32 @@ class Picture(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """All pictures, or why there are none."""
+    """All pictures, or in `why` the reason why there are none."""
 
     pictures: list[Picture]
     why: str = ""
 
 
 _ANSWER = msgspec.json.Decoder(Answer)
-"""Made before there are threads, in which msgspec cannot learn one type at once."""
+"""Created before any thread, because msgspec cannot set up one type in several threads at once."""
 
 
 def chromium(program: str = "") -> str | None:
-    """Return where Chromium is: what the settings say, or the first of NAMES; None where there is none."""
+    """Return the path of Chromium: `program` from the settings, or else the first of NAMES; None if there is none."""
     return next((found for name in ((program,) if program else NAMES) if (found := shutil.which(name))), None)
 
 
 def take(
     before: Pages, after: Pages, domain: str, program: str = "", seconds: float = SECONDS, patience: float = PATIENCE
 ) -> Answer:
-    """Take pictures of the pages that a person sees and that were captured both times.
+    """Take pictures of the pages that people see and that were captured both times.
 
-    That there are none is no error: `Answer.why` is the sentence that says why, a picture's own `why` says it of one.
+    Missing pictures are no error: `Answer.why` says in a sentence why there are none, `Picture.why` why one is missing.
 
     Args:
-        domain: The tenant's, as its pages know it.
-        program: Chromium's, from the settings (`pictures.chromium`).
-        seconds: For all of them. They take about three each.
+        domain: The tenant's domain, as its pages know it.
+        program: The Chromium of the settings (`pictures.chromium`).
+        seconds: Seconds for all pictures, which take about three each.
         patience: Seconds for one page.
     """
     found = chromium(program)
@@ -126,7 +126,7 @@ def take(
 
 
 def _clear() -> None:
-    """Remove what was left by a bot that was killed over its pictures."""
+    """Remove the folders of bots that were killed while they took pictures."""
     for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > 2 * (SECONDS + GRACE):
@@ -143,7 +143,10 @@ def _is_shown(page: Page) -> bool:
 
 
 def _alone() -> list[str]:
-    """Return what a program is started by that is to have no network, and see no other process; what can be of it."""
+    """Return the command prefix that starts a program without a network and without sight of other processes.
+
+    Without the second where only the network can be taken away; empty where neither is possible.
+    """
     base = _ROOT if os.geteuid() == 0 else _OTHER
     for command in ((*base, *_ALONE), base):
         with suppress(OSError, subprocess.TimeoutExpired):
@@ -153,9 +156,9 @@ def _alone() -> list[str]:
 
 
 def _ran(command: Iterable[str], job: bytes, seconds: float) -> bytes:
-    """Run it to its end, and end whatever it leaves; return what it says, nothing where it fails.
+    """Run the process to its end, and kill whatever it leaves; return its output, empty where it fails.
 
-    It says it into a file, as it may make none of more than some megabytes.
+    The output goes to a file, so that the process's limit on the size of files bounds it.
     """
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(

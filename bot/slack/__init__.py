@@ -1,1 +1,1 @@
-"""What the bot says: messages, who reads them, cards that follow their operations, incidents."""
+"""Slack: messages and who reads them, cards that follow their operations, and incidents."""

@@ -1,4 +1,4 @@
-"""Shows an operation as one live Slack message with a thread, rendered from state: a lost update heals at the next."""
+"""Shows an operation as one live Slack message with a thread, rendered from state: each update repairs a lost one."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from bot.store.operations import Operations
 log = logging.getLogger(__name__)
 MARK = "mautic_operation"
 PROGRESS = 1.5
-"""Seconds between two pictures of progress: Slack takes 50 updates a minute of all cards together."""
+"""Seconds between two updates of progress: Slack takes 50 updates a minute for all cards together."""
 TURN = 3.0
-"""Seconds after which it is looked anew whose turn it is: Slack takes one message a second in a channel."""
+"""Seconds after which the bot looks again whose turn it is: Slack takes one message a second in a channel."""
 NO_ENTRY = frozenset({"not_in_channel", "channel_not_found", "is_archived", "restricted_action", "no_permission"})
 
 
 class Announcer:
-    """Brings every operation's card and thread up to date, and answers people. One thread posts, in order.
+    """Keeps every operation's card and thread up to date, from one thread and in order; answers people at once.
 
-    Longer than other classes: cards, threads and answers share one queue, and the pace that Slack allows.
+    Longer than other classes: cards and their threads share one queue, and the pace that Slack allows.
     """
 
     def __init__(self, client: WebClient, operations: Operations, renderer: Renderer, settings: Settings) -> None:
@@ -47,7 +47,7 @@ class Announcer:
         self.renderer = renderer
         self.settings = settings
         self.mention: Callable[[Sequence[str]], str] = lambda roles: ""
-        """What rings for who has one of some roles, as mrkdwn."""
+        """Returns mrkdwn that mentions the people with one of the given roles."""
         self._since = operations.clock()
         self._uncertain: set[int] = set()
         self._waiting: dict[int, tuple[float, float]] = {}
@@ -59,15 +59,15 @@ class Announcer:
         self._thread = threading.Thread(target=self._run, name="announcer", daemon=True)
 
     def start(self) -> None:
-        """Begin to announce, with what a crash or an outage of Slack left unsaid."""
+        """Start the thread, which begins with what a crash or an outage of Slack left unannounced."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Something changed."""
+        """Have the thread look for changes now."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Say what is still to be said (for up to 5 s), and end."""
+        """Stop the thread once it has finished a round of announcements; wait for that for up to 5 s."""
         self._stop = True
         self._wake.set()
         self._thread.join(5)
@@ -83,16 +83,16 @@ class Announcer:
                 time.sleep(0.2)
 
     def catch_up(self) -> None:
-        """Post and update all that is behind; what Slack refuses waits, longer each time, and holds up nothing else.
+        """Post and update all that is pending; what Slack refuses waits, longer each time, and delays nothing else.
 
-        People take turns: who asks for a hundred things at once waits for themself.
+        People take turns: somebody who requests a hundred things at once delays only themself.
         """
         self._progress_now, self._progress_left = time.monotonic() >= self._progress_due, False
         while not self._announced_all() and not self._stop:
             pass
 
     def _announced_all(self) -> bool:
-        """Go through what is behind, for some seconds; False: there is more of it, and others may have come."""
+        """Announce what is pending, for up to `TURN` seconds; return False if more is left."""
         where = "announced < revision OR id IN (SELECT operation FROM notes WHERE posted IS NULL)"
         over = time.monotonic() + TURN
         for operation in in_turn(self.operations.select(where), lambda one: one.requester):
@@ -113,7 +113,7 @@ class Announcer:
         return True
 
     def _unsaid(self, operation: Operation, error: Exception | None) -> None:
-        """Write down since when Slack does not take what is to be said of an operation, and why; or that it does."""
+        """Record since when and why Slack refuses the messages of an operation; `error` None: delete that record."""
         why = error.response.get("error") if isinstance(error, SlackApiError) else error
         with self.operations.database.transaction() as transaction:
             if error is None:
@@ -142,7 +142,7 @@ class Announcer:
         ):
             key = f"notes {note['id']}"
             over = note["only_in"] not in ("", self.operations.get(operation.id).state)
-            # What calls for others is not said where nobody but who asked would read it.
+            # A message for others is not posted where only the requester would read it, but in the bot's channel.
             elsewhere = bool(note["only_in"] and channel.startswith("D") and self.settings.slack.channel)
             place, thread = (self.settings.slack.channel, "") if elsewhere else (channel, ts)
             since = operation.created - 60 if elsewhere else 0
@@ -156,7 +156,7 @@ class Announcer:
                 transaction.execute("UPDATE notes SET posted = ? WHERE id = ?", (self.operations.clock(), note["id"]))
 
     def _announce_child(self, child: Operation) -> None:
-        """Bring a child's line up to date, in the thread of its batch; whose card comes first."""
+        """Bring a child's line in the thread of its batch up to date, once the batch has its card."""
         batch = self.operations.get(child.parent)
         if not batch.message_ts or child.announced >= child.revision or not self._worth_showing(child):
             return
@@ -174,31 +174,31 @@ class Announcer:
         return self.settings.policy(operation.command, batch=operation.in_batch)
 
     def _called(self, operation: Operation) -> str:
-        """Return the mention of those who can put it right, to begin a sentence with."""
+        """Return a mention of the people who can put an operation right, to begin a sentence with."""
         called = self.mention(self.settings.responders(operation.command))
         return f"{called}: " if called else ""
 
     def _stands_there(self, channel: str, key: str, thread_ts: str, since: float) -> bool:
-        """Whether a note was posted, but a crash came or the answer was lost before that was written down."""
+        """Whether a note was posted, but a crash or a lost answer kept that from being recorded."""
         try:
             return bool(self.post.find(channel, key, since=since, thread_ts=thread_ts))
         except Refusal as error:
-            # Rather twice than never.
+            # Better posted twice than never.
             log.info("cannot look for a note: %s", error)
             return False
 
     def _worth_showing(self, operation: Operation) -> bool:
-        """Whether the card is to be brought up to date now: progress in steps has time, every other change has none."""
+        """Whether to update the card now: progress in steps can wait, every other change cannot."""
         if operation.state == "running" and operation.message_ts:
             if not self._progress_now:
                 self._progress_left = True
                 return False
-            # All that are behind in one round, and the more they were, the longer until the next.
+            # One round updates all cards that are behind; each of them adds to the pause before the next round.
             self._progress_due = max(self._progress_due, time.monotonic()) + PROGRESS
         return True
 
     def _show(self, operation: Operation, card: dict[str, Any], thread_ts: str = "") -> tuple[str, str]:
-        """Update the card, or post it where there is none (any more); return its channel and ts."""
+        """Update the card, or post it if there is none (any more); return its channel and ts."""
         ts = operation.message_ts or self._posted_before_a_crash(operation, thread_ts)
         if ts:
             try:
@@ -214,7 +214,7 @@ class Announcer:
         except SlackApiError as error:
             if error.response.get("error") not in NO_ENTRY or thread_ts:
                 raise
-            # The channel is closed to us: who asked must hear of it all the same.
+            # The bot cannot post in the channel; the requester must hear of the operation all the same.
             posted = self._post(operation, self._direct(operation.requester), card)
         self._uncertain.discard(operation.id)
         return posted
@@ -229,11 +229,11 @@ class Announcer:
         return {"event_type": MARK, "event_payload": {"id": operation.mark, "audit": self.post.head()}}
 
     def _direct(self, user: str) -> str:
-        """Return the channel of direct messages with a person."""
+        """Return the id of the direct-message channel with a person."""
         return str(self.client.conversations_open(users=user)["channel"]["id"])
 
     def _posted_before_a_crash(self, operation: Operation, thread_ts: str = "") -> str:
-        """Find a card that was posted, but of which a crash or a lost answer took the place it stands at."""
+        """Return the ts of a card that was posted but not recorded, as after a crash; "" if there is none."""
         if operation.created >= self._since and operation.id not in self._uncertain:
             return ""
 
@@ -252,12 +252,12 @@ class Announcer:
             return ""
 
     def operation_at(self, channel: str, ts: str) -> Operation | None:
-        """Return the operation whose card stands at a place in Slack.
+        """Return the operation whose card is at a place in Slack, or None.
 
-        Somebody can answer a card before its place is written down here: Slack's answer to the post comes late, or
-        is lost, or the process ends between. Then Slack is asked what stands there. Raises NotPosted when it is silent.
+        Somebody can reply to a card before its place is recorded here: Slack's answer to the post comes late or is
+        lost, or the process ends in between. Then Slack is asked for the card. Raises NotPosted if it does not answer.
         """
-        # Read first: what has its place by then is found by it.
+        # Read first: a card that gets its place meanwhile is found by the place.
         unplaced = self.operations.select("message_ts = '' AND state = 'awaiting_approval'")
         found = self.operations.select("channel = ? AND message_ts = ?", channel, ts)
         if unplaced and not found:
@@ -266,15 +266,15 @@ class Announcer:
                 ours = self.client.auth_test()["user_id"]
             except (SlackClientError, OSError, HTTPException) as error:
                 raise NotPosted("Slack does not say which request this thread belongs to. Reply once more.") from error
-            # Anybody's app may mark a message as ours are marked.
+            # Other apps may mark their messages in the same way.
             mark = _mark(page["messages"][0]) if page["messages"][0].get("user") == ours else ""
             found = [one for one in unplaced if one.mark == mark]
         return found[0] if found else None
 
     def card(self, operation: Operation, stands: batches.Standing | None = None) -> Message:
-        """Render the card of an operation as it stands, with the buttons that still have a meaning.
+        """Render the current card of an operation, with the buttons that still apply.
 
-        `stands`: how a batch stands, where that is known already.
+        `stands`: the progress of a batch, if it is known already.
         """
         policy = self._policy(operation)
         if operation.children and operation.started and stands is None:
@@ -309,13 +309,13 @@ class Announcer:
             hopes=ahead or operation.state == "succeeded",
             facts=facts,
             asked=asked,
-            # Of a batch that has begun it is what keeps the rest from it.
+            # For a batch that has begun: the freeze that keeps its other children from beginning.
             frozen=self.freezes.on(operation.tenant) if ahead and (not operation.begun or stands) else None,
             steps=() if operation.state in ("denied", "expired", "cancelled") else operation.steps,
         )
 
     def answer(self, user: str, channel: str, response_url: str, message: Message, thread_ts: str = "") -> None:
-        """Answer one person, seen by them alone: by the response_url, as an ephemeral, or at last directly."""
+        """Answer one person, visible to them alone: by response_url, else as an ephemeral, else as a direct message."""
         if response_url:
             try:
                 answered = WebhookClient(response_url).send_dict({"response_type": "ephemeral", **message.arguments()})
@@ -332,7 +332,7 @@ class Announcer:
             self.client.chat_postMessage(channel=self._direct(user), **message.arguments())
 
     def open_modal(self, trigger_id: str, modal: Modal) -> None:
-        """Show a modal; the trigger lives 3 s from the click. Raises NotPosted when Slack does not show all of it."""
+        """Show a modal; its trigger is valid for 3 s from the click. Raises NotPosted if Slack does not show it all."""
         try:
             opened = self.client.views_open(trigger_id=trigger_id, view=modal.view)
             if modal.fill is not None:
@@ -343,7 +343,7 @@ class Announcer:
 
 
 def ways_out(operation: Operation) -> list[Block]:
-    """Return the buttons of an operation that failed; where one of the two loses something, the other is coloured."""
+    """Return the buttons of a failed operation; if Retry or Undo loses something, the other one is coloured."""
     safe = operation.aftermath.get("safe", "")
     loses = escape(operation.aftermath["advice"]) if safe == "retry" else ""
     buttons = [button("retry", "Retry", operation.mark, "" if safe == "undo" else "primary")]
@@ -355,9 +355,9 @@ def ways_out(operation: Operation) -> list[Block]:
 
 
 def _promises(operation: Operation, ahead: bool) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the facts that are true of it, by label, and those that were of what was asked for only.
+    """Return the facts that are true of an operation, by label, and those that only describe what was requested.
 
-    A plan tells what will be: of what came to nothing it is no fact that a page is closed, or what happens if it fails.
+    A plan tells what will be: if nothing was done, it is no fact that a page is closed, or what happens if it fails.
     """
     facts, remarks = operation.plan["facts"], operation.plan.get("remarks", {})
     last = {label: value for label, value in facts.items() if label not in operation.plan.get("until_done", ())}
@@ -369,6 +369,6 @@ def _promises(operation: Operation, ahead: bool) -> tuple[dict[str, str], dict[s
 
 
 def _mark(message: dict[str, Any]) -> str:
-    """Return the mark of the operation that a message is the card of, or ""."""
+    """Return the mark of the operation whose card a message is; "" if it is no card."""
     metadata = message.get("metadata") or {}
     return str(metadata["event_payload"].get("id", "")) if metadata.get("event_type") == MARK else ""

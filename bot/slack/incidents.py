@@ -1,7 +1,8 @@
 """Incidents: one open per kind of finding and tenant or server, with one thread. Every change has its audit row.
 
-The head of the thread is rendered from state, as an operation's card is: a lost update heals at the next. Before
-anything is posted it is written down that it will be, so that after a crash it is looked for and not said twice.
+The head of the thread is rendered from state, like an operation's card, so that the next update makes up for a lost
+one. Before anything is posted, the attempt is recorded: after a crash the bot looks for the message and does not post
+it twice.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from bot.store.operation import SYSTEM
 
 log = logging.getLogger(__name__)
 FLAP = 15 * 60
-"""Seconds within which the same problem is the same incident again."""
+"""Seconds after its end within which an incident is reopened if the same problem returns."""
 FIGURES = 30 * 60
-"""Seconds that a head may show figures that have changed: Slack takes some fifty messages a minute."""
+"""Seconds that a head may show outdated figures: Slack takes some fifty messages a minute."""
 LONG = 5 * 60
-"""Seconds that Slack may not take what is to be told, before somebody has to look."""
+"""Seconds that Slack may refuse the messages of an incident before somebody has to look."""
 SILENCE = 4 * 3600
-"""Seconds that somebody who silences an incident hears no more of it."""
+"""Seconds for which an incident is silenced."""
 
 
 @dataclass(frozen=True)
 class Incident:
-    """One row. `tenant` or `server` is whose problem it is, the other is empty; times in epoch seconds.
+    """One row. `tenant` or `server` says whose problem it is, the other is empty; times in epoch seconds.
 
     `outdated`: since when the head shows figures that have changed.
     """
@@ -66,12 +67,12 @@ class Incident:
 
     @property
     def mark(self) -> str:
-        """What its buttons carry: after a loss of the database another may get the same number."""
+        """The identity on its buttons: after a loss of the database another incident may get its number."""
         return f"{self.id}.{self.opened:.0f}"
 
     @property
     def row(self) -> Kind:
-        """The row of its kind of finding."""
+        """Its kind of finding, a row of `bot.model.findings`."""
         return findings.kind(self.kind)
 
     @property
@@ -81,15 +82,15 @@ class Incident:
 
 
 def worst_first(incidents: Iterable[Incident]) -> list[Incident]:
-    """Return incidents by severity, otherwise in their order."""
+    """Return incidents by severity, the worst first, otherwise in their order."""
     return sorted(incidents, key=lambda one: one.row.severity)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The result of one sweep, by tenant and by server; what is missing was not checked.
+    """The result of one sweep, by tenant and by server; those that are missing were not checked.
 
-    `gone` are (tenant, server) pairs, one of them empty, that there are no more.
+    `gone`: (tenant, server) pairs, one of the two empty, of those that no longer exist.
     """
 
     tenants: Mapping[str, Diagnosis]
@@ -98,7 +99,7 @@ class Seen:
 
 
 class Incidents:
-    """The table of incidents, and their threads in a channel (empty: they are recorded, but not posted)."""
+    """The table of incidents, and their threads in a channel (empty: incidents are recorded, but not posted)."""
 
     def __init__(
         self,
@@ -115,12 +116,12 @@ class Incidents:
         self.clock = clock
         self._announcing = threading.Lock()
         self._untold: dict[int, float] = {}
-        """Since when Slack does not take what is to be told of an incident."""
+        """Since when Slack has refused the messages of an incident, by its number."""
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def marked(self, mark: str) -> Incident:
-        """Return the incident of a button, or refuse when there is none, or its number belongs to another one."""
+        """Return the incident of a button; raise Refused if there is none, or its number belongs to another one."""
         for found in self._select("id = ?", int(mark.partition(".")[0])):
             if found.mark == mark:
                 return found
@@ -131,7 +132,7 @@ class Incidents:
         return self._select("closed IS NULL")
 
     def since(self, at: float) -> list[Incident]:
-        """Return the incidents open now or at some time since then, oldest first."""
+        """Return the incidents that are open, or were at some time since a moment (epoch seconds), oldest first."""
         return self._select("closed IS NULL OR closed BETWEEN ? AND ?", at, self.clock())
 
     def _select(self, where: str, *values: object, order: str = "id") -> list[Incident]:
@@ -169,7 +170,7 @@ class Incidents:
             for incident in known.get(subject, {}).values():
                 what = "tenant" if incident.tenant else "server"
                 self._close(transaction, incident, f"Resolved: the {what} no longer exists.", now)
-        # Where a silence is over the button comes back.
+        # When a silence is over, the button comes back.
         transaction.execute(
             "UPDATE incidents SET silenced_until = 0, silenced_by = '', revision = revision + 1"
             " WHERE closed IS NULL AND silenced_until > 0 AND silenced_until <= ?",
@@ -177,7 +178,7 @@ class Incidents:
         )
 
     def _open(self, transaction: sqlite3.Connection, tenant: str, server: str, finding: Finding, now: float) -> None:
-        """Open an incident, or reopen one that was resolved a short while ago."""
+        """Open an incident, or reopen one that was resolved within `FLAP`."""
         detail = {"kind": finding.kind, "text": finding.text} | ({"server": server} if server else {})
         last = transaction.execute(
             "SELECT id, silenced_until FROM incidents WHERE tenant = ? AND server = ? AND kind = ? AND closed > ?"
@@ -207,7 +208,7 @@ class Incidents:
             _note(transaction, incident.id, f":large_green_circle: {words}")
 
     def silence(self, mark: str, actor: str) -> None:
-        """Silence an incident for a while, or raise Refused."""
+        """Silence an incident for `SILENCE` seconds; raise Refused if it is resolved or silenced already."""
         incident, now = self.marked(mark), self.clock()
         with self.database.transaction() as transaction:
             done = transaction.execute(
@@ -223,19 +224,19 @@ class Incidents:
             how = "resolved" if incident.closed else f"silenced by <@{incident.silenced_by}>"
             raise Refused(f"Incident {incident.id} is already {how}.")
 
-    # -- telling ------------------------------------------------------------------------------------------------
+    # -- posting ------------------------------------------------------------------------------------------------
 
     def announce(self) -> None:
         """Bring every thread up to date; what Slack refuses is retried at the next call.
 
-        Raises NotPosted, once all were tried, where Slack has not taken one for minutes.
+        Raises NotPosted, once all were tried, if Slack has refused one of them for `LONG` seconds.
         """
         if not self.channel or not self._announcing.acquire(blocking=False):
             return
         tried: list[int] = []
         refused: list[str] = []
         try:
-            # Asked anew for each: what is new does not wait behind hundreds of others.
+            # Read again after each: a new incident does not wait behind hundreds of others.
             while todo := self._most_urgent(tried):
                 incident = todo[0]
                 tried.append(incident.id)
@@ -268,12 +269,12 @@ class Incidents:
 
     def _announce(self, incident: Incident) -> None:
         if incident.channel != self.channel:
-            # Told nowhere yet, or in a channel that is the bot's no more: it goes on in a thread in this one.
+            # Not posted yet, or in a channel that the bot no longer uses: continue in a thread in this one.
             incident = replace(incident, channel=self.channel, message_ts="")
         ts = incident.message_ts
         if not ts or incident.announced < incident.revision or incident.outdated:
             if incident.closed and not incident.tried:
-                # Over before anybody heard of it, as Slack did not answer: the digest tells.
+                # Resolved before it could be posted, because Slack did not answer: the digest reports it.
                 self._done("incident_notes SET posted = ? WHERE incident = ?", self.clock(), incident.id)
                 self._done("incidents SET announced = ? WHERE id = ?", incident.revision, incident.id)
                 return
@@ -290,7 +291,7 @@ class Incidents:
             self._done("incident_notes SET posted = ? WHERE id = ?", self.clock(), note["id"])
 
     def _once(self, table: str, number: int, tried: bool, incident: Incident, message: Message, thread_ts: str) -> str:
-        """Post a message that may have been posted before a crash or a lost answer; return its ts."""
+        """Post a message, unless (if `tried`) it was posted before a crash or a lost answer; return its ts."""
         key = f"{table} {number}"
         since = incident.opened - 3600
         found = self.post.find(incident.channel, key, since=since, thread_ts=thread_ts) if tried else ""
@@ -329,5 +330,5 @@ def _record(
 
 
 def _note(transaction: sqlite3.Connection, incident: int, text: str) -> None:
-    """Queue a message for the thread."""
+    """Queue a message for the thread of an incident."""
     transaction.execute("INSERT INTO incident_notes (incident, text) VALUES (?,?)", (incident, text))

@@ -1,7 +1,8 @@
 """Renders templates and state to Block Kit within Slack's limits. Templates hold texts, this file holds blocks.
 
-A template is mrkdwn with four marks at the start of a line: `# ` a header, `~ ` small print, `---` a line across,
-and an empty line between sections. Everything put into it is escaped; `Mrkdwn` marks what is ours.
+A template is mrkdwn with four marks at the start of a line: `# ` for a header, `~ ` for small print, `---` for a
+divider, and an empty line between sections. Every value put into it is escaped, except `Mrkdwn`, which is the bot's own
+or escaped already.
 """
 
 from __future__ import annotations
@@ -38,22 +39,22 @@ Block = dict[str, Any]
 
 @dataclass(frozen=True)
 class Message:
-    """What is posted: the fallback text of notifications, and blocks."""
+    """A message to post: the fallback text for notifications, and blocks."""
 
     text: str
     blocks: list[Block]
 
     def arguments(self) -> dict[str, Any]:
-        """Return the keywords of chat.postMessage and its kin."""
+        """Return the keyword arguments of chat.postMessage and similar methods."""
         return {"text": self.text, "blocks": self.blocks, "unfurl_links": False, "unfurl_media": False}
 
 
 @dataclass(frozen=True)
 class Modal:
-    """A view for views.open; who answers a command with it is shown it.
+    """A view for views.open; if a command returns it, it is shown to the person.
 
-    `fill` is called once it stands open, with what shows another view in its place: what can be shown once is gone only
-    when it was shown.
+    `fill` is called once it is open, with a function that shows another view in its place: a secret that can be shown
+    only once is used up only if the modal is open.
     """
 
     view: dict[str, Any]
@@ -61,12 +62,12 @@ class Modal:
 
 
 class Renderer:
-    """Renders templates. `notice` stands under every message (such as: nothing here is real, it is simulated)."""
+    """Renders templates. `notice` is shown under every message (such as: nothing here is real, it is simulated)."""
 
     def __init__(self, timezone: str = "UTC", notice: str = "") -> None:
         self.notice = notice
         self.zone = ZoneInfo(timezone)
-        # Not HTML: escaping for Slack is finalize's; HTML autoescape would print &#34;.
+        # No autoescape, which is for HTML and would print &#34;: `finalize` escapes for Slack.
         self.environment = Environment(  # noqa: S701
             loader=PackageLoader("templates", ""),
             undefined=StrictUndefined,
@@ -90,15 +91,15 @@ class Renderer:
         )
 
     def when(self, at: float) -> Mrkdwn:
-        """A moment, in the reader's own zone by Slack, with ours for who cannot show it."""
+        """Return a moment as Slack shows it in the reader's own zone, with the bot's zone as the fallback."""
         return Mrkdwn(self.moment(at))
 
     def moment(self, at: float) -> str:
-        """The same for facts and sentences, which are plain text until `line` or `told` shows them."""
+        """Return the same for facts and sentences, which are plain text until `line` or `told` renders them."""
         return shown_moment(at, self.zone)
 
     def day(self, at: float) -> str:
-        """A day of ours, where Slack cannot show the reader's own."""
+        """Return a day in the bot's zone, for text in which Slack cannot show the reader's own."""
         return datetime.fromtimestamp(at, self.zone).strftime("%A, %-d %B")
 
     def words(self, template: str, **state: object) -> str:
@@ -110,11 +111,11 @@ class Renderer:
         return self.compose(self.words(template, **state), extra)
 
     def say(self, text: str) -> Message:
-        """Make a message of mrkdwn that is ours."""
+        """Make a message of mrkdwn that is the bot's own."""
         return self.compose(text)
 
     def compose(self, words: str, extra: Sequence[Block] = ()) -> Message:
-        """Turn marked-up words into blocks within the limits; what does not fit is cut, and says so."""
+        """Turn marked-up words into blocks within the limits; cut what does not fit, and say so."""
         notice = [small_print(self.notice)] if self.notice else []
         room = BLOCKS - len(extra) - len(notice) - 1
         blocks: list[Block] = []
@@ -136,7 +137,7 @@ class Renderer:
 
 
 def _text_of(block: Block) -> str:
-    """Return what a block says, as mrkdwn."""
+    """Return the text of a block, as mrkdwn."""
     text = block.get("text") or (block.get("elements") or [{}])[0]
     said = str(text.get("text", ""))
     return escape(said) if text.get("type") == "plain_text" else said
@@ -153,7 +154,7 @@ def _blocks(words: str) -> list[Block]:
             if row.strip() == "---":
                 blocks.append({"type": "divider"})
             elif mark == "# " and row[2:].strip():
-                # A header is plain text: entities would show as they are.
+                # A header is plain text, which would show entities literally.
                 plain = row[2:].strip().replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
                 blocks.append({"type": "header", "text": {"type": "plain_text", "text": clip(plain, HEADER)}})
             elif mark == "~ " and row[2:].strip():
@@ -180,20 +181,20 @@ def _flush(lines: list[str], blocks: list[Block]) -> None:
 
 
 def section(text: str, accessory: Block | None = None) -> Block:
-    """A section of mrkdwn."""
+    """Return a section of mrkdwn."""
     block: Block = {"type": "section", "text": {"type": "mrkdwn", "text": clip(text, SECTION)}}
     return block | {"accessory": accessory} if accessory else block
 
 
 def small_print(text: str) -> Block:
-    """A context block."""
+    """Return a context block of mrkdwn."""
     return {"type": "context", "elements": [{"type": "mrkdwn", "text": clip(text, CONTEXT)}]}
 
 
 def button(action: str, label: str, value: object, style: str = "", *, sure: str = "") -> Block:
-    """A button whose value is an opaque id; who presses it is authorised on the server.
+    """Return a button whose value is an opaque id; the bot checks the rights of the person who presses it.
 
-    `sure`: what is asked before it is taken, as mrkdwn.
+    `sure`: the text of a confirmation dialogue before the press counts, as mrkdwn.
     """
     text = {"type": "plain_text", "text": clip(label, BUTTON), "emoji": True}
     made: Block = {"type": "button", "action_id": action, "text": text, "value": str(value)}
@@ -210,7 +211,7 @@ def button(action: str, label: str, value: object, style: str = "", *, sure: str
 
 
 def decision_buttons(mark: str, options: Mapping[str, str], chosen: str) -> list[Block]:
-    """The buttons of a request: one to approve with each option, what was asked for first, and one to deny."""
+    """Return the buttons of a request: one to approve with each option, the chosen one first, and one to deny."""
     approve = [button("approve", "Approve", mark, "primary")]
     if options:
         first = sorted(options, key=lambda option: option != chosen)
@@ -222,7 +223,7 @@ def decision_buttons(mark: str, options: Mapping[str, str], chosen: str) -> list
 
 
 def batch_buttons(mark: str, *, paused: bool, to_come: int) -> list[Block]:
-    """The buttons of a batch that is under way; none where nothing is to come."""
+    """Return the buttons of a batch in progress; none if no child has still to begin."""
     if not to_come:
         return []
     first = button("batch_go_on", "Continue", mark, "primary") if paused else button("batch_pause", "Pause", mark)
@@ -231,12 +232,12 @@ def batch_buttons(mark: str, *, paused: bool, to_come: int) -> list[Block]:
 
 
 def actions(block_id: str, *buttons: Block) -> Block:
-    """A row of buttons."""
+    """Return a row of buttons."""
     return {"type": "actions", "block_id": block_id, "elements": list(buttons)}
 
 
 def modal(callback: str, title: str, blocks: list[Block], *, submit: str = "", metadata: str = "") -> Modal:
-    """A modal view."""
+    """Return a modal, with a Close button, and a submit button if `submit` is its label."""
     view: dict[str, Any] = {
         "type": "modal",
         "callback_id": callback,
@@ -251,7 +252,7 @@ def modal(callback: str, title: str, blocks: list[Block], *, submit: str = "", m
 
 
 def text_input(name: str, label: str, *, hint: str = "", optional: bool = False, initial: str = "") -> Block:
-    """A line of text in a modal; its block and action are both called `name`."""
+    """Return an input for one line of text in a modal; its block and action are both called `name`."""
     element: Block = {"type": "plain_text_input", "action_id": name, "max_length": 200}
     if initial:
         element["initial_value"] = initial
@@ -259,7 +260,7 @@ def text_input(name: str, label: str, *, hint: str = "", optional: bool = False,
 
 
 def select_input(name: str, label: str, options: Mapping[str, str], *, initial: str) -> Block:
-    """A choice in a modal: value → label."""
+    """Return a select menu in a modal; `options`: value → label."""
     choices = {
         value: {"text": {"type": "plain_text", "text": clip(text, 75)}, "value": value}
         for value, text in options.items()

@@ -23,31 +23,31 @@ from bot.settings import InvalidSettings, Policy, Role, Settings
 log = logging.getLogger(__name__)
 
 SILENT = (OSError, HTTPException)
-"""What is raised where Slack gives no answer, or breaks off in one."""
+"""The exceptions that mean that Slack gave no answer, or broke one off."""
 MEMORY = 60.0
-"""Seconds that an answer of Slack's is good for, where nobody decides on it."""
+"""Seconds that an answer of Slack's is reused where no decision depends on it."""
 JUST_NOW = 10.0
-"""Seconds that it is good for where somebody does: Slack tells a group's members twenty times a minute only, and tells
-by itself when they change."""
+"""Seconds that an answer is reused where a decision depends on it: Slack allows only twenty requests a minute for the
+members of groups, and sends an event when they change."""
 NO_GROUPS = {
     "plan_upgrade_required": "this Slack plan has no user groups",
     "no_such_subteam": "Slack has no such user group",
     "missing_scope": "the Slack app lacks the scope `usergroups:read`",
 }
-"""Why a user group has no members for us: then the configuration's user ids are all there is."""
+"""Why the members of a user group are unknown: then only the user ids in the settings count."""
 MENTIONED = 10
-"""People who are mentioned one by one; of more the first ones are."""
+"""Maximum number of people who are mentioned one by one; of more, the first ones are."""
 UNFIT = ("deleted", "is_bot", "is_restricted", "is_ultra_restricted", "is_stranger")
-"""What Slack says of those who have no say here."""
+"""Fields of a Slack profile that exclude a person from using the bot."""
 
 
 class Untold(Exception):
-    """Slack does not answer a question about a group, a person or a channel."""
+    """Slack does not answer a question about a group, a person or a channel, or answers with an error."""
 
 
 @dataclass
 class _Answer:
-    """The last answer to one question, valid from `at` on; others who ask meanwhile wait for the answer."""
+    """The last answer to one question, received at `at` (monotonic); threads that ask meanwhile wait for `asking`."""
 
     at: float = -math.inf
     data: Any = None
@@ -56,7 +56,7 @@ class _Answer:
 
 @dataclass(frozen=True)
 class _Group:
-    """A user group; `why`: the reason why its members are unknown."""
+    """A user group; `why`: the reason why its members are unknown, or ""."""
 
     id: str
     name: str
@@ -69,8 +69,8 @@ class Deciders:
     """The people who can decide on a request, other than the requester.
 
     Attributes:
-        people: ids of full members, no more than were looked for; `everyone`: each full member, who are not named.
-        mention: how they are told of a request, in mrkdwn; empty for everyone.
+        people: ids of full members, no more than were looked for; `everyone`: every full member, without their ids.
+        mention: mrkdwn that mentions them; empty for everyone.
         missing: why a role has fewer people than its configuration names, as clauses.
     """
 
@@ -81,7 +81,7 @@ class Deciders:
 
 
 class People:
-    """Asks Slack about people; caches answers for a minute, and for a decision for seconds."""
+    """Asks Slack about people; reuses answers for a minute, or for some seconds where a decision depends on them."""
 
     def __init__(self, client: WebClient, settings: Settings) -> None:
         self.client = client
@@ -90,10 +90,10 @@ class People:
         self._lock = threading.Lock()
         self.ours: frozenset[str] = frozenset()
         self.scopes: frozenset[str] = frozenset()
-        """What the app may do in Slack, as far as Slack tells."""
+        """The OAuth scopes that the app has in Slack, as far as Slack tells."""
 
     def connect(self) -> None:
-        """Ask Slack for our own team, and our organisation on Enterprise Grid (auth.test)."""
+        """Ask Slack for the bot's team, and its organisation on Enterprise Grid (auth.test). Raises InvalidSettings."""
         try:
             known = self.client.auth_test()
         except SlackApiError as error:
@@ -123,7 +123,7 @@ class People:
             return kept.data
 
     def actor(self, user: str, team: str, channel: str, *, fresh: bool = False) -> Actor:
-        """Return a person with their roles, or raise Refused when they may not use the bot."""
+        """Return a person with their roles, or raise Refused if they may not use the bot; `fresh`: for a decision."""
         try:
             return self._actor(user, team, channel, fresh)
         except SlackApiError as error:
@@ -150,7 +150,7 @@ class People:
                     raise
                 info = {"is_member": False}
             if not info.get("is_member", True):
-                # An invitation follows, of which what is kept would know nothing.
+                # The person will now invite the bot, which cached answers would not show.
                 self.forget()
                 raise Refused("I am not in this channel. Add me first: `/invite @mautic`")
             if info.get("is_ext_shared"):
@@ -172,7 +172,7 @@ class People:
     def roles_now(self, user: str) -> frozenset[str]:
         """Return the current roles of somebody who is not acting now; none for outsiders and deactivated people.
 
-        Raises Refused where Slack does not tell.
+        Raises Refused if Slack does not answer.
         """
         try:
             return self._roles(user, True) if self._is_full_member(user, True) else frozenset()
@@ -184,17 +184,17 @@ class People:
             ) from error
 
     def mention(self, roles: Sequence[str]) -> str:
-        """Return mrkdwn that mentions the people with these roles; a role of everyone mentions nobody."""
+        """Return mrkdwn that mentions the people with these roles; a role that everyone has mentions nobody."""
         few = [name for name in roles if not self.settings.roles[name].everyone]
         try:
             return self.deciders(few, MENTIONED).mention
         except Untold as error:
-            # Better somebody too many than nobody.
+            # Better to mention too many people than nobody.
             log.warning("Slack does not tell whom to call: %s", error)
             return " ".join(dict.fromkeys(f"<@{user}>" for name in few for user in self.settings.roles[name].users))
 
     def _group(self, name: str, fresh: bool = False) -> _Group:
-        # As it is written in the settings: an id, or a handle, which is in lower case.
+        # The settings name a group by its id, or by its handle, which is in lower case.
         if name.isupper():
             told = self._ask("usergroups.users.list", name, fresh, usergroup=name)
             return _Group(name, name, tuple(told["users"]), told.get("why", ""))
@@ -205,7 +205,7 @@ class People:
         return _Group("", f"@{name}", (), known.get("why") or "Slack has no user group with this name")
 
     def channel_problem(self, channel: str) -> str:
-        """Return why a channel can't or shouldn't be posted to, and what helps; "" if posting works.
+        """Return why the bot can't or shouldn't post to a channel, and what helps; "" if it can.
 
         Raises Untold.
         """
@@ -230,7 +230,7 @@ class People:
         return ""
 
     def operators(self) -> tuple[str, ...]:
-        """Return the bot's operators, who may use `schedule`; nobody when Slack does not answer."""
+        """Return the bot's operators, who may use `schedule`; nobody if Slack does not answer."""
         try:
             return self.deciders(self.settings.policy("schedule").ask, MENTIONED).people
         except Untold as error:
@@ -249,9 +249,9 @@ class People:
     # -- who could decide ---------------------------------------------------------------------------------------
 
     def deciders(self, roles: Sequence[str], enough: int, *, but: str = "", mentioned: int = MENTIONED) -> Deciders:
-        """Return the people with one of these roles, except one person; more than `enough` need not be found.
+        """Return the people with one of these roles, except `but`. Raises Untold.
 
-        Raises Untold.
+        `enough`: how many are needed; no more need be found. `mentioned`: how many are mentioned one by one.
         """
         try:
             return self._deciders([self.settings.roles[name] for name in roles], enough, but, mentioned)
@@ -268,7 +268,7 @@ class People:
         missing += [
             f"the user group `{group.name}` has no members" for group in groups if not (group.users or group.why)
         ]
-        # A group is told as one, but not where that would tell who asked too.
+        # A group is mentioned as a whole, unless that would mention `but` too.
         whole = [group for group in groups if group.users and but not in group.users]
         in_whole = list(dict.fromkeys(user for group in whole for user in group.users))
         named = [*(user for role in roles for user in role.users), *(user for group in groups for user in group.users)]
@@ -293,9 +293,9 @@ class People:
     def refuse_unless_decidable(
         self, command: str, requester: str, mentioned: int = MENTIONED, *, batch: bool = False
     ) -> str:
-        """Refuse a request that nobody could approve; return the mention of those who can, or "".
+        """Raise Refused for a request that nobody could approve; return the mention of those who can, or "".
 
-        Where Slack does not tell who is in a group, the request is taken as it is.
+        If Slack does not answer, the request is accepted as it is.
         """
         policy = self.settings.policy(command, batch=batch)
         if not policy.approvals:

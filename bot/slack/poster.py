@@ -16,37 +16,37 @@ from bot.slack.messages import Message
 MARK = "mautic_post"
 GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
 HALF_DONE = frozenset({"internal_error", "fatal_error"})
-"""What Slack answers when it may have done some of it before it failed."""
+"""Errors with which Slack may have carried out part of a request before it failed."""
 PAGE, PAGES = 200, 50
-"""Messages on a page of history, and pages that are read for heads: Slack gives 50 of them a minute."""
+"""Messages on a page of history, and pages that are read for heads: Slack gives 50 pages a minute."""
 
 
 class NotPosted(Exception):
-    """Slack did not take it, or did not answer: then it may stand there all the same, and `find` tells."""
+    """Slack refused a message or did not answer; without an answer it may have been posted, which `find` tells."""
 
 
 class Refusal(NotPosted):
-    """Slack did not take it."""
+    """Slack refused a message."""
 
 
 class TooBusy(NotPosted):
-    """Slack told of a part only: more was said in the channel than is read."""
+    """Only a part of a channel was read: it has more messages than the bot reads."""
 
 
 class Heads(NamedTuple):
-    """Heads of the audit log that Slack saw; `whole`: of all the time that was asked for."""
+    """Heads of the audit log that Slack has; `whole`: whether all the time that was asked for was read."""
 
     seen: list[str]
     whole: bool
 
 
 def failed(error: SlackApiError) -> bool:
-    """Whether Slack did not refuse, but failed, and may have done it all the same, or had no time for it."""
+    """Whether Slack did not refuse a request but failed, and may have carried it out, or was too busy for it."""
     return error.response.status_code != 200 or error.response.get("error") in HALF_DONE
 
 
 def find(pages: Callable[..., Any], meant: Callable[[dict[str, Any]], bool], **where: Any) -> str:
-    """Return the ts of the first message that is meant, of all pages of conversations.history or .replies, or ""."""
+    """Return the ts of the first message that is `meant`, of all pages of conversations.history or .replies, or ""."""
     said = itertools.chain.from_iterable(read(pages, **where))
     return next((str(message["ts"]) for message in said if meant(message)), "")
 
@@ -63,12 +63,12 @@ def read(pages: Callable[..., Any], **where: Any) -> Iterator[list[dict[str, Any
 
 
 class Post:
-    """Posts in channels. Every method raises Refusal when Slack refuses, NotPosted when it is silent."""
+    """Posts in channels. Every method raises Refusal if Slack refuses, NotPosted if it fails or does not answer."""
 
     def __init__(self, client: WebClient) -> None:
         self.client = client
         self.head: Callable[[], str] = lambda: ""
-        """The head of the audit log: what is posted carries it, so that Slack has seen it."""
+        """Returns the head of the audit log: every post carries it, so that Slack has a copy."""
         self._user = ""
 
     def post(self, channel: str, message: Message, *, key: str, thread_ts: str = "") -> str:
@@ -81,13 +81,13 @@ class Post:
         return str(posted["ts"])
 
     def directly(self, person: str, message: Message, *, key: str) -> str:
-        """Post a message for one person, in their direct messages with the bot."""
+        """Post a message to one person, in their direct messages with the bot; return its ts."""
         with _told(person):
             channel = str(self.client.conversations_open(users=person)["channel"]["id"])
         return self.post(channel, message, key=key)
 
     def update(self, channel: str, ts: str, message: Message) -> bool:
-        """Bring a message up to date; False when somebody removed it."""
+        """Update a message; return False if it was removed or can no longer be edited."""
         with _told(channel):
             try:
                 self.client.chat_update(channel=channel, ts=ts, **message.arguments())
@@ -98,24 +98,24 @@ class Post:
         return True
 
     def picture(self, channel: str, png: bytes, *, name: str, title: str, thread_ts: str, alt: str = "") -> None:
-        """Share a picture in a thread; its file's name is its key, `alt` tells what it shows (else the title does)."""
+        """Share a picture in a thread; its file name is its key; `alt` describes it (default: the title)."""
         with _told(channel):
             self.client.files_upload_v2(
                 channel=channel, thread_ts=thread_ts, filename=name, title=title, alt_txt=alt or title, content=png
             )
 
     def file(self, channel: str, text: str, *, name: str, title: str, thread_ts: str) -> None:
-        """Share a text as a file in a thread; its name is its key."""
+        """Share a text as a file in a thread; its file name is its key."""
         with _told(channel):
             self.client.files_upload_v2(
                 channel=channel, thread_ts=thread_ts, filename=name, title=title, content=text.encode()
             )
 
     def heads(self, channel: str, *, since: float) -> Heads:
-        """Return the heads of the audit log that our messages in a channel carry, newest first."""
+        """Return the heads of the audit log that the bot's messages in a channel carry, newest first."""
         with _told(channel):
             said = read(self.client.conversations_history, channel=channel, oldest=str(since))
-            # Not the first page alone: who has cut the log could hide that by talking.
+            # Not the first page alone: somebody who truncated the log could hide that behind many messages.
             ours = [one for page in itertools.islice(said, PAGES) for one in page if self._is_ours(one)]
             whole = next(said, None) is None
         # With only the oldest ts given, Slack may begin with the oldest page.
@@ -127,7 +127,7 @@ class Post:
     def find(self, channel: str, key: str, *, since: float, thread_ts: str = "") -> str:
         """Return the ts of the message or picture of a key, posted after `since`, or "" when there is none.
 
-        For who cannot know whether it was posted: a crash came between, or Slack's answer was lost.
+        For callers that cannot know whether it was posted: a crash came in between, or Slack's answer was lost.
         """
 
         def meant(message: dict[str, Any]) -> bool:
@@ -143,8 +143,8 @@ class Post:
             return find(self.client.conversations_history, meant, channel=channel, oldest=str(since))
 
     def _is_ours(self, message: dict[str, Any]) -> bool:
-        """Whether we said it: anybody's app may mark a message as ours are, and anybody name a file so."""
-        # It is the app's for as long as it is installed, and is asked for once.
+        """Whether the bot posted a message: any app may mark a message in the same way, and anybody name a file so."""
+        # The bot's user id stays the same for as long as the app is installed, so it is read once.
         self._user = self._user or str(self.client.auth_test()["user_id"])
         return message.get("user") == self._user
 

@@ -1,1 +1,1 @@
-"""The SQLite file: its migrations, and the tables of what was asked, decided, done, heard, measured and promised."""
+"""The SQLite database: its migrations, and the tables of operations, decisions, deliveries, metrics and secrets."""

@@ -1,4 +1,4 @@
-"""Tracks work in a tenant that is no operation, such as a console command: no operation starts meanwhile."""
+"""Tracks work in a tenant outside operations, such as a console command: no operation starts meanwhile."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from contextlib import contextmanager
 
 
 class AtWork:
-    """What is at work in which tenant. In memory alone: it ends with the process, and nothing of it is left over."""
+    """The work in progress in each tenant. Kept in memory only, so that nothing is left over when the process ends."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._doing: dict[str, str] = {}
 
     def on(self, tenant: str) -> str:
-        """Return what is at work in a tenant, in words, "" when nothing is."""
+        """Return what is in progress in a tenant, in words; "" when nothing is."""
         with self._lock:
             return self._doing.get(tenant, "")
 
     @contextmanager
     def take(self, tenant: str, doing: str) -> Iterator[str]:
-        """Be at work in a tenant until the end; yields "", or what is at work there already, and then it is not taken.
+        """Mark a tenant as being worked on within the `with` block and yield "", unless other work is in progress.
 
-        Take it first and look for operations then: who does it the other way round may miss one that is just queued.
+        In that case yield the words for the other work and mark nothing. Callers take the tenant first and look for
+        operations afterwards: the other way round they may miss an operation that is just being queued.
         """
         with self._lock:
             before = self._doing.get(tenant, "")

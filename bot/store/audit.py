@@ -16,16 +16,16 @@ from bot.store.database import Database, DatabaseDamaged
 
 GENESIS = "0" * 64
 HEAD = 16
-"""Characters of a hash that are told."""
+"""Characters of a hash in a published head."""
 ANEW = "audit.began_anew"
-"""The first event of a log before which there had been another."""
+"""The first event of a log that replaces an earlier one."""
 TEXT, DETAIL = 4000, 60_000
-"""Characters of a text, and of a whole detail: what is written here stays for ever."""
+"""Maximum characters of a text, and of a whole detail: entries are kept for ever."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened, to whom, by whom. `detail` holds plain JSON values; never a secret."""
+    """What happened, to which tenant, and by whom. `detail` holds plain JSON values; never a secret."""
 
     name: str
     actor: str
@@ -36,9 +36,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What verify() found: `broken` is the first row that does not fit, 0 when all do; `head` the last hash.
+    """The result of `verify`: `broken` is the first row that does not fit, 0 when all do; `head` the last hash.
 
-    `damaged`: what is wrong with the file, so that nothing can be said of the log.
+    `damaged`: what is wrong with the database file; if set, nothing is known about the log.
     """
 
     rows: int
@@ -49,18 +49,18 @@ class Verdict:
 
 
 def digest(row: tuple[Any, ...]) -> str:
-    """Return the hash of a row (all its columns but that one): over its JSON, without spaces, in UTF-8."""
+    """Return the hash of a row, over all its columns but the hash: as JSON without spaces, in UTF-8."""
     seq, at, name, actor, tenant, operation, detail, previous = row
     try:
         if type(seq) is not int or type(at) is not float or type(operation) is not int or not math.isfinite(at):
             raise TypeError
-        # What `json.dumps` says of such a row, in half the time: an audit log has a million of them.
+        # The same text as from `json.dumps`, in half the time: an audit log has a million rows.
         text = (
             f"[{seq},{at!r},{_quoted(name)},{_quoted(actor)},{_quoted(tenant)},{operation},{_quoted(detail)},"
             f"{_quoted(previous)}]"
         )
     except TypeError:
-        # Somebody put something else there than was ever recorded; that is found, and stops nobody.
+        # A value that `record` never writes: somebody altered the row. `verify` is to report that, not to fail.
         text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=repr)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -80,7 +80,7 @@ def record(transaction: sqlite3.Connection, event: Event, at: float) -> str:
 
 
 def _tamed(value: object) -> object:
-    """The last belt: whatever a text holds must not keep what happened from being recorded."""
+    """Return a value with all its texts tamed: no content may prevent an event from being recorded."""
     if isinstance(value, str):
         return tame(value, TEXT)
     if isinstance(value, Mapping):
@@ -89,10 +89,11 @@ def _tamed(value: object) -> object:
 
 
 def verify(database: Database, head: str = "") -> Verdict:
-    """Walk the whole chain. Finds a changed, removed (but for the tail), inserted or reordered row.
+    """Walk the whole chain and return the first row that was changed, removed (except at the end), inserted or moved.
 
-    A removed tail, or a chain that was computed anew, shows only against a `head` kept elsewhere: the hash (or its
-    beginning) that verify gave at an earlier time, which must still be in the chain. That of an empty log is in each.
+    A removed tail or a recomputed chain shows only against a `head` that was kept elsewhere: a hash, or its first
+    characters, that `verify` returned earlier and that must still be in the chain. The head of an empty log is in every
+    chain.
     """
     if damaged := database.damage():
         return Verdict(0, 0, "", damaged=damaged)
@@ -120,14 +121,14 @@ def _walked(database: Database, head: str) -> Verdict:
 
 
 def newest(database: Database) -> str:
-    """Return the head of the chain as it goes into a message: `<row>:<begin of its hash>`; "" of an empty log."""
+    """Return the head of the chain for messages: `<row>:<first characters of its hash>`; "" for an empty log."""
     for row in database.read("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1"):
         return f"{row['seq']}:{row['hash'][:HEAD]}"
     return ""
 
 
 def unknown(database: Database, heads: Iterable[str]) -> list[tuple[int, str]]:
-    """Return those of some heads, as `newest` gave them, that are not in the log: row and begin of the hash."""
+    """Return the heads, in the form of `newest`, that are not in the log, as (row, first characters of the hash)."""
     told = [(int(seq), begin) for seq, _, begin in (head.partition(":") for head in heads) if seq.isdecimal()]
     return [
         (seq, begin)
@@ -137,7 +138,7 @@ def unknown(database: Database, heads: Iterable[str]) -> list[tuple[int, str]]:
 
 
 def began_anew(database: Database, since: float) -> bool:
-    """Whether the log is one that began since then, though there had been another."""
+    """Whether the log began at or after `since` (epoch seconds) although there had been an earlier one."""
     return bool(database.read("SELECT 1 FROM audit WHERE seq = 1 AND event = ? AND at >= ?", ANEW, since))
 
 

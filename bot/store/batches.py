@@ -1,8 +1,8 @@
 """Batches: operations with one child operation per tenant, under one approval and one card.
 
-A batch that has begun is in no worker's hands. Its children are: those whose turn has come are claimed as any
-operation is (`bot/store/operations.py`, within the limits of `bot/model/lanes.py`). How it stands is read from them, so
-a crash leaves nothing to be put right: `settle` ends, or pauses, whatever is due.
+No worker runs a started batch itself. Workers claim its children when it is their turn, like any operation
+(`bot/store/claims.py`, within the limits of `bot/model/lanes.py`). The progress of a batch is read from its children,
+so a crash leaves nothing to repair: `settle` ends or pauses the batches for which that is due.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from bot.store.recovery import ANEW
 AT_WORK = ("queued", "running")
 FAILED = ("failed", "needs_attention")
 NOT_BEGUN = "(state = 'waiting' OR state = 'queued' AND held_by <> '')"
-"""The condition of children that wait for their turn, or for what a guard says."""
+"""The SQL condition of children that wait for their turn, or because of a guard."""
 NAMED = 10
-"""Children that are named in a sentence."""
+"""Maximum number of children that a sentence names."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The progress of a started batch: its children by state, the names of failed ones, who paused or stopped it.
+    """The progress of a started batch: its children by state, the tenants of failed ones, who paused or stopped it.
 
-    `frozen`: the names of those that have not begun and that a freeze holds; they pass, and the others go on. `held`:
-    those of them that another guard held when it was their turn, each with the sentence why. `ring`: the number of the
-    ring that is not done yet, of `rings`; `resumes`: when it begins, in epoch seconds, 0: it has, or may.
+    `frozen`: tenants whose children cannot begin because of a freeze; the others go on without them. `held`: tenants
+    whose children another guard made wait when it was their turn, each with the reason as a sentence. `ring`: the
+    number of the first unfinished ring, of `rings`; `resumes`: when that ring begins, in epoch seconds; 0: it has
+    begun, or may begin.
     """
 
     counts: Mapping[str, int]
@@ -49,31 +50,31 @@ class Standing:
 
     @property
     def total(self) -> int:
-        """How many children it has."""
+        """The number of children."""
         return sum(self.counts.values())
 
     @property
     def done(self) -> int:
-        """How many are done."""
+        """The number of children that succeeded."""
         return self.counts.get("succeeded", 0)
 
     @property
     def at_work(self) -> int:
-        """How many are in progress."""
+        """The number of children in progress."""
         return sum(self.counts.get(state, 0) for state in AT_WORK)
 
     @property
     def to_come(self) -> int:
-        """How many wait for their turn."""
+        """The number of children that wait for their turn, or because of a guard."""
         return self.counts.get("waiting", 0)
 
 
 def standing(operations: Operations, batch: int) -> Standing | None:
-    """Return the progress of a batch; None: it has not started, or is no batch."""
+    """Return the progress of a batch; None if it has not started, or is not a batch."""
     rows = operations.database.read("SELECT * FROM batches WHERE operation = ?", batch)
     if not rows:
         return None
-    # One that is tried again and that a guard holds is as much to come as one whose turn has not come.
+    # A retried child that a guard makes wait counts as waiting, like one whose turn has not come.
     counts = operations.database.read(
         f"SELECT iif({NOT_BEGUN}, 'waiting', state) AS state, count(*) AS n FROM operations"  # noqa: S608
         " WHERE parent = ? GROUP BY 1",
@@ -106,17 +107,17 @@ def standing(operations: Operations, batch: int) -> Standing | None:
 
 
 def _ring(operations: Operations, batch: int, soak: float) -> tuple[int, int, float]:
-    """Return the ring that is not done yet, of how many, and when it begins."""
+    """Return the number of the first unfinished ring, the number of rings, and when it begins (as in `Standing`)."""
     rings = operations.database.read(
         "SELECT ring, sum(state IN ('waiting', 'queued', 'running')) AS to_do, sum(state <> 'waiting') AS begun,"
         " max(finished) AS ended FROM operations WHERE parent = ? GROUP BY ring ORDER BY ring",
         batch,
     )
     at = next((number for number, ring in enumerate(rings) if ring["to_do"]), len(rings) - 1)
-    # What a clock that was ahead dated after now has ended all the same.
+    # A clock that was ahead may have dated an end in the future: it counts as now.
     before = min(operations.clock(), max((ring["ended"] or 0.0 for ring in rings[:at]), default=0.0))
     if at:
-        # As it is claimed: by the time lived through since that was seen.
+        # As in `claims.claim`: by the elapsed time since the ring before was first seen to have ended.
         seen = operations.uptime.since("soak", f"{batch}/{rings[at - 1]['ring']}")
         before = operations.clock() - (operations.uptime.now() - seen) if seen is not None else before
     soaks = before + soak > operations.clock() and not rings[at]["begun"]
@@ -124,7 +125,7 @@ def _ring(operations: Operations, batch: int, soak: float) -> tuple[int, int, fl
 
 
 def begin(operations: Operations, batch: Operation, plan: Plan) -> None:
-    """Create all children in one transaction; each waits for its turn. Does nothing for a started batch."""
+    """Create all children in one transaction; each waits for its turn. Do nothing if the batch has started."""
     with operations.database.transaction() as transaction:
         if transaction.execute("SELECT 1 FROM batches WHERE operation = ?", (batch.id,)).fetchone():
             return
@@ -190,7 +191,7 @@ def _hold(operations: Operations, batch: Operation, actor: str, how: str, note: 
                 (batch.id,),
             ).fetchall()
             left = {"not_begun": [row["tenant"] for row in waiting]}
-            # Nothing is said of each: none of them has begun.
+            # No audit row or note for each child: none of them has begun.
             transaction.execute(
                 "UPDATE operations SET state = 'cancelled', ended_by = ?, outcome = 'The batch was stopped',"  # noqa: S608
                 f" finished = ?, revision = revision + 1 WHERE parent = ? AND {NOT_BEGUN}",
@@ -201,7 +202,7 @@ def _hold(operations: Operations, batch: Operation, actor: str, how: str, note: 
 
 
 def go_on(operations: Operations, batch: Operation, actor: str) -> None:
-    """Continue a paused batch, whatever failed so far."""
+    """Continue a paused batch; failures so far no longer count towards the next pause."""
     with operations.database.transaction() as transaction:
         held = transaction.execute(
             "UPDATE batches SET paused = NULL, paused_by = '', forgiven = (SELECT count(*) FROM operations"
@@ -227,13 +228,13 @@ def _why_not(operations: Operations, batch: Operation) -> str:
 
 
 def stopped_by(operations: Operations, child: Operation) -> str:
-    """Return who stopped the batch of an operation, "" where nobody did, or it is of none."""
+    """Return who stopped the batch that an operation belongs to; "" if nobody did, or it belongs to none."""
     rows = operations.database.read("SELECT stopped_by FROM batches WHERE operation = ?", child.parent)
     return str(rows[0]["stopped_by"]) if rows else ""
 
 
 def retry(operations: Operations, operation: Operation, actor: str) -> None:
-    """Retry a failed operation; of a batch, all failed children in turn."""
+    """Retry a failed operation; for a batch, all its failed children, each in its turn."""
     if standing(operations, operation.id) is None:
         recovery.retry(operations, operation, actor)
         return
@@ -273,7 +274,7 @@ def settle(operations: Operations) -> None:
 
 
 def _settle(operations: Operations, transaction: sqlite3.Connection, batch: Operation) -> bool:
-    # Within the write lock no child begins or ends.
+    # No child begins or ends while this transaction has the write lock.
     stands = standing(operations, batch.id)
     if stands is None or stands.at_work:
         return False
@@ -346,7 +347,7 @@ def _pause_after_failures(
 def _free_from_the_held(operations: Operations, batch: Operation) -> None:
     """Fail children blocked only by a person's request or a halted operation, once nothing else is left to do.
 
-    What is frozen is left to do: its freeze ends.
+    A frozen child counts as left to do, because its freeze will end.
     """
     stands = standing(operations, batch.id)
     if stands is None or stands.at_work or not stands.to_come or stands.paused_by or stands.frozen:
@@ -383,7 +384,7 @@ def _record(
     note: str,
     detail: Mapping[str, object] | None = None,
 ) -> None:
-    """Record an event of a batch whose state stays, in the log, its card and its thread."""
+    """Record an event that does not change a batch's state: in the audit log, on its card and in its thread."""
     transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (batch.id,))
     audit.record(transaction, audit.Event(event, actor, "", batch.id, detail), operations.clock())
     operations.note(transaction, batch.id, note)

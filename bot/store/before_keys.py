@@ -1,6 +1,7 @@
-"""What releases before step keys wrote in words alone, and the keys and values that it means. Pure.
+"""Maps the words that releases before step keys stored, such as step titles, to keys and values. Pure.
 
-For the migration of databases, and frozen with it: the words below are in the field, whatever today's are.
+Used by the migration of databases, and frozen with it: databases in the field contain these words, whatever the current
+ones are.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ KEYS = {
     "Route without it": "route",
     "Take the snapshot": "take",
 }
-"""The key of each title that any release wrote."""
+"""The key of each step title that any release wrote."""
 COMMIT = "probe"
 
 
 def key_of(title: str) -> str:
-    """Return the key of a step by its title, "" where no release wrote it."""
+    """Return the key of a step by its title; "" if no release wrote that title."""
     if re.fullmatch(r"Restart (the container|its \w+)", title):
         return "restart"
     if re.fullmatch(r"Remove \d+ snapshots?", title):
@@ -63,7 +64,7 @@ def takes_snapshot(title: str) -> bool:
 
 
 def values_of(command: str, arguments: Mapping[str, Any], facts: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values that a plan's facts were made from, or what no plan has."""
+    """Return the values that a plan's facts were made from; if they cannot be read, a value that no plan has."""
     try:
         return _VALUES[command](arguments, facts)
     except KeyError:
@@ -71,7 +72,7 @@ def values_of(command: str, arguments: Mapping[str, Any], facts: Mapping[str, st
 
 
 def texts_of(remarks: Mapping[str, str]) -> dict[str, str]:
-    """Return what an outcome repeats of what was said when it was asked for."""
+    """Return the texts, by key, that an outcome repeats from the remarks of its request."""
     keys = {"It is": "is", "Not affected": "stays"}
     return {key: remarks[label] for label, key in keys.items() if label in remarks}
 

@@ -1,4 +1,4 @@
-"""Claims: which operation a worker takes next, and which has to wait. Compare-and-set: no two take the same."""
+"""Claims: which operation a worker takes next, and which has to wait. Compare-and-set: no two take the same one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from bot.store.operations import Operations
 
 @dataclass(frozen=True)
 class Hold:
-    """Why a queued operation does not begin yet: the guard, the sentence, and the part of it that a person typed.
+    """Why a queued operation does not begin yet: the guard's key, a sentence, and the part of it that a person typed.
 
-    `ends`: nobody waits for the operation, so cancel it; maintenance is requested again when due.
+    `ends`: nobody waits for the operation, so it is cancelled; maintenance is requested again when due.
     """
 
     guard: str
@@ -32,13 +32,13 @@ def claim(
     shared: int = MANY,
     still: Callable[[Operation], bool] = lambda _: True,
 ) -> Operation | None:
-    """Take the next queued operation that may run, or None; `bot.model.lanes` says which is next.
+    """Claim and return the next queued operation that may run, or None; `bot.model.lanes` decides the order.
 
     Args:
-        hold: says why one has to wait, or None. Others overtake it; its thread is told once per guard.
-        may: whether it may still begin; asked last, and may take long.
-        shared: how many that no person requested may run together.
-        still: whether nothing came up while `may` was asked; it reads the database, and asks nobody.
+        hold: returns why an operation has to wait, or None. Others overtake it; its thread is told once per guard.
+        may: whether an operation may begin after all; called last, because it may take long.
+        shared: how many batch children and maintenance operations may run at once.
+        still: whether nothing came up while `may` ran; asks no server and not Slack.
     """
     running, soaked = _candidates(operations, "running"), _soaked(operations)
     waiting = [*_candidates(operations, "queued"), *_children(operations, running, soaked)]
@@ -54,11 +54,11 @@ def claim(
                     operations.changed()
                     return operations.get(candidate.id)
                 if why := hold(candidate):
-                    # It came while `may` was asked.
+                    # The reason came up while `may` ran.
                     _wait(operations, candidate, why)
         except sqlite3.IntegrityError:
-            # The tenant is locked meanwhile: for a child by a person's request, for one that waited for the end of a
-            # freeze by a scheduled snapshot.
+            # Another operation has locked the tenant meanwhile: a person's request if a child was to begin, a scheduled
+            # snapshot if the operation had waited for the end of a freeze.
             continue
     return None
 
@@ -71,7 +71,7 @@ def _begin(
     still: Callable[[Operation], bool],
     soaked: Collection[str],
 ) -> bool:
-    """Move a queued operation, or a child whose turn it is, to running. False: another was quicker."""
+    """Move a queued operation, or a child whose turn it is, to running; False: it may no longer begin."""
     with operations.database.transaction() as transaction:
         # Another worker may have used the last slot meanwhile.
         running = _candidates(operations, "running")
@@ -89,14 +89,14 @@ def _begin(
             expect=(operation.state,),
             attempts=operation.attempts + 1,
             started=operation.started or operations.clock(),
-            # It was why the operation waited; for a rollback it is why the operation failed.
+            # It said why the operation waited; for a rollback it says why the operation failed.
             outcome=operation.outcome if operation.undo_by else "",
             held_by="",
         )
 
 
 def _candidates(operations: Operations, state: State) -> list[Candidate]:
-    """Return the operations in a state that workers run, oldest first: batches themselves are not among them."""
+    """Return the operations in a state, oldest first, except batches, which no worker runs."""
     rows = operations.database.read(
         "SELECT id, requester, parent, host, begun FROM operations WHERE state = ?"
         " AND id NOT IN (SELECT operation FROM batches) ORDER BY id",
@@ -106,9 +106,9 @@ def _candidates(operations: Operations, state: State) -> list[Candidate]:
 
 
 def _soaked(operations: Operations) -> set[str]:
-    """Return the rings, as `batch/ring`, after which the next may begin: all have ended, and soaked.
+    """Return the rings, as `batch/ring`, after which the next may begin: all their children have ended, and soaked.
 
-    By the time that was lived through since they were seen to have ended: a clock that is set ahead ends no soak.
+    The soak is elapsed time since the children were seen to have ended: setting the clock ahead ends no soak.
     """
     rings = operations.database.read(
         """
@@ -119,13 +119,13 @@ def _soaked(operations: Operations) -> set[str]:
         HAVING sum(child.state IN ('waiting', 'queued', 'running')) = 0
         """
     )
-    # Also where there is none: one whose failed child is tried again begins its soak anew.
+    # Called even without any ring: one whose failed child is retried is forgotten here and soaks again from the start.
     ages = operations.uptime.found("soak", [row["ring"] for row in rings])
     return {row["ring"] for row in rings if ages[row["ring"]] >= row["soak"]}
 
 
 def _children(operations: Operations, running: Sequence[Candidate], soaked: Collection[str]) -> list[Candidate]:
-    """Return the children of batches that may begin now: within the limits, on tenants that are not locked."""
+    """Return the batch children that may begin now: within the limits, on tenants that are not locked."""
     rows = operations.database.read(
         """
         SELECT child.id, child.requester, child.parent, child.host, child.tenant, at_once, at_once_host, soak,
@@ -156,7 +156,7 @@ def _children(operations: Operations, running: Sequence[Candidate], soaked: Coll
 
 
 def _wait(operations: Operations, operation: Operation, hold: Hold) -> None:
-    """Record that the next operation has to wait, once per guard; or cancel it."""
+    """Record, once per guard, that an operation has to wait; or cancel it (`Hold.ends`)."""
     if operation.held_by == hold.guard:
         return
     with operations.database.transaction() as transaction:
@@ -176,7 +176,7 @@ def _wait(operations: Operations, operation: Operation, hold: Hold) -> None:
 
 
 def put_back(operations: Operations, operation: Operation, why: str) -> None:
-    """Queue an operation again whose host is out of reach, to free its worker meanwhile."""
+    """Queue an operation again whose host is out of reach, so that its worker is free meanwhile."""
     with operations.database.transaction() as transaction:
         operations.move(
             transaction,
@@ -185,7 +185,7 @@ def put_back(operations: Operations, operation: Operation, why: str) -> None:
             event="operation.put_back",
             expect=("running",),
             detail={"why": why},
-            # This is not an interruption by a crash.
+            # `attempts` counts towards `recovery.MAX_ATTEMPTS`; this is not an interruption by a crash.
             attempts=operation.attempts - 1,
         )
     operations.changed()

@@ -1,4 +1,4 @@
-"""The one SQLite file: transactions that begin at once, and connections that are lent."""
+"""The one SQLite database: write transactions that take the lock at once, and connections that threads borrow."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from bot.store.migrations import migrate
 T = TypeVar("T")
 
 BUSY = 10
-"""Seconds that a connection waits for another process that has the file."""
+"""Seconds that a connection waits for another process to release the file."""
 
 SYNCHRONOUS = "FULL"
-"""WAL keeps every commit over kill -9 whatever this is; FULL also over a power cut, which an audit log wants."""
+"""WAL keeps every commit after kill -9 whatever this is; FULL also after a power cut, as an audit log requires."""
 
 
 KEPT = 3
@@ -26,11 +26,11 @@ KEPT = 3
 
 
 class DatabaseUnavailable(Exception):
-    """The database is locked, full or gone: what cannot be recorded does not happen."""
+    """The database is locked, full or gone: what cannot be recorded is not done."""
 
 
 class DatabaseDamaged(DatabaseUnavailable):
-    """The file is no whole database any more."""
+    """The file is no longer an intact database."""
 
     def __init__(self, error: sqlite3.DatabaseError) -> None:
         super().__init__(
@@ -40,14 +40,14 @@ class DatabaseDamaged(DatabaseUnavailable):
 
 
 class Database:
-    """The file. Threads borrow its connections, each for one read or one transaction."""
+    """The database file. Threads borrow its connections, each for one read or one transaction."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
         Path(self.path).parent.mkdir(parents=True, exist_ok=True)
         self._free: list[sqlite3.Connection] = []
         self._opened: set[sqlite3.Connection] = set()
-        # SQLite's own waiting for its write lock is a poll that may starve a thread; this queue does not.
+        # SQLite waits for its write lock by polling, which may starve a thread; this lock does not.
         self._writing = threading.RLock()
         self._within = threading.local()
         self._closed = False
@@ -63,13 +63,13 @@ class Database:
             raise _damaged(error) from error
 
     def _transaction(self) -> sqlite3.Connection | None:
-        """Return the connection of the transaction that this thread is in."""
+        """Return the connection of the transaction that this thread is in, or None."""
         connection: sqlite3.Connection | None = getattr(self._within, "connection", None)
         return connection
 
     @contextmanager
     def _borrowed(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection of the transaction that this thread is in, or one that nobody else has."""
+        """Lend the connection of the transaction that this thread is in, or one that no other thread uses."""
         if self._closed:
             raise DatabaseUnavailable("The bot's own database is closed, as the bot ends.")
         if within := self._transaction():
@@ -82,7 +82,7 @@ class Database:
         try:
             yield connection
         finally:
-            # One that could not be rolled back is in the middle of somebody's transaction.
+            # A connection that could not be rolled back still has a transaction open, so it is not reused.
             if self._closed:
                 self._close(connection)
             elif len(self._free) < KEPT and not connection.in_transaction:
@@ -91,12 +91,12 @@ class Database:
                 self._close(connection)
 
     def _open(self) -> sqlite3.Connection:
-        # Autocommit: transactions begin where transaction() says, nowhere else.
+        # Autocommit: only `transaction` begins transactions.
         connection = sqlite3.connect(self.path, timeout=BUSY, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
-        # What is deleted is overwritten: held logins, and what people typed.
+        # Deleted content is overwritten: first logins, and what people typed.
         connection.execute("PRAGMA secure_delete=ON")
         self._opened.add(connection)
         return connection
@@ -107,7 +107,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction, begun at once (BEGIN IMMEDIATE); rolled back on any exception. What is read sees it."""
+        """Begin a write transaction at once (BEGIN IMMEDIATE); roll back on any exception. `read` sees its writes."""
         with _told(), self._writing, self._borrowed() as connection:
             connection.execute("BEGIN IMMEDIATE")
             self._within.connection = connection
@@ -122,11 +122,11 @@ class Database:
                 self._within.connection = None
 
     def together(self, write: Callable[[sqlite3.Connection], T]) -> T:
-        """Write in one transaction with all else that waits to be written so, and return what `write` returns.
+        """Run `write` in one transaction with all other writes that wait, and return its result once that is on disk.
 
-        It is on disk by then. `write` may run in another thread, and only writes by the connection that it is given.
-        What it raises is raised here alone, and nothing of it is kept. Within a transaction of one's own it would wait
-        for itself: then it raises RuntimeError.
+        `write` may run in another thread, and only writes, by the connection that it is given. What it raises is raised
+        to its own caller alone, and nothing of it is kept. Raises RuntimeError within a transaction of this thread, for
+        whose end the write would wait.
         """
         if self._transaction():
             raise RuntimeError("a transaction is open in this thread, and what is written together would wait for it")
@@ -144,7 +144,7 @@ class Database:
             raise _damaged(error) from error
 
     def damage(self) -> str:
-        """Return what is wrong with the file, "" when nothing is: SQLite's own quick check."""
+        """Return what SQLite's own quick check finds wrong with the file; "" when that is nothing."""
         try:
             with self._borrowed() as connection:
                 found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
@@ -153,13 +153,13 @@ class Database:
         return "" if found == ["ok"] else "; ".join(" ".join(one.split()) for one in found)
 
     def scrub(self) -> bool:
-        """Move all that was written into the file itself and empty the log beside it; False while somebody reads.
+        """Move all writes into the database file and empty the write-ahead log; return False while somebody reads.
 
-        What was deleted stands in that log until then.
+        Until then that log still contains what was deleted.
         """
         with self._writing, self._borrowed() as connection:
             try:
-                # Nobody waits for readers, as who writes would wait with them.
+                # Do not wait for readers, because all writers would wait too.
                 connection.execute("PRAGMA busy_timeout=0")
                 busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             except sqlite3.OperationalError:
@@ -169,7 +169,7 @@ class Database:
         return not busy
 
     def close(self) -> None:
-        """Close every connection, also those that are lent."""
+        """Close every connection, including borrowed ones."""
         self._closed = True
         for connection in list(self._opened):
             self._close(connection)
@@ -177,7 +177,7 @@ class Database:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Say of SQLite's errors what they mean where something was to be written."""
+    """Turn SQLite's errors on a write into DatabaseUnavailable or DatabaseDamaged."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -189,5 +189,5 @@ def _told() -> Iterator[None]:
 
 
 def _damaged(error: sqlite3.DatabaseError) -> sqlite3.DatabaseError | DatabaseDamaged:
-    """Return what an error of the file is for people; one of what is asked of it stays as it is."""
+    """Return DatabaseDamaged for an error of the file itself; any other error, such as one of the SQL, as it is."""
     return DatabaseDamaged(error) if type(error) is sqlite3.DatabaseError else error

@@ -1,6 +1,6 @@
-"""Freezes: while one tenant or all are frozen, only what keeps tenants safe may change.
+"""Freezes: while one tenant or all are frozen, only changes that keep tenants safe are allowed.
 
-What has begun goes on to its end or is taken back. Who may freeze is policy; `bot/engine/guards.py` has what is
+Operations that have begun are finished or rolled back. Who may freeze is policy; `bot/engine/guards.py` decides what is
 refused.
 """
 
@@ -19,13 +19,13 @@ from bot.store.operation import SYSTEM
 from bot.store.operations import Operations
 
 EVERYTHING = ""
-"""The tenant of a freeze of all."""
+"""The `tenant` of a freeze of all tenants."""
 CONFIRM = 3600.0
-"""Seconds lived through after which a freeze ends that is over by one of the two clocks alone."""
+"""Elapsed seconds after which a freeze ends that is over by only one of the two clocks."""
 
 
 def subject(word: str) -> str:
-    """Return the tenant named by a word, EVERYTHING for `all`, or refuse."""
+    """Return the tenant named by a word, EVERYTHING for `all`; raise UnknownWords if it is not a name."""
     try:
         return EVERYTHING if word.lower() == "all" else tenant_name(word)
     except InvalidName as error:
@@ -36,7 +36,7 @@ def subject(word: str) -> str:
 class Freeze:
     """One freeze. `tenant`: EVERYTHING for all; `until`: epoch seconds, None: until somebody ends it.
 
-    `lived`: when it began, by the time lived through.
+    `lived`: when it began, in elapsed time (`Uptime.now`).
     """
 
     id: int
@@ -49,22 +49,22 @@ class Freeze:
 
     @property
     def what(self) -> str:
-        """What is frozen, to begin a sentence with."""
+        """What is frozen, with the verb, to begin a sentence with."""
         return f"`{self.tenant}` is" if self.tenant else "All tenants are"
 
     @property
     def way_out(self) -> str:
-        """The command that ends it."""
+        """The command that ends the freeze."""
         return f"/mautic unfreeze {self.tenant or 'all'}"
 
     def to_end(self, roles: Sequence[str]) -> str:
-        """Say who can end it, and how; `roles`: those that may end the freezes of others."""
+        """Say who can end the freeze, and how; `roles`: those that may end the freezes of others."""
         who = " or ".join(filter(None, [f"<@{self.actor}>", names(roles) if roles else ""]))
         return f"{who} can end the freeze: `{self.way_out}`"
 
 
 class Freezes:
-    """The table of freezes. Who looks writes nothing; `expire` ends what is over."""
+    """The table of freezes. Reading writes nothing; `expire` ends the freezes that are over."""
 
     def __init__(self, operations: Operations) -> None:
         self.operations = operations
@@ -83,7 +83,7 @@ class Freezes:
         return next((one for one in self.all() if one.tenant in (EVERYTHING, tenant)), None)
 
     def among(self, tenants: Sequence[str]) -> tuple[str, ...]:
-        """Return those of some tenants that are frozen, in their order."""
+        """Return those of the given tenants that are frozen, in their order."""
         held = {one.tenant for one in self.all()} if tenants else set()
         return tuple(one for one in tenants if EVERYTHING in held or one in held)
 
@@ -97,13 +97,14 @@ class Freezes:
         *,
         may_end: Sequence[str] = (),
     ) -> Freeze:
-        """Freeze a tenant, or EVERYTHING, or raise Refused when it is frozen for as long already.
+        """Freeze a tenant, or EVERYTHING; raise Refused if it is already frozen for at least as long.
 
-        A longer freeze takes the place of a shorter one: who may freeze does not shorten what somebody else has frozen.
+        A longer freeze replaces a shorter one, but never the other way round: the right to freeze is no right to
+        shorten the freezes of others.
 
         Args:
-            delivery: Slack's id of what asked for it; the same one again does nothing.
-            may_end: the roles that may end the freezes of others, for the refusal.
+            delivery: the key of the Slack delivery that asked for it; the same delivery again does nothing.
+            may_end: the roles that may end the freezes of others, for the text of the refusal.
         """
         now, lived = self.operations.clock(), self.operations.uptime.now()
         with self.database.transaction() as transaction:
@@ -126,9 +127,10 @@ class Freezes:
         return Freeze(int(cursor.lastrowid or 0), tenant, actor, reason, now, lived, until)
 
     def end(self, tenant: str, actor: str, delivery: str = "", *, own: bool = False) -> Freeze:
-        """End the freeze of a tenant, or of EVERYTHING, or raise Refused when there is none.
+        """End the freeze of a tenant, or of EVERYTHING; raise Refused if there is none.
 
-        `own`: by who may end no freezes of others: one that theirs took the place of, and that is not over, is back.
+        `own`: the actor may not end the freezes of others, so a freeze of somebody else that theirs replaced, and that
+        is not over, applies again.
         """
         with self.database.transaction() as transaction:
             done = self._made_by(transaction, "ended_in", delivery)
@@ -145,10 +147,10 @@ class Freezes:
         return known
 
     def _replaced(self, transaction: sqlite3.Connection, by: Freeze) -> Freeze | None:
-        """Return the longest freeze of somebody else that one has taken the place of, and that would go on."""
+        """Return the longest freeze of somebody else that a freeze has replaced and that is not over yet, or None."""
         return self._one(
             transaction,
-            # What was ended by a command is over for good, with all before it.
+            # A freeze that was ended by a command is over for good, as are all before it.
             "tenant = ? AND actor <> ? AND ended_by = ? AND ended_in = '' AND (until IS NULL OR until > ?)"
             " AND id > (SELECT coalesce(max(id), 0) FROM freezes WHERE tenant = ? AND ended_in <> '')"
             " ORDER BY until IS NULL DESC, until DESC LIMIT 1",
@@ -171,8 +173,8 @@ class Freezes:
     def expire(self) -> int:
         """End the freezes that are over; return how many.
 
-        One is over when both clocks say so, the wall's and the time lived through; by one alone, an hour later: a clock
-        that is set ends none, nor makes it last for ever.
+        A freeze is over when both the wall clock and the elapsed time say so; if only one does, an hour later. So
+        setting the clock neither ends a freeze nor makes it last for ever.
         """
         timed = [one for one in self._open() if one.until is not None]
         now, lived = self.operations.clock(), self.operations.uptime.now()
@@ -187,7 +189,7 @@ class Freezes:
         return len(over)
 
     def _over(self, one: Freeze, now: float, lived: float) -> tuple[bool, bool]:
-        """Whether it is over by the wall clock, and by the time lived through."""
+        """Whether a freeze is over by the wall clock, and whether by elapsed time."""
         if one.until is None:
             return False, False
         return now >= one.until, lived - one.lived >= one.until - one.at
@@ -208,7 +210,7 @@ class Freezes:
         return Freeze(*row) if row else None
 
     def _made_by(self, transaction: sqlite3.Connection, column: str, delivery: str) -> Freeze | None:
-        """Return the freeze that a delivery repeated after a crash has already made."""
+        """Return the freeze that the same delivery already made or ended before a crash, or None."""
         return self._one(transaction, f"{column} = ?", delivery) if delivery else None
 
     def _end(self, transaction: sqlite3.Connection, one: Freeze, actor: str, delivery: str) -> None:
@@ -234,7 +236,7 @@ _COLUMNS = "id, tenant, actor, reason, at, lived, until"
 
 
 def _lasts(until: float | None) -> float:
-    """Return the end of a freeze, for comparison."""
+    """Return the end of a freeze for comparison: infinite if it has none."""
     return math.inf if until is None else until
 
 

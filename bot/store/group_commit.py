@@ -1,4 +1,4 @@
-"""Writes that come together share one transaction, so that all of them wait for the disk once."""
+"""Group commit: concurrent writes share one transaction, so that together they wait for the disk only once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class _Write:
-    """One write on its way: what it does, its turn (to lead, or to go on), and how it ended."""
+    """A pending write: its function, an event for its turn (to lead, or to return), and its result or error."""
 
     def __init__(self, do: Callable[[sqlite3.Connection], Any]) -> None:
         self.do = do
@@ -23,9 +23,9 @@ class _Write:
 
 
 class GroupCommit:
-    """Leader and followers: who comes first commits for all that wait by then, and hands on to the first that waits.
+    """Leader and followers: the first writer commits for all that wait by then, and hands on to the next that waits.
 
-    Nobody waits for others to come: who is alone commits at once.
+    No writer waits for others to come: a single one commits at once.
 
     Args:
         transaction: begins a write transaction; commits at its end, and rolls back on any exception.
@@ -38,10 +38,11 @@ class GroupCommit:
         self._is_led = False
 
     def write(self, do: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what `do` returns, once that is on disk; raise what it raises, and then nothing of it was written.
+        """Return what `do` returns, once its writes are on disk; raise what it raises, and then nothing is written.
 
-        `do` runs in whichever thread leads, once, in the order of the calls; it only writes by the connection that it
-        is given. What it raises is its caller's alone; a transaction that fails as a whole fails for all that share it.
+        `do` runs once, in the leader's thread, in the order of the calls; it only writes, by the connection that it is
+        given. Its exception goes to its own caller alone; a transaction that fails as a whole fails for all that share
+        it.
         """
         mine = _Write(do)
         with self._lock:
@@ -65,7 +66,7 @@ class GroupCommit:
         group: list[_Write] = []
         try:
             with self._transaction() as transaction:
-                # Not sooner: more have come while others held the database.
+                # Not sooner: more writes have come while this transaction waited for the database.
                 group = self._take()
                 for one in group:
                     _write(transaction, one)
@@ -88,13 +89,13 @@ class GroupCommit:
 
 
 def _write(transaction: sqlite3.Connection, one: _Write) -> None:
-    """Do one write of a group, so that it can fail alone."""
+    """Run one write of a group in a savepoint, so that it can fail alone."""
     transaction.execute("SAVEPOINT one")
     try:
         one.result = one.do(transaction)
     except Exception as error:
         if not transaction.in_transaction:
-            # SQLite has taken all of it back, as where the disk is full.
+            # SQLite has rolled the whole transaction back, as it does when the disk is full.
             raise
         transaction.execute("ROLLBACK TO one")
         one.error = error

@@ -1,4 +1,4 @@
-"""How disks and pools fill: by what was measured of them, and when they would be full."""
+"""How fast disks and pools fill, by past measurements, and when they will be full."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from bot.store.database import Database
 
 @dataclass(frozen=True)
 class Growth:
-    """How something fills: bytes at the last look, and bytes a day as its past of so many days has it."""
+    """How something fills: bytes at the last measurement, and bytes a day over the last `days` days."""
 
     latest: int
     per_day: float
     days: float
 
     def days_to_full(self, limit: int) -> float | None:
-        """Return the days until `limit` bytes are reached; None: it does not grow, or nothing tells.
+        """Return the days until `limit` bytes are reached; None if it does not grow, or that cannot be predicted.
 
-        A past of less than a day tells nothing, and none tells of more than four times its length.
+        A past of less than a day predicts nothing, and no past predicts further ahead than four times its length.
         """
         if self.latest >= limit:
             return 0.0
@@ -29,7 +29,7 @@ class Growth:
 
 
 def growth(database: Database, since: float, now: float) -> dict[str, Growth]:
-    """Return how the disk of each tenant of the last sweep fills, by least squares over its hours; in one query."""
+    """Return how the disk of each tenant of the last sweep fills: least squares over hourly samples, in one query."""
     return _growth(database, "tenant_samples", "tenant", "disk", since, now)
 
 

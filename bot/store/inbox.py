@@ -19,46 +19,47 @@ from bot.store.uptime import Uptime
 
 log = logging.getLogger(__name__)
 KEEP = 86_400.0
-"""Seconds that the key of a handled delivery is kept, to know its duplicates (Slack retries for minutes)."""
+"""Seconds that the key of a handled delivery is kept, to recognise duplicates (Slack retries for minutes)."""
 
 Lane = Literal["quick", "decision", "change", "question"]
-"""Whose workers a delivery is for, so that none waits behind what takes longer.
+"""Which pool of workers handles a delivery, so that no delivery waits behind slower ones.
 
-`quick`: asks no server: it opens a window, for which Slack gives three seconds, denies or withdraws. `decision`:
-approves, for which the plan is built again. `change`: asks for one, and what is planned may look into a tenant, which
-answers when it will. `question`: looks, into tenants too.
+`quick`: asks no server: opens a window, for which Slack gives three seconds, denies or cancels. `decision`: approves,
+for which the plan is built again. `change`: requests a change, and its planning may look into a tenant, which may
+answer late. `question`: only looks, also into tenants.
 """
 WORKERS: Mapping[Lane, int] = {"quick": 4, "decision": 4, "change": 8, "question": 8}
 COURTESY = 1.0
-"""Seconds that work lets those go first who only want to be acknowledged."""
+"""Seconds at most that workers let arriving deliveries be acknowledged first."""
 LULL = 0.05
-"""Seconds without an arrival after which of several that came at once no more are expected."""
+"""Seconds without an arrival after which a burst of deliveries counts as over."""
 STAGGER = 0.005
-"""Seconds between two that begin after they let others go first: all at once they would hold up the next ones."""
+"""Seconds between the starts of deliveries after a burst: all at once they would delay the next arrivals."""
 PAUSE = 2.0
-"""Seconds until a delivery is tried again for which the database could not be written."""
+"""Seconds until a delivery is tried again after the database could not be written."""
 OF_ONE = 50
-"""Deliveries of one person that may wait or be worked on: no more are taken."""
+"""Deliveries of one person that may wait or be in progress; no more are taken."""
 PATIENCE = 60.0
-"""Seconds between two times that somebody is told of that."""
+"""Seconds between two messages to a person that no more of their deliveries are taken."""
 
 
 def forget(database: Database, uptime: Uptime) -> None:
-    """Forget the deliveries that were handled long ago."""
+    """Delete the deliveries that were handled more than `KEEP` seconds ago."""
     with database.transaction() as transaction:
         transaction.execute("DELETE FROM inbox WHERE done < ?", (uptime.before(KEEP),))
 
 
 def close(transaction: sqlite3.Connection, key: str, now: float) -> None:
-    """Close a delivery, with the change that it made or the refusal that is told of it: it is never done again."""
+    """Close a delivery in the transaction of its change or refusal, so that the delivery is never handled again."""
     transaction.execute("UPDATE inbox SET done = ?, payload = '' WHERE key = ? AND done IS NULL", (now, key))
 
 
 @dataclass
 class _Delivery:
-    """One delivery on its way into the table, and then to who works on it; `row` stays 0 for a duplicate.
+    """One delivery on its way into the table, and then to a worker; `row` stays 0 for a duplicate.
 
-    `age`: seconds old when it came, as one that was taken up at a start; `came`: when that was, by the time uptime.
+    `came`: when this process took it, by uptime; `age`: how many seconds old it was then, if an earlier process had
+    left it (`taken_up`).
     """
 
     kind: str
@@ -74,13 +75,13 @@ class Inbox:
     """The table of deliveries and the workers on it.
 
     Args:
-        handle: works on a delivery, `handle(kind, key, payload)`; `payload["late"]` says how many seconds old it is,
-            `payload["taken_up"]` whether an earlier process left it. It raises DatabaseUnavailable where nothing was
-            recorded and nobody was told; then it is called again. It raises nothing else.
-        lane: whose workers a delivery is for, `lane(kind, payload)`; never raises.
-        excuse: tells who sent a delivery why it is not worked on now, `crowd` or `database`; never raises.
+        handle: handles a delivery, `handle(kind, key, payload)`; `payload["late"]` says how many seconds old it is,
+            `payload["taken_up"]` whether an earlier process left it. It raises DatabaseUnavailable if nothing was
+            recorded and nobody was answered; then it is called again. It raises nothing else.
+        lane: returns the lane of a delivery, `lane(kind, payload)`; never raises.
+        excuse: tells the sender of a delivery why it is not handled now, `crowd` or `database`; never raises.
 
-    What one person sends is worked on side by side, in no order: a decision is taken once, whichever comes first.
+    Deliveries of one person are handled concurrently, in no order: a decision is taken once, whichever comes first.
     People take turns.
     """
 
@@ -102,7 +103,7 @@ class Inbox:
         self.uptime = uptime or Uptime(database)
         self._sorter = ThreadPoolExecutor(1, "sorter")
         self._pools = {lane: ThreadPoolExecutor(number, lane) for lane, number in workers.items()}
-        # One person holds up to half of the workers: the others need not wait for what hangs.
+        # One person gets up to half of the workers, so that others do not wait for deliveries that hang.
         self._turns: dict[Lane, Turns[_Delivery]] = {
             lane: Turns(max(1, number // 2)) for lane, number in workers.items()
         }
@@ -112,17 +113,17 @@ class Inbox:
         self._stopping = threading.Event()
         self._arriving = 0
         self._crowded = -math.inf
-        """When somebody came last while others were arriving; monotonic seconds."""
+        """When a delivery last arrived while others were arriving; monotonic seconds."""
         self._next = 0.0
-        """When the next that let others go first may begin; monotonic seconds."""
+        """When the next delivery that waited for the end of a burst may begin; monotonic seconds."""
         self._taken: dict[int, str] = {}
-        """Whose each row is that waits or is worked on."""
+        """The sender of each row that waits or is in progress."""
         self._excused: dict[str, float] = {}
 
     def put(self, kind: str, key: str, payload: dict[str, Any]) -> bool:
-        """Write a delivery down and have it worked on; False when it was here before, or is one too many.
+        """Store a delivery and pass it to the workers; return False for a duplicate, or if its sender has too many.
 
-        It is on disk by then. Deliveries that come together share one commit, and with them what ends.
+        The delivery is on disk by then. Concurrent deliveries share one commit with each other and with those that end.
         """
         mine = _Delivery(kind, key, payload, came=self.uptime.now())
         if self._is_one_too_many(mine):
@@ -152,7 +153,7 @@ class Inbox:
         return True
 
     def _is_one_too_many(self, one: _Delivery) -> bool:
-        """Whether so much of one person waits that no more is taken; they are told so, once in a while."""
+        """Whether a person has so many open deliveries that no more are taken; tell them so, once per `PATIENCE`."""
         person, now = _person(one.payload), time.monotonic()
         with self._lock:
             if list(self._taken.values()).count(person) < OF_ONE:
@@ -161,7 +162,7 @@ class Inbox:
             if not told:
                 self._excused[person] = now
         if not told:
-            # Not here: the acknowledgement waits.
+            # In another thread, because the acknowledgement waits for this one.
             self._pools["quick"].submit(self.excuse, one.payload, "crowd")
         return True
 
@@ -171,14 +172,14 @@ class Inbox:
                 return
             self._taken[one.row] = _person(one.payload)
         try:
-            # Not here: the acknowledgement waits.
+            # In another thread, because the acknowledgement waits for this one.
             self._sorter.submit(self._sort, one, time.monotonic() + self.courtesy)
         except RuntimeError:
             self._left(one)
             raise
 
     def _sort(self, one: _Delivery, latest: float) -> None:
-        """Give it to the workers of its lane, at the next lull or then at the latest (monotonic seconds)."""
+        """Give a delivery to the workers of its lane, once a burst is over or at `latest` (monotonic seconds)."""
         with self._lull:
             self._await_lull(latest)
         lane = self.lane(one.kind, one.payload)
@@ -190,13 +191,13 @@ class Inbox:
             self._left(one)
 
     def _left(self, one: _Delivery) -> None:
-        """The bot stops; it is taken up at the next start."""
+        """Drop a delivery because the bot is stopping; the next start takes it up."""
         with self._ended:
             self._taken.pop(one.row, None)
             self._ended.notify_all()
 
     def _serve(self, lane: Lane) -> None:
-        """Work on whoever's turn it is, until it is nobody's: whom their own held up is served when that is done."""
+        """Handle deliveries by turns until none may be taken; one beyond its sender's share waits for one of theirs."""
         while True:
             with self._lock:
                 found = self._turns[lane].take()
@@ -206,7 +207,7 @@ class Inbox:
             try:
                 self._work(one)
             except Exception:
-                # It stays open and is taken up again at the next start.
+                # The delivery stays open and is taken up at the next start.
                 log.exception("delivery %s could not be closed", one.row)
             finally:
                 with self._ended:
@@ -221,11 +222,11 @@ class Inbox:
             lambda: self.handle(one.kind, one.key, self._as_it_is(one)),
             lambda: self.excuse(one.payload, "database"),
         )
-        # What was done is done, and only its end is to be written down yet.
+        # The work is done; only its end is still to be recorded.
         self._until_recorded(one, lambda: self._close(one), lambda: None)
 
     def _give_way(self) -> None:
-        """Let those go first who only want to be acknowledged; many that did so then begin one after the other."""
+        """Let arriving deliveries be acknowledged first; workers that waited for it then begin one after the other."""
         with self._lull:
             if not self._await_lull(time.monotonic() + self.courtesy):
                 return
@@ -235,9 +236,9 @@ class Inbox:
         time.sleep(begins - now)
 
     def _await_lull(self, latest: float) -> bool:
-        """Wait until nobody comes, and of several nobody has come for a moment, or until `latest` (monotonic).
+        """Wait until no delivery is arriving and a burst is over, or until `latest` (monotonic seconds).
 
-        Returns whether it waited. The lock is held, but while it waits.
+        Return whether it waited. The caller holds the lock, which is released while waiting.
         """
         waited = False
         while (now := time.monotonic()) < latest:
@@ -249,7 +250,7 @@ class Inbox:
         return waited
 
     def _as_it_is(self, one: _Delivery) -> dict[str, Any]:
-        # Slack's own tries to deliver it may have taken minutes.
+        # `age` in the payload: Slack's own attempts to deliver may have taken minutes.
         late = one.age + self.uptime.now() - one.came + float(one.payload.get("age", 0))
         return one.payload | {"late": late} | ({"taken_up": True} if one.taken_up else {})
 
@@ -258,7 +259,7 @@ class Inbox:
         self.database.together(lambda transaction: close(transaction, one.key, now))
 
     def _until_recorded(self, one: _Delivery, do: Callable[[], None], excuse: Callable[[], None]) -> None:
-        """Do it, again and again while the database cannot be written; `excuse` is called once if it has to wait."""
+        """Call `do` again and again while the database cannot be written; call `excuse` once if it has to wait."""
         waits = False
         while True:
             try:
@@ -273,7 +274,7 @@ class Inbox:
                     raise
 
     def recover(self) -> None:
-        """After a start: work on what a crash left open, as old as it is by any clock."""
+        """After a start: take up what a crash left open; its age is the greater one of wall clock and uptime."""
         now, lived = time.time(), self.uptime.now()
         for row in self.database.read("SELECT * FROM inbox WHERE done IS NULL ORDER BY id"):
             age = max(now - row["received"], lived - row["lived"] if row["lived"] else 0.0)
@@ -281,7 +282,7 @@ class Inbox:
             self._submit(_Delivery(row["kind"], row["key"], payload, row["id"], age=age, came=lived, taken_up=True))
 
     def stop(self, timeout: float = 30.0) -> None:
-        """Finish what is in hand; what takes longer stays open, and is taken up at the next start."""
+        """Finish the deliveries in progress; what takes longer than `timeout` seconds is taken up at the next start."""
         self._sorter.shutdown()
         for pool in self._pools.values():
             pool.shutdown(wait=False)

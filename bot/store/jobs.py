@@ -13,16 +13,16 @@ from bot.store import audit
 from bot.store.database import Database
 
 LATE = 1800
-"""Seconds past its time from which on a run that did not begin, or that goes on, wants a look: sweeps of many tenants
-and Slack's pace take minutes."""
+"""Seconds past its due time after which a run that has not begun, or has not ended, counts as a problem: sweeps of many
+tenants and Slack's pace take minutes."""
 CUT = "Interrupted when the bot stopped."
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A job as its file declares it; `run` takes the context, and looks every so many seconds what is due.
+    """A job as its file declares it; `run` takes the context, and is called every `seconds` to do what is due.
 
-    `at_start`: also whenever the bot starts, as it reads what the settings name.
+    `at_start`: it also runs whenever the bot starts, because it reads what the settings name.
     """
 
     name: str
@@ -34,9 +34,9 @@ class Declared:
 
 @dataclass(frozen=True)
 class Job:
-    """How a job stands; times in epoch seconds.
+    """The state of a job; times in epoch seconds.
 
-    `outcome`: what came of the last run that ended, "done" or a sentence; `late`: the next one should have begun long
+    `outcome`: the result of the last run that ended, "done" or a sentence; `late`: the next run should have begun long
     ago.
     """
 
@@ -54,12 +54,12 @@ class Job:
 
     @property
     def running(self) -> bool:
-        """Whether a run of it is under way."""
+        """Whether a run is in progress."""
         return self.started is not None and self.finished is None
 
     @property
     def problem(self) -> str:
-        """What is wrong with it, in a few words; "" when it does its work. A run that was cut is soon made up for."""
+        """What is wrong with the job, in a few words, or "". An interrupted run is no problem: another follows soon."""
         if self.paused:
             return "is paused"
         if self.late:
@@ -68,7 +68,7 @@ class Job:
 
 
 class Jobs:
-    """The table of jobs. `wake` is called with the name of one that a person wants to run now."""
+    """The table of jobs. `wake` is called with the name of a job that is to run now."""
 
     def __init__(
         self, database: Database, declared: Sequence[Declared], clock: Callable[[], float] = time.time
@@ -78,19 +78,19 @@ class Jobs:
         self.clock = clock
         self.wake: Callable[[str], None] = lambda name: None
         self._awake = 0.0
-        """When the process began to run them: what was due before has its time from then on."""
+        """When this process began to run jobs; a job that was due before counts as late only from then on."""
 
     def all(self) -> list[Job]:
-        """Return every job that is declared, by name."""
+        """Return every declared job, in the order of their declaration."""
         rows = {row["name"]: dict(row) for row in self.database.read("SELECT * FROM jobs")}
         return [self._whole(job, rows.get(job.name, {})) for job in self.declared.values()]
 
     def failing_jobs(self) -> list[Job]:
-        """Return the jobs that somebody has to look at."""
+        """Return the jobs that have a problem."""
         return [job for job in self.all() if job.problem]
 
     def job(self, name: str) -> Job:
-        """Return one job, or raise Refused with the nearest there is."""
+        """Return one job, or raise UnknownWords, which suggests the job with the most similar name."""
         for job in self.all():
             if job.name == name:
                 return job
@@ -100,7 +100,7 @@ class Jobs:
 
     def _whole(self, job: Declared, row: dict[str, Any]) -> Job:
         now = self.clock()
-        # A clock that was set back has no run wait longer than its interval.
+        # After the clock is set back, no run waits longer than the interval of its job.
         due = min(max((row.get("started") or 0) + job.seconds, now), now + job.seconds)
         began = max(row.get("started") or 0, self._awake)
         late = bool(began) and now > began + job.seconds + LATE
@@ -109,21 +109,21 @@ class Jobs:
         )
 
     def pause(self, name: str, actor: str) -> None:
-        """Let a job run no more by itself until it is resumed."""
+        """Keep a job from running by itself until it is resumed; raise Refused if it is already paused."""
         job = self.job(name)
         if job.paused:
             raise Refused(f"`{name}` was already paused by <@{job.paused_by}>.")
         self._record(name, "job.paused", actor, paused=self.clock(), paused_by=actor)
 
     def resume(self, name: str, actor: str) -> None:
-        """Let a paused job run again, at once and then at its times."""
+        """Let a paused job run again, at once and then on schedule; raise Refused if it is not paused."""
         if not self.job(name).paused:
             raise Refused(f"`{name}` is not paused. To run the job now: `/mautic schedule run {name}`")
         self._record(name, "job.resumed", actor, paused=None, paused_by="")
         self.wake(name)
 
     def ask(self, name: str, actor: str) -> None:
-        """Let a job run now, also one that is paused."""
+        """Run a job now, even a paused one; raise Refused if it is already running."""
         if self.job(name).running:
             raise Refused(f"`{name}` is already running. See the result: `/mautic schedule list`")
         self._record(name, "job.asked", actor)
@@ -137,7 +137,7 @@ class Jobs:
             audit.record(transaction, audit.Event(event, actor, detail={"job": name}), self.clock())
 
     def begin(self, name: str, *, asked: bool = False) -> bool:
-        """Record that a run begins; False when the job is paused and nobody asked for it."""
+        """Record that a run begins; return False if the job is paused and nobody asked for the run."""
         with self.database.transaction() as transaction:
             done = transaction.execute(
                 "INSERT INTO jobs (name, started) VALUES (:name, :now) ON CONFLICT (name) DO UPDATE"
@@ -155,7 +155,7 @@ class Jobs:
             )
 
     def recover(self) -> None:
-        """After a start: say of the runs that the last process did not end that they were cut."""
+        """After a start: record the runs that the last process did not end as interrupted."""
         self._awake = self.clock()
         for job in self.all():
             if job.running:

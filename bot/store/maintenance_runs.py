@@ -1,7 +1,7 @@
-"""Maintenance runs: the operations of one job run are one row of the audit log, plus one for each failure.
+"""Maintenance runs: the operations of one run of a job share one row of the audit log, plus one for each failure.
 
-A run goes on for as long as its job has something to do, over several looks; once nothing of it is open or has ended of
-late, it is summed up.
+A run lasts, over several looks, for as long as its job has something to do. Once none of its operations is open or has
+ended recently, the run is summed up.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from bot.store import audit
 from bot.store.database import Database
 
 QUIET = 150.0
-"""Seconds after which a run is over where nothing of it has ended: a job looks each minute, and asks for a few."""
+"""Seconds without an end of any of its operations after which a run is over: a job looks every minute, for a few."""
 BY_THEMSELVES = frozenset({"purge"})
-"""Commands that are of no run: what is removed for good is told of row by row, whoever asked for it."""
+"""Commands that belong to no run: each permanent removal has audit rows of its own, whoever requested it."""
 
 
 def run_of(database: Database, job: str, command: str, now: float) -> int:
-    """Return the number of a job's current run, or of a new one; 0 for what belongs to none."""
+    """Return the number of a job's current run, or of a new one; 0 for a command that belongs to no run."""
     if command in BY_THEMSELVES:
         return 0
     with database.transaction() as transaction:
@@ -66,6 +66,6 @@ def sum_up(database: Database, now: float) -> None:
 
 
 def forget(database: Database, before: float) -> None:
-    """Delete records of runs summed up before a moment; the audit log keeps them."""
+    """Delete the records of runs summed up before a moment (epoch seconds); the audit log keeps their rows."""
     with database.transaction() as transaction:
         transaction.execute("DELETE FROM maintenance_runs WHERE ended < ?", (before,))

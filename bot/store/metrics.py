@@ -1,7 +1,7 @@
-"""What was measured of tenants and hosts: every look for two days, then by the hour for sixty, then by the day.
+"""Measurements of tenants and hosts: every look for two days, then by the hour for sixty, then by the day.
 
-All figures of one sweep have the same time. A mean stays a mean when it is rolled up; of what fills up or piles up the
-highest is kept. How it all grows is told by `bot.store.growth`.
+All figures of one sweep have the same time. Means are rolled up to means; of figures that fill up or pile up the
+highest is kept. `bot.store.growth` computes how fast they grow.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from bot.store.database import Database
 
 RAW, HOUR, DAY = 0, 3600, 86_400
 KEEP = {RAW: 2 * DAY, HOUR: 60 * DAY}
-"""Seconds that looks and hours are kept; days stay."""
+"""Seconds that single looks and hours are kept; days are kept for ever."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one look at a tenant measured; None is what could not be seen. `up`: its page was there.
+    """What one look at a tenant measured; None where it could not be measured. `up`: its page was there.
 
-    `disk` in bytes as its limit counts them, `disk_limit`; `memory` as the tenant itself counts it, without what gives
-    way; `cpu_time` in nanoseconds since the container's start, `page` and `queue_age` in seconds.
+    `disk` and `disk_limit` in bytes, as the limit counts them; `memory` in bytes as the tenant itself counts it,
+    without reclaimable memory; `cpu_time` in nanoseconds since the container's start; `page` and `queue_age` in
+    seconds.
     """
 
     tenant: str
@@ -42,8 +43,8 @@ class Reading:
 class Sample:
     """A tenant at a moment, or over the hour or day that begins at `at` (epoch seconds; `span`: RAW, HOUR or DAY).
 
-    `looks`: how many it is made of; `up`: the share of them in which the page was there; `page`, `memory` and `cpu`
-    (cores in use) are means beside their highest; the others are the highest.
+    `looks`: the number of looks in it; `up`: the share of them in which the page was there; `page`, `memory` and `cpu`
+    (cores in use) are means, beside their highest values; the others are the highest values.
     """
 
     span: int
@@ -65,7 +66,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class KnownDisk:
-    """What a tenant used of its disk, in bytes, and its limit (None: not known), as measured last, at epoch seconds."""
+    """The last measurement of a tenant's disk: bytes used, the limit (None: unknown), and when, in epoch seconds."""
 
     at: int
     used: int
@@ -74,9 +75,9 @@ class KnownDisk:
 
 @dataclass(frozen=True)
 class Held:
-    """How many snapshots a tenant had, and the bytes that they held, when they were measured last, at epoch seconds.
+    """The last measurement of a tenant's snapshots: their number, the bytes that they hold, and when, in epoch seconds.
 
-    At least so many: what several of them share, and nothing else has, is counted as no single one's.
+    They hold at least so many bytes: data that only several of them share is counted for none of them.
     """
 
     at: int
@@ -86,7 +87,7 @@ class Held:
 
 @dataclass(frozen=True)
 class HostReading:
-    """What one look at a host measured: bytes of its pool and of its memory (None: not told), and its load."""
+    """What one look at a host measured: bytes of its pool and of its memory (None: unknown), and its load."""
 
     used: int
     total: int
@@ -97,7 +98,7 @@ class HostReading:
 
 @dataclass(frozen=True)
 class HostSample:
-    """A host at a moment, or at its fullest in the hour or day that begins at `at`: as in a `HostReading`."""
+    """A host at a moment, or its highest values in the hour or day that begins at `at`; fields as in `HostReading`."""
 
     span: int
     at: int
@@ -133,9 +134,10 @@ def record(
     hosts: Mapping[str, HostReading],
     until: Callable[[float], float] | None = None,
 ) -> None:
-    """Write down one sweep: its readings of tenants, and of hosts by name. Then roll up what is over.
+    """Store one sweep: its readings of tenants, and of hosts by name. Then roll up what is over.
 
-    `until` as `Uptime.before`, for what is forgotten; None: by the wall clock alone.
+    `until`: returns the time before which rows of a given age in seconds are deleted, as `Uptime.before` does; None: by
+    the wall clock alone.
     """
     now = int(at)
     before = {
@@ -182,7 +184,7 @@ def record(
 
 
 def _cores(reading: Reading, at: int, before: sqlite3.Row | None) -> float | None:
-    """Cores in use since the look before; None after a restart, which begins the count anew."""
+    """Return the cores in use since the look before; None after a restart, which resets the count."""
     if reading.cpu_time is None or before is None or before["cpu_time"] is None:
         return None
     used = reading.cpu_time - before["cpu_time"]
@@ -190,9 +192,10 @@ def _cores(reading: Reading, at: int, before: sqlite3.Row | None) -> float | Non
 
 
 def roll_up(transaction: sqlite3.Connection, now: float, until: Callable[[float], float]) -> None:
-    """Make hours of looks and days of hours, once they are over, and forget what is older than its keeping.
+    """Summarise looks to hours and hours to days, once these are over, and delete rows older than `KEEP`.
 
-    Decides from what there is: after any downtime the next call makes all that is missing, and twice changes nothing.
+    Decides from the rows that exist: after any downtime the next call makes all that is missing, and a second call
+    changes nothing.
     """
     for table, subject, kinds in (("tenant_samples", "tenant", _TENANTS), ("host_samples", "host", _HOSTS)):
         merged = ", ".join(
@@ -200,7 +203,7 @@ def roll_up(transaction: sqlite3.Connection, now: float, until: Callable[[float]
             for name, kind in kinds.items()
         )
         for finer, span in ((RAW, HOUR), (HOUR, DAY)):
-            # What a clock that was ahead left in the future is none of its past, and stays.
+            # Rows that a clock which was ahead left in the future are not part of the past, and stay.
             transaction.execute(
                 f"INSERT OR IGNORE INTO {table} (span, at, {subject}, looks, {', '.join(kinds)})"  # noqa: S608
                 f" SELECT :span, at / :span * :span AS start, {subject}, sum(looks), {merged} FROM {table}"
@@ -210,7 +213,7 @@ def roll_up(transaction: sqlite3.Connection, now: float, until: Callable[[float]
                 f" GROUP BY start, {subject}",
                 {"span": span, "finer": finer, "now": int(now)},
             )
-            # Never what is not rolled up yet: the hour or day that it belongs to is over.
+            # Never rows that are not rolled up yet: only those of hours or days that are over are deleted.
             transaction.execute(
                 f"DELETE FROM {table} WHERE span = ? AND at < ?",  # noqa: S608
                 (finer, max(until(KEEP[finer]), 0) // span * span),
@@ -218,7 +221,7 @@ def roll_up(transaction: sqlite3.Connection, now: float, until: Callable[[float]
 
 
 def history(database: Database, tenant: str, since: float, now: float, span: int = HOUR) -> list[Sample]:
-    """Return a tenant's past, oldest first, by the hour (or DAY; RAW: each look), with the end that is not over yet."""
+    """Return a tenant's past, oldest first, by HOUR (or DAY; RAW: each look); what is not over yet in finer samples."""
     return [Sample(**row) for row in _past(database, "tenant_samples", "tenant", tenant, since, now, span)]
 
 
@@ -230,7 +233,7 @@ def pool_history(database: Database, host: str, since: float, now: float, span: 
 def _past(
     database: Database, table: str, column: str, subject: str, since: float, now: float, span: int
 ) -> list[dict[str, Any]]:
-    """Read the coarse rows, then the finer ones of what is not rolled up."""
+    """Read the coarse rows, then the finer ones of the time that is not rolled up yet."""
     found: list[dict[str, Any]] = []
     for level in (DAY, HOUR, RAW):
         if level <= span:
@@ -257,7 +260,7 @@ def latest(database: Database, now: float) -> dict[str, Sample]:
 
 
 def day_before(database: Database, tenant: str, at: float) -> tuple[float | None, int | None]:
-    """Return the seconds of a tenant's page on average, and its most log errors, on the day before a moment."""
+    """Return a tenant's average page seconds, and its highest number of log errors, on the day before a moment."""
     row = database.read(
         "SELECT avg(page) AS page, max(log_errors) AS errors FROM tenant_samples"
         " WHERE tenant = ? AND span = 3600 AND at BETWEEN ? AND ?",
@@ -279,8 +282,8 @@ def hosts(database: Database, now: float) -> dict[str, HostSample]:
 
 
 def highest(database: Database, since: float, now: float) -> dict[str, int]:
-    """Return the most memory in bytes that each tenant used since then, by day and hour, and at the last look."""
-    # Days that are over for long are rolled up; yesterday's hours may not be yet.
+    """Return the most memory in bytes that each tenant used since a moment, by days, hours and the last look."""
+    # Earlier days are rolled up; yesterday's hours may not be yet.
     hours = max(int(since) // HOUR * HOUR, int(now) // DAY * DAY - DAY)
     rows = database.read(
         "SELECT tenant, max(memory_max) AS most FROM tenant_samples"
@@ -295,7 +298,7 @@ def highest(database: Database, since: float, now: float) -> dict[str, int]:
 
 
 def queued_since(database: Database, since: float, now: float) -> set[str]:
-    """Return the tenants in which mail was seen to wait for its worker since then, in the last two days."""
+    """Return the tenants in which a look since a moment saw mail wait for its worker; looks are kept for two days."""
     rows = database.read(
         "SELECT DISTINCT tenant FROM tenant_samples WHERE span = 0 AND at BETWEEN ? AND ? AND queue_age > 0", since, now
     )
@@ -303,9 +306,9 @@ def queued_since(database: Database, since: float, now: float) -> set[str]:
 
 
 def busy_since(database: Database, since: float, now: float) -> set[str]:
-    """Return the tenants that got or lost contacts since then, or in which mail waited, by the hour and the last look.
+    """Return the tenants that gained or lost contacts, or in which mail waited, since a moment.
 
-    Contacts are counted at their highest of each hour.
+    Decides from the hours, each with its highest number of contacts, and the last look.
     """
     rows = database.read(
         "SELECT tenant FROM tenant_samples WHERE (span = 3600 AND at BETWEEN ?1 AND ?2 OR span = 0"
@@ -318,13 +321,13 @@ def busy_since(database: Database, since: float, now: float) -> set[str]:
 
 
 def disks(database: Database) -> dict[str, KnownDisk]:
-    """Return what is known of each tenant's disk, also of those that no sweep can measure now, as they do not run."""
+    """Return the last known disk use of each tenant, including those that do not run, which no sweep can measure."""
     rows = database.read("SELECT * FROM tenant_disks")
     return {row["tenant"]: KnownDisk(row["at"], row["used"], row["size"]) for row in rows}
 
 
 def note_snapshots(database: Database, tenant: str, at: float, sizes: Iterable[int]) -> None:
-    """Keep what a tenant's snapshots hold, by the bytes that each of them alone does."""
+    """Store what a tenant's snapshots hold; `sizes`: the bytes that each of them alone holds."""
     held = list(sizes)
     with database.transaction() as transaction:
         transaction.execute(
@@ -334,13 +337,13 @@ def note_snapshots(database: Database, tenant: str, at: float, sizes: Iterable[i
 
 
 def snapshots(database: Database) -> dict[str, Held]:
-    """Return what each tenant's snapshots were found to hold last."""
+    """Return the last measurement of each tenant's snapshots, by tenant."""
     rows = database.read("SELECT * FROM tenant_snapshots")
     return {row["tenant"]: Held(row["at"], row["count"], row["held"]) for row in rows}
 
 
 def looked_at(database: Database, now: float) -> dict[str, int]:
-    """Return when each tenant was looked at last, of those that were in the last two days."""
+    """Return when each tenant was last looked at, in epoch seconds; only those looked at within two days."""
     rows = database.read(
         "SELECT tenant, max(at) AS at FROM tenant_samples WHERE span = 0 AND at <= ? GROUP BY tenant", now
     )
@@ -348,14 +351,14 @@ def looked_at(database: Database, now: float) -> dict[str, int]:
 
 
 def looked_since(database: Database, at: float) -> dict[str, bool]:
-    """Return the tenants that were looked at since then, and whether their page was there the last time."""
-    # SQLite gives the other columns of the row that has the maximum.
+    """Return the tenants that were looked at since a moment, and whether their page was there the last time."""
+    # SQLite takes the other columns from the row that has the maximum.
     sql = "SELECT tenant, up, max(at) FROM tenant_samples WHERE span = 0 AND at >= ? GROUP BY tenant"
     return {row["tenant"]: bool(row["up"]) for row in database.read(sql, at)}
 
 
 def down_since(database: Database, at: float) -> set[str]:
-    """Return the tenants that were down at a look until then, and up at none since."""
+    """Return the tenants that were down at a look up to a moment, and have been up at none since that look."""
     rows = database.read(
         "SELECT tenant FROM tenant_samples WHERE span = 0 GROUP BY tenant"
         " HAVING max(iif(up = 0 AND at <= ?, at, 0)) > max(iif(up > 0, at, 0))",
@@ -365,7 +368,7 @@ def down_since(database: Database, at: float) -> set[str]:
 
 
 def awake_since(database: Database, now: float) -> float:
-    """Return since when there has been a look at least every half hour; 0 without any."""
+    """Return since when (epoch seconds) there has been a look at least every half hour; 0 without any look."""
     rows = database.read(
         "SELECT max(at) AS at FROM (SELECT at, lag(at) OVER (ORDER BY at) AS before FROM"
         " (SELECT DISTINCT at FROM host_samples WHERE span = 0 AND at <= ?))"

@@ -1,6 +1,6 @@
-"""The tables of the file, change by change. None is ever altered or removed: files in the field have them.
+"""The database schema, migration by migration. None is ever altered or removed: databases in the field have them.
 
-The file is longer than others and only grows, as its order is what it says.
+The module is longer than others and only grows, because the order of the migrations matters.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import sqlite3
 import sys
 
-# sqlite_utils loads numpy wherever it is installed, as for the chart: 14 MB that the bot has no use for.
+# sqlite_utils imports numpy if it is installed, as it is for the chart: 14 MB that the bot does not need.
 sys.modules.setdefault("numpy", None)  # type: ignore[arg-type]
 
 import sqlite_utils  # noqa: E402
@@ -18,23 +18,23 @@ from sqlite_utils import Migrations  # noqa: E402
 from bot.store import before_keys  # noqa: E402
 
 if sys.modules["numpy"] is None:
-    # Who looks for it later is to find it.
+    # Later imports are to find the real module.
     del sys.modules["numpy"]
 
 MAINTENANCE = 1_000_000_000
-"""The numbers of maintenance are above this, those of people's requests below."""
+"""The numbers of maintenance operations are above this, those of people's requests below."""
 
 _changes = Migrations("mautic-ops")
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Make the changes that a file has not had yet."""
+    """Run the migrations that a database has not had yet."""
     _changes.apply(sqlite_utils.Database(connection))
 
 
 @_changes()
 def m001_begin(db: sqlite_utils.Database) -> None:
-    """Operations, steps, decisions, thread notes, the inbox, held secrets, and the audit log."""
+    """Create the tables of operations, steps, decisions, thread notes, deliveries, first logins, and the audit log."""
     db.executescript(
         """
         CREATE TABLE operations (
@@ -80,7 +80,7 @@ def m001_begin(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m002_undo_and_inserts(db: sqlite_utils.Database) -> None:
-    """Who asked for an operation to be taken back; no row of the audit log replaced or put in by INSERT either."""
+    """Add who asked for a rollback; keep INSERT from replacing rows of the audit log or adding them out of order."""
     db.executescript(
         """
         ALTER TABLE operations ADD COLUMN undo_by TEXT NOT NULL DEFAULT '';
@@ -94,7 +94,7 @@ def m002_undo_and_inserts(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m004_jobs(db: sqlite_utils.Database) -> None:
-    """How each job stands: who paused it, its last run and what came of it."""
+    """Create the table of jobs: who paused each, its last run and the result of that."""
     db.executescript(
         """
         CREATE TABLE jobs (
@@ -106,7 +106,7 @@ def m004_jobs(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m005_samples(db: sqlite_utils.Database) -> None:
-    """What was measured of tenants and hosts; `span`: seconds that a row covers, 0 for a single look."""
+    """Create the tables of tenant and host measurements; `span`: seconds that a row covers, 0 for a single look."""
     db.executescript(
         """
         CREATE TABLE tenant_samples (
@@ -124,7 +124,7 @@ def m005_samples(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m007_incidents(db: sqlite_utils.Database) -> None:
-    """Incidents, one of a kind open at a time, and what their threads are told."""
+    """Create the tables of incidents, at most one open per subject and kind, and of the notes for their threads."""
     db.executescript(
         """
         CREATE TABLE incidents (
@@ -146,7 +146,7 @@ def m007_incidents(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m006_digests(db: sqlite_utils.Database) -> None:
-    """The digest of each local day: what is to be said, and how much of it was posted."""
+    """Create the table of digests, one per local day: what each says, and how much of that was posted."""
     db.executescript(
         """
         CREATE TABLE digests (
@@ -158,7 +158,7 @@ def m006_digests(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m009_begun(db: sqlite_utils.Database) -> None:
-    """Whether a step of an operation began that nobody took back: unlike the steps' times it outlives a retry."""
+    """Add whether a step of an operation began and was not rolled back: unlike step times, it outlives a retry."""
     db.executescript(
         """
         ALTER TABLE operations ADD COLUMN begun INTEGER NOT NULL DEFAULT 0;
@@ -170,7 +170,7 @@ def m009_begun(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m010_snapshots_pass(db: sqlite_utils.Database) -> None:
-    """A request that waits for its approval holds its tenant, but not against the bot's own snapshots."""
+    """Let the bot's own snapshots run on a tenant that is locked by a request waiting for approval."""
     db.executescript(
         """
         DROP INDEX one_open_operation;
@@ -185,19 +185,19 @@ def m010_snapshots_pass(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m011_tried_notes(db: sqlite_utils.Database) -> None:
-    """Whether a note was tried to be posted: then it is looked for before it is posted again."""
+    """Add whether posting a note was tried: then the bot looks for the note before it posts it again."""
     db.executescript("ALTER TABLE notes ADD COLUMN tried INTEGER NOT NULL DEFAULT 0;")
 
 
 @_changes()
 def m012_figures(db: sqlite_utils.Database) -> None:
-    """Since when the head of an incident shows figures that have changed."""
+    """Add since when the head of an incident shows figures that have changed."""
     db.executescript("ALTER TABLE incidents ADD COLUMN outdated REAL;")
 
 
 @_changes()
 def m013_snapshots_taken(db: sqlite_utils.Database) -> None:
-    """The steps in the audit log that took a snapshot, by time: a big fleet has thousands a day."""
+    """Index the steps in the audit log that took a snapshot, by time: a big fleet has thousands a day."""
     db.executescript(
         """
         CREATE INDEX snapshots_taken ON audit(at, tenant)
@@ -208,7 +208,7 @@ def m013_snapshots_taken(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m014_purges_pass(db: sqlite_utils.Database) -> None:
-    """A request that waits for its approval holds its tenant against neither snapshots nor purges of the bot's own."""
+    """Let the bot's own purges, too, run on a tenant that is locked by a request waiting for approval."""
     db.executescript(
         """
         DROP INDEX one_open_operation;
@@ -221,7 +221,7 @@ def m014_purges_pass(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m015_aftermath(db: sqlite_utils.Database) -> None:
-    """Who ended an operation that was not carried out, and as JSON what one that failed left behind."""
+    """Add who ended an operation that was not carried out, and what a failed one left behind, as JSON."""
     db.executescript(
         """
         ALTER TABLE operations ADD COLUMN ended_by TEXT NOT NULL DEFAULT '';
@@ -232,7 +232,7 @@ def m015_aftermath(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m016_unsaid(db: sqlite_utils.Database) -> None:
-    """What is said only in one state of an operation, what Slack does not take, and who was warned of what."""
+    """Add the only state in which a note is posted, the messages that Slack refuses, and who was warned of what."""
     db.executescript(
         """
         ALTER TABLE notes ADD COLUMN only_in TEXT NOT NULL DEFAULT '';
@@ -245,9 +245,9 @@ def m016_unsaid(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m017_disks(db: sqlite_utils.Database) -> None:
-    """What was measured of disks so far was of another measure than their limits: it is compared with nothing any more.
+    """Delete disk figures not measured as the limits count; create the table of the last known disk use of tenants.
 
-    And what is known last of each tenant's disk, which no sweep can measure where it does not run.
+    No sweep can measure the disk of a tenant that does not run.
     """
     db.executescript(
         """
@@ -260,13 +260,13 @@ def m017_disks(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m018_given_up(db: sqlite_utils.Database) -> None:
-    """Why somebody ended an operation as it stood."""
+    """Add why somebody gave an operation up."""
     db.executescript("ALTER TABLE operations ADD COLUMN reason TEXT NOT NULL DEFAULT '';")
 
 
 @_changes()
 def m019_host_memory(db: sqlite_utils.Database) -> None:
-    """What was measured of a host's memory, and its load."""
+    """Add the measurements of a host's memory, and its load."""
     db.executescript(
         """
         ALTER TABLE host_samples ADD COLUMN memory INTEGER;
@@ -278,15 +278,15 @@ def m019_host_memory(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m020_uncounted(db: sqlite_utils.Database) -> None:
-    """The hosts whose pools are not counted, since when: the bot has had them counted anew once by then."""
+    """Create the table of hosts whose pools do not count disk use, and since when: the bot restarted the count then."""
     db.executescript("CREATE TABLE uncounted (host TEXT PRIMARY KEY, since REAL NOT NULL) WITHOUT ROWID;")
 
 
 @_changes()
 def m021_lived(db: sqlite_utils.Database) -> None:
-    """The seconds lived through, how far ahead of them the wall clock was, and what was found once and waits.
+    """Create the tables of elapsed time, of how far ahead the wall clock was, and of what awaits a second look.
 
-    What was written down before counts as lived through from now on only.
+    For records from before this migration, elapsed time counts from now on only.
     """
     db.executescript(
         """
@@ -301,7 +301,7 @@ def m021_lived(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m022_held_since(db: sqlite_utils.Database) -> None:
-    """When credentials were made, as it takes the time from then on to forget them."""
+    """Add when credentials were made: their expiry takes that much elapsed time."""
     db.executescript(
         """
         ALTER TABLE secrets ADD COLUMN made REAL NOT NULL DEFAULT 0;
@@ -312,13 +312,13 @@ def m022_held_since(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m023_lived_deliveries(db: sqlite_utils.Database) -> None:
-    """When a delivery came, by the time lived through; 0: not known."""
+    """Add when a delivery came, in elapsed time; 0: unknown."""
     db.executescript("ALTER TABLE inbox ADD COLUMN lived REAL NOT NULL DEFAULT 0;")
 
 
 @_changes()
 def m024_tenant_snapshots(db: sqlite_utils.Database) -> None:
-    """What is known last of the bytes that each tenant's snapshots hold: only a request for each tells."""
+    """Create the table of the last known bytes in each tenant's snapshots, which take a request per tenant to read."""
     db.executescript(
         """
         CREATE TABLE tenant_snapshots (
@@ -329,17 +329,17 @@ def m024_tenant_snapshots(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m025_asked(db: sqlite_utils.Database) -> None:
-    """When an operation was asked for, by the time lived through; NULL: not known."""
+    """Add when an operation was requested, in elapsed time; NULL: unknown."""
     db.executescript("ALTER TABLE operations ADD COLUMN asked REAL;")
 
 
 @_changes()
 def m026_step_keys(db: sqlite_utils.Database) -> None:
-    """The key of each step, what a plan was made from, whether its commit point was passed, and why a step failed.
+    """Add the key of each step, what a plan was made from, whether its commit point was passed, and why a step failed.
 
-    All of that had been told by words; a row of the audit log stays as it is.
+    Until then all of that was read from words. Rows of the audit log stay as they are.
     """
-    # One by one: a script would commit what comes before it.
+    # One by one: `executescript` would commit what comes before it.
     for statement in _STEP_KEYS:
         db.conn.execute(statement)
     _keys_for_words(db.conn)
@@ -355,7 +355,7 @@ _STEP_KEYS = (
     """ WHERE event = 'step.finished' AND detail LIKE '%"step": "Take %snapshot%'""",
     "DROP INDEX snapshots_taken",
     "CREATE INDEX snapshots_of_tenants_by_time ON snapshots_of_tenants(at, tenant)",
-    # In whichever try: a retry begins the steps anew, and the audit log knows of those before.
+    # In any attempt: a retry resets the steps, but the audit log has those of earlier attempts.
     "UPDATE operations SET committed = 1 WHERE (id, tenant) IN (SELECT operation, tenant FROM audit"
     " WHERE event = 'step.finished' AND json_extract(detail, '$.step') = 'See its login page')",
     "UPDATE operations SET cause = outcome WHERE undo_by = 'system'",
@@ -370,7 +370,7 @@ def _keys_for_words(connection: sqlite3.Connection) -> None:
         "UPDATE steps SET key = ?, takes_snapshot = ? WHERE title = ?",
         [(before_keys.key_of(title), before_keys.takes_snapshot(title), title) for title in titles],
     )
-    # What has ended otherwise is never planned again.
+    # Operations in any other state have ended and are never planned again.
     waiting = connection.execute(
         "SELECT id, command, arguments, plan FROM operations"
         " WHERE state IN ('awaiting_approval', 'queued', 'running', 'failed', 'needs_attention')"
@@ -391,12 +391,12 @@ def _keys_for_words(connection: sqlite3.Connection) -> None:
 
 @_changes()
 def m027_freezes(db: sqlite_utils.Database) -> None:
-    """Freezes, one of a tenant at a time ("": of all); and which guard a queued operation waits for.
+    """Create the table of freezes, one per tenant ("": all) at a time; add which guard a queued operation waits for.
 
-    What waits for the end of a freeze, which may last for days, holds its tenant against people, but not against the
-    bot's own snapshots.
+    An operation that waits for the end of a freeze, which may last for days, locks its tenant against people, but not
+    against the bot's own snapshots.
     """
-    # One by one: a script would commit what comes before it.
+    # One by one: `executescript` would commit what comes before it.
     for statement in _FREEZES:
         db.conn.execute(statement)
 
@@ -417,11 +417,11 @@ _FREEZES = (
 
 @_changes()
 def m028_subjects(db: sqlite_utils.Database) -> None:
-    """What an operation is on, the batch that it is a child of, and how each batch stands.
+    """Add what an operation changes and the batch that it is a child of; create the table of batches.
 
-    `parent` 0: of none. `forgiven`: failures that somebody went on after.
+    `parent` 0: none. `forgiven`: failures after which somebody continued the batch.
     """
-    # One by one: a script would commit what comes before it.
+    # One by one: `executescript` would commit what comes before it.
     for statement in _SUBJECTS:
         db.conn.execute(statement)
 
@@ -439,9 +439,9 @@ _SUBJECTS = (
 
 @_changes()
 def m029_numbers(db: sqlite_utils.Database) -> None:
-    """People's requests and maintenance are counted apart, and maintenance that was asked for together is one run.
+    """Number people's requests and maintenance separately, and group maintenance that was requested together into runs.
 
-    `asked_after`: the last number of a person's request by then. Old numbers stay; each kind goes on above them.
+    `asked_after`: the last number of a person's request by then. Old numbers stay; each kind continues above them.
     """
     for statement in _NUMBERS:
         db.conn.execute(statement)
@@ -465,10 +465,11 @@ _NUMBERS = (
 
 @_changes()
 def m030_evidence(db: sqlite_utils.Database) -> None:
-    """What rehearsals of upgrades found. `found`: a document, as `bot.model.evidence` reads it.
+    """Create the tables of rehearsal results. `found`: a document, as `bot.model.evidence` reads it.
 
-    `offer`: the upgrade is requested once it has passed. `offered`: rehearsals, and batches of them, whose thread was
-    told what came of them. `ring`: of a batch's children, which begin ring by ring, `soak` seconds apart.
+    `offer`: the upgrade is requested once the rehearsal has passed. `offered`: rehearsals, and batches of them, whose
+    result was reported in their thread. `ring`: the ring of a batch's child; rings begin one after the other, `soak`
+    seconds apart.
     """
     db.conn.execute(
         "CREATE TABLE evidence (operation INTEGER PRIMARY KEY, tenant TEXT NOT NULL, version TEXT NOT NULL,"
@@ -482,9 +483,9 @@ def m030_evidence(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m031_planned(db: sqlite_utils.Database) -> None:
-    """What waits for its time, for the hours of the settings or for the end of a send may do so for days.
+    """Let the bot's own snapshots run while an operation waits for its time, the settings' hours or the end of a send.
 
-    As with a freeze, it holds its tenant against people, and not against the bot's own snapshots.
+    That may take days. As with a freeze, the operation locks its tenant against people all the same.
     """
     db.conn.execute("DROP INDEX one_operation_under_way")
     db.conn.execute(
@@ -496,5 +497,5 @@ def m031_planned(db: sqlite_utils.Database) -> None:
 
 @_changes()
 def m032_id_floor(db: sqlite_utils.Database) -> None:
-    """The job `numbers` is called `id-floor`; whether it is paused, and how its last run went, goes along."""
+    """Rename the job `numbers` to `id-floor`, which keeps whether it is paused, and how its last run went."""
     db.conn.execute("UPDATE jobs SET name = 'id-floor' WHERE name = 'numbers'")

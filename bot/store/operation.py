@@ -1,4 +1,4 @@
-"""An operation as it is stored: a record, its states, and what follows from them. Nothing here reads or writes."""
+"""An operation as it is stored: its record, its states, and what follows from them. Reads and writes nothing."""
 
 from __future__ import annotations
 
@@ -24,30 +24,31 @@ State = Literal[
     "given_up",
     "waiting",
 ]
-"""`waiting`: a child of a batch whose turn has not come; it holds its tenant no more than what has ended."""
+"""`waiting`: a child of a batch whose turn has not come; like an ended operation, it does not lock its tenant."""
 OPEN = ("awaiting_approval", "queued", "running", "needs_attention")
 IS_OPEN = "state IN ('awaiting_approval', 'queued', 'running', 'needs_attention')"
 LASTING = ("freeze", "time", "window", "sending")
-"""Guards that may hold an operation for hours or days: meanwhile the bot's own snapshots go on."""
+"""Guards that may make an operation wait for hours or days: meanwhile the bot's own snapshots go on."""
 IS_UNDER_WAY = (
     "state IN ('queued', 'running', 'needs_attention')"
     " AND NOT (state = 'queued' AND held_by IN ('freeze', 'time', 'window', 'sending'))"
 )
-"""Conditions of what holds its tenant against people, and of what holds it against the bot's own snapshots too."""
+"""SQL conditions of operations that lock their tenant: `IS_OPEN` of those that lock it against people's requests,
+`IS_UNDER_WAY` of those that lock it against the bot's own snapshots too."""
 WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'))"
-"""The condition of all but maintenance that went well: there are some every hour."""
+"""The SQL condition of all operations but maintenance that has not failed, of which there is some every hour."""
 RESPONDERS = "\ue000responders\ue000"
-"""Stands in a note for those who can put an operation right; the announcer names them, as Slack knows who they are.
-In what people type there is no such character once it is escaped."""
+"""Placeholder in a note for the people who can put an operation right; the announcer replaces it with their mention,
+because Slack knows who they are. `bot.model.text.escape` removes this character from what people type."""
 NEVER = 1 << 62
-"""`announced` of an operation that has no card: no revision comes after it."""
+"""`announced` of an operation that has no card: no revision is higher."""
 
 
 @dataclass(frozen=True)
 class StepRow:
     """A step as recorded; times in epoch seconds, None while it has not happened.
 
-    `key` is "" where a release before keys wrote a title that no release knows.
+    `key` is "" for a step of a release before step keys whose title is unknown.
     """
 
     title: str
@@ -59,7 +60,7 @@ class StepRow:
 
 @dataclass(frozen=True)
 class Decision:
-    """One person's say on a request."""
+    """One person's decision on a request."""
 
     actor: str
     verdict: str
@@ -72,18 +73,18 @@ class Decision:
 class Operation:
     """One row, with its steps and decisions.
 
-    `undo_by`: for whom it is being taken back; SYSTEM, when a step failed, and `outcome` says why already. With
-    `needs_attention`: it is as soon as a host that is silent answers.
-    `reason`: why it was given up. `begun`: a step of it began that nobody took back. `committed`: its commit point was
-    passed, in whichever try. `cause`: why a step failed, while what was begun is taken back or cannot be.
-    `asked`: when, by the time lived through; None: not known.
-    `held_by`: the key of the guard that it waits for before it begins, and `outcome` says why.
-    `subject`: what it is on; `tenant` is "" where it is on no single one. `host`: the one it is on, or that its batch
-    counts it on, "": none. `parent`: the batch that it is a child of, 0: of none. `asked_after`: the last number of
-    a person's request when it was asked for. `run`: the run of maintenance that it is of, whose one row tells of it, 0:
-    of none. `ring`: of a batch's child, see `bot.model.plan`.
-    `ended_by`: the person who withdrew it, or had it taken back. `aftermath`: what a failure left, of the keys of
-    `bot.engine.attention.Aftermath`, and `left`, a sentence.
+    `undo_by`: for whom it is being rolled back; SYSTEM if a step failed, and then `outcome` already says why. In state
+    `needs_attention`: it is rolled back as soon as a silent host answers.
+    `reason`: why it was given up. `begun`: a step of it began and was not rolled back. `committed`: it passed its
+    commit point, in any attempt. `cause`: why a step failed, while the rollback is in progress or cannot be completed.
+    `asked`: when it was requested, in elapsed time (`Uptime.now`); None: unknown.
+    `held_by`: the key of the guard that it waits for before it begins; `outcome` says why.
+    `subject`: what it changes; `tenant` is "" if that is no single tenant. `host`: the host that it is on, or that its
+    batch counts it on; "": none. `parent`: the batch that it is a child of; 0: none. `asked_after`: the last number of
+    a person's request when it was created. `run`: its run of maintenance, whose one audit row stands for it; 0: none.
+    `ring`: the ring of a batch's child, see `bot.model.plan`.
+    `ended_by`: who cancelled, stopped or gave it up, or had it rolled back. `aftermath`: what a failure left: keys of
+    `bot.engine.attention.Aftermath`, or `left`, a clause.
     """
 
     id: int
@@ -125,24 +126,24 @@ class Operation:
 
     @property
     def open(self) -> bool:
-        """Whether it still holds its tenant."""
+        """Whether it still locks its tenant."""
         return self.state in OPEN
 
     @property
     def named(self) -> str:
-        """What people call it: by its number, or of the bot's own maintenance by what it does."""
+        """What people call it: by its number, or for the bot's own maintenance by what it does."""
         if self.id > MAINTENANCE:
             return f"the bot's own {self.command} of {self.about}"
         return f"request #{self.id}"
 
     @property
     def headed(self) -> str:
-        """What people call it, to begin a sentence with."""
+        """The same as `named`, to begin a sentence with."""
         return self.named[0].upper() + self.named[1:]
 
     @property
     def standing(self) -> str:
-        """How it stands, to end a sentence with; it names who decided last."""
+        """Its state in words, to end a sentence with; names the person who decided last."""
         by = next((one.actor for one in reversed(self.decisions)), "")
         if self.state == "denied":
             return f"was denied by <@{by}>"
@@ -163,24 +164,24 @@ class Operation:
 
     @property
     def promised(self) -> Mapping[str, str]:
-        """What its plan tells before it is done, by label, what has to be seen first above the rest."""
+        """The facts and remarks of its plan, by label; those that must be seen first come first."""
         told = {**self.plan["facts"], **self.plan.get("remarks", {})}
         first = self.plan.get("first", ())
         return {label: told[label] for label in sorted(told, key=lambda label: label not in first)}
 
     @property
     def undoable(self) -> bool:
-        """Whether Undo can roll it back: not past a cutover's commit point, from where the new container serves."""
+        """Whether Undo can roll it back: not past a cutover's commit point, from which on the new container serves."""
         return bool(self.plan["undoable"]) and not (self.cutover and self.committed)
 
     @property
     def children(self) -> int:
-        """How many operations it is a batch of; 0: it is none."""
+        """How many operations it is a batch of; 0: it is not a batch."""
         return int(self.plan.get("children", 0))
 
     @property
     def in_batch(self) -> bool:
-        """Whether the approval that it stands on is one of a whole list."""
+        """Whether its approval is for a whole list of tenants."""
         return bool(self.children or self.parent)
 
     @property
@@ -190,43 +191,43 @@ class Operation:
 
     @property
     def about(self) -> str:
-        """What it is on, for people."""
+        """The tenant, or the number of tenants, that it is on, for people."""
         return f"{self.children} tenants" if self.children else f"`{self.tenant}`"
 
     @property
     def confirmation(self) -> str:
-        """What is typed where an approval takes more than a press: the tenant's name, or how many a batch has."""
+        """What is typed to approve it when a press is not enough: the tenant's name, or a batch's number of tenants."""
         return str(self.children) if self.children else self.tenant
 
     @property
     def cutover(self) -> str:
-        """What it is called that another container takes the tenant's place, "": none does."""
+        """The name of its cutover, such as `move`; "" if no other container takes the tenant's place."""
         before = {"migrate": "move", "restore": "restore"}
         return str(self.plan.get("cutover", before.get(self.command, "")))
 
     @property
     def options(self) -> Mapping[str, str]:
-        """What the approver may choose beside yes and no, each in words; empty: nothing."""
+        """What the approver may choose besides yes and no: each value, and its words; empty: nothing."""
         choice: Mapping[str, Any] = self.plan.get("choice") or {}
         options: Mapping[str, str] = choice.get("options", {})
         return options
 
     @property
     def chosen(self) -> str:
-        """What was chosen of the options, or asked for; empty: nothing yet."""
+        """The option that was chosen or requested; empty: none yet."""
         return str(self.arguments.get(self.plan["choice"]["argument"], "")) if self.options else ""
 
     def step(self, key: str) -> StepRow:
-        """Return the step of a key; one that there is not has not happened."""
+        """Return the step with a key; a missing one is returned as a step that has not happened."""
         return next((step for step in self.steps if step.key == key), StepRow("", None, None, "", key))
 
     def is_of(self, plan: Plan) -> bool:
-        """Whether a plan does what was asked for. Words do not count: they may be other ones since an update.
+        """Whether a plan does what was requested. Words do not count, because an update may have changed them.
 
-        Of what was asked for before there were keys the values are known as far as its card told them.
+        Of requests from before there were step keys, only the values that their cards showed are known and compared.
         """
         if not self.plan.get("of_before"):
-            # Earlier releases stored no rings: a fingerprint over them would cancel what waits.
+            # Not part of the fingerprint: earlier releases stored no rings, so that would cancel requests that wait.
             rings = self.plan.get("rings")
             same = rings is None or rings == [child.ring for child in plan.children]
             return same and plan.fingerprint() == self.fingerprint
@@ -234,12 +235,12 @@ class Operation:
         return self.has_steps_of(plan) and {key: plan.values.get(key) for key in values} == values
 
     def has_steps_of(self, plan: Plan) -> bool:
-        """Whether its steps are those of a plan."""
+        """Whether its steps are those of a plan, by their keys."""
         return plan.keys == tuple(step.key for step in self.steps)
 
     @property
     def again(self) -> str:
-        """What is typed after `/mautic` to ask for the same anew."""
+        """What is typed after `/mautic` to request the same again."""
         if said := self.plan.get("texts", {}).get("again"):
             return str(said)
         words = [self.command, self.tenant]
@@ -248,5 +249,5 @@ class Operation:
 
     @property
     def mark(self) -> str:
-        """What its card and buttons carry: after a loss of the database another request may get the same number."""
+        """The identity on its card and buttons: after a loss of the database another request may get its number."""
         return f"{self.id}.{self.created:.0f}.{self.fingerprint[:8]}"

@@ -1,7 +1,7 @@
-"""Operations: durable changes, and one open operation per tenant. Every change has its audit row.
+"""Operations: durable changes, at most one of them open per tenant. Every change of state has its audit row.
 
-This is the table: requests, and every change of state by `move`. `claims` has who runs which operation, `progress` how
-it runs, and `recovery` what happens to failed ones.
+This module has the table: requests, and every change of state by `move`. `claims` decides which operation runs next,
+`progress` records how it runs, and `recovery` handles failed ones.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from bot.store.operation import IS_OPEN, NEVER, SYSTEM, Decision, Operation, Sta
 from bot.store.uptime import Uptime
 
 MAINTENANCE_ENDS = 10.0
-"""Seconds that a person's request waits for running maintenance on the same tenant."""
+"""Seconds that a person's request waits for running maintenance on the same tenant to end."""
 OF_ONE = 50
-"""Requests of one person that may wait for approval."""
+"""Requests of one person that may wait for approval at the same time."""
 ROUTINE = frozenset(f"operation.{what}" for what in ("started", "resumed", "requeued", "held", "put_back", "succeeded"))
-"""Events that the one audit row of a run of maintenance stands for."""
+"""Events that have no audit row of their own in a run of maintenance: the one row of the run stands for them."""
 
 
 class TenantBusy(NotNow):
@@ -38,7 +38,7 @@ class TenantBusy(NotNow):
 class Operations:
     """The table of operations. `changed` is called after each commit, to wake announcer and runner.
 
-    Longer than other classes, by the arguments of `request`, `add` and `move`: everything else goes by these.
+    Longer than other classes because of the arguments of `request`, `add` and `move`, which everything else uses.
     """
 
     def __init__(self, database: Database, uptime: Uptime, clock: Callable[[], float] = time.time) -> None:
@@ -49,14 +49,14 @@ class Operations:
         self.changed: Callable[[], None] = lambda: None
 
     def get(self, operation: int) -> Operation:
-        """Return one operation, or refuse when none has that number."""
+        """Return one operation, or raise Refused if none has that number."""
         found = self.select("id = ?", operation)
         if not found:
             raise Refused(f"There is no request #{operation}. See all: `/mautic history`")
         return found[0]
 
     def marked(self, mark: str) -> Operation:
-        """Return the operation of a card's button, or refuse when another operation has that number now."""
+        """Return the operation of a card's button, or raise Refused if another operation has that number now."""
         found = self.get(int(mark.partition(".")[0]))
         if found.mark != mark:
             raise Refused(
@@ -66,12 +66,12 @@ class Operations:
         return found
 
     def select(self, where: str, *values: object, order: str = "id", limit: int = 1000) -> list[Operation]:
-        """Return the operations that match an SQL condition of ours (never a person's words)."""
+        """Return the operations that match an SQL condition written in the code (never a person's words)."""
         rows = self.database.read(
             f"SELECT * FROM operations WHERE {where} ORDER BY {order} LIMIT {int(limit)}",  # noqa: S608
             *values,
         )
-        # Two reads for the steps and decisions of all. A child has the approval of its batch.
+        # Two reads get the steps and decisions of all operations. A child has the approval of its batch.
         ids, of = json.dumps([row["id"] for row in rows]), "operation IN (SELECT value FROM json_each(?))"
         decided = json.dumps([row["parent"] or row["id"] for row in rows])
         steps: dict[int, list[StepRow]] = {row["id"]: [] for row in rows}
@@ -86,15 +86,15 @@ class Operations:
         return [_operation(row, steps[row["id"]], decisions.get(row["parent"] or row["id"], [])) for row in rows]
 
     def requested(self, request_key: str) -> bool:
-        """Whether a delivery has made its operation already."""
+        """Whether an operation with this `request_key` exists already."""
         return bool(self.database.read("SELECT 1 FROM operations WHERE request_key = ?", request_key))
 
     def committed(self, operation: int) -> bool:
-        """Whether an operation has passed its commit point in any try: a retry resets the steps."""
+        """Whether an operation has passed its commit point in any attempt: a retry resets the steps."""
         return bool(self.database.read("SELECT 1 FROM operations WHERE id = ? AND committed", operation))
 
     def number_after(self, number: int) -> None:
-        """Give the next operation of its kind a higher number than this."""
+        """Give the next operation of the same kind (request or maintenance) a higher number than this."""
         kind = "maintenance" if number > MAINTENANCE else "person"
         with self.database.transaction() as transaction:
             transaction.execute("UPDATE numbers SET last = ? WHERE kind = ? AND last < ?", (number, kind, number))
@@ -105,7 +105,7 @@ class Operations:
         return number > (asked_after[0][0] if asked_after else operation)
 
     def refuse_if_busy(self, tenant: str, but: int = 0, holds: str = IS_OPEN) -> None:
-        """Raise TenantBusy, naming the other operation, when one locks the tenant; `holds`: IS_OPEN or IS_UNDER_WAY."""
+        """Raise TenantBusy, naming the operation, if one except `but` locks the tenant; `holds`: its SQL condition."""
         if not tenant:
             return
         for holder in self.select(f"tenant = ? AND id <> ? AND {holds}", tenant, but, limit=1):
@@ -125,7 +125,7 @@ class Operations:
             raise TenantBusy(f"`{tenant}` is locked by {who}, which {doing}")
 
     def refuse_one_too_many(self, requester: str) -> None:
-        """Raise Refused when too many requests of one person wait for approval."""
+        """Raise Refused if too many requests of one person wait for approval."""
         rows = self.database.read(
             "SELECT count(*) FROM operations WHERE state = 'awaiting_approval' AND requester = ?", requester
         )
@@ -138,7 +138,8 @@ class Operations:
     def wait_for_maintenance(self, tenant: str) -> None:
         """Let a person's request overtake maintenance and batches on a tenant, so that nobody has to ask twice.
 
-        Maintenance that has not begun is cancelled, and requested again later; what is running has some seconds to end.
+        Maintenance that has not begun is cancelled, and requested again later; running maintenance and children of
+        batches get `MAINTENANCE_ENDS` seconds to end.
         """
         self._overtake(tenant)
         give_up = time.monotonic() + MAINTENANCE_ENDS
@@ -172,13 +173,14 @@ class Operations:
         tell: str = "",
         run: int = 0,
     ) -> Operation:
-        """Write the operation, its steps and the audit row in one transaction; the same `request_key` gives the same.
+        """Store an operation, its steps and its audit row in one transaction, or return the one of this `request_key`.
 
         Args:
-            channel: of its card; empty: it has none, as for maintenance.
+            channel: the channel of its card; empty: no card, as for maintenance.
+            hours: until the request expires.
             approved: nobody has to approve it, so it is queued at once.
             tell: posted in its thread while it waits for approval, for those who can approve.
-            run: the run of maintenance that it belongs to, 0: none.
+            run: its run of maintenance; 0: none.
 
         Raises TenantBusy.
         """
@@ -227,7 +229,7 @@ class Operations:
         asked: float | None = None,
         run: int = 0,
     ) -> int:
-        """Write an operation, its steps and its audit row; return its number."""
+        """Store an operation, its steps and its audit row (unless it has a `run`); return its number."""
         now = self.clock()
         identity, asked_after = self._number(transaction, requester)
         transaction.execute(
@@ -246,7 +248,7 @@ class Operations:
                 plan.fingerprint(),
                 request_key,
                 now,
-                # Nobody approves it once its time has passed.
+                # A request cannot be approved once its planned time has passed.
                 min(now + hours * 3600, plan.at or math.inf),
                 0 if channel else NEVER,
                 asked,
@@ -273,7 +275,7 @@ class Operations:
         return identity
 
     def _number(self, transaction: sqlite3.Connection, requester: str) -> tuple[int, int]:
-        """Return the number of a new operation, and the last number of a person's request."""
+        """Return a number for a new operation, and the last number of a person's request."""
         kind = "maintenance" if requester == SYSTEM else "person"
         transaction.execute("UPDATE numbers SET last = last + 1 WHERE kind = ?", (kind,))
         last = {row["kind"]: row["last"] for row in transaction.execute("SELECT kind, last FROM numbers")}
@@ -292,7 +294,7 @@ class Operations:
         note: str = "",
         **columns: object,
     ) -> bool:
-        """Compare-and-set the state, with an audit row and a note for the thread. False: somebody was quicker."""
+        """Compare-and-set the state, with an audit row and a note for the thread. False: another change was quicker."""
         sets = ", ".join(["state = ?", "revision = revision + 1", *(f"{name} = ?" for name in columns)])
         marks = ",".join("?" * len(expect))
         done = transaction.execute(
@@ -310,7 +312,7 @@ class Operations:
         return True
 
     def _tell_batch(self, transaction: sqlite3.Connection, child: Operation, to: State) -> None:
-        """Have a batch's card updated, and a child's line posted once there is something to say."""
+        """Have a batch's card updated, and a child's line posted once it has ended or needs action."""
         transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (child.parent,))
         if to not in ("waiting", "queued", "running"):
             transaction.execute("UPDATE operations SET announced = 0 WHERE id = ? AND announced = ?", (child.id, NEVER))
@@ -318,9 +320,9 @@ class Operations:
     def note(
         self, transaction: sqlite3.Connection, operation: int, text: str, *, only_in: State | Literal[""] = ""
     ) -> None:
-        """Leave a message for the operation's thread, if there is one; the announcer posts it.
+        """Queue a message for the operation's thread, if it has a channel; the announcer posts it.
 
-        `only_in`: the only state in which it is still worth posting.
+        `only_in`: the only state in which the message is still worth posting; "": any.
         """
         transaction.execute(
             "INSERT INTO notes (operation, text, only_in)"

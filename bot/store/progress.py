@@ -1,4 +1,4 @@
-"""Progress: records the begin and end of each step of a running operation, and how the operation ended."""
+"""Progress: records the start and end of each step of a running operation, and how the operation ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot.store.operations import Operations
 
 
 def step_started(operations: Operations, operation: Operation, position: int, inputs: str = "") -> None:
-    """Record that a step begins, once; with the first step also the `inputs` of all, as JSON or ""."""
+    """Record that a step begins, once; with the first step also the `inputs` of all steps, as JSON or ""."""
     now = operations.clock()
     with operations.database.transaction() as transaction:
         done = transaction.execute(
@@ -51,7 +51,7 @@ def step_finished(operations: Operations, operation: Operation, position: int, n
 
 
 def first_began(operations: Operations, operation: Operation, key: str, since: float) -> float:
-    """Return when a step of an operation first began since then, in any of its tries; 0: it did not."""
+    """Return when a step of an operation first began since a moment, in any attempt (epoch seconds); 0: it did not."""
     rows = operations.database.read(
         "SELECT min(at) AS at FROM audit WHERE tenant = ? AND operation = ? AND event = 'step.started' AND at >= ?"
         " AND json_extract(detail, '$.key') = ?",
@@ -81,7 +81,7 @@ def _step_event(
 
 
 def failing(operations: Operations, operation: Operation, why: str, error_id: str) -> None:
-    """Record that a step failed, before the rollback: after a crash its steps are not continued."""
+    """Record that a step failed, before the rollback: after a crash the steps must not continue."""
     with operations.database.transaction() as transaction:
         operations.move(
             transaction,
@@ -114,7 +114,7 @@ def finish(
 ) -> None:
     """End a running operation, with its outcome (a sentence) and a note for the thread.
 
-    `undo_by`: who has it rolled back as soon as possible. `cause`: why its step failed, until then.
+    `undo_by`: for whom it is rolled back as soon as possible. `cause`: why its step failed, kept until then.
     """
     begun = operation.begun if state == "needs_attention" else 0
     with operations.database.transaction() as transaction:

@@ -1,4 +1,4 @@
-"""Recovery: after a crash operations continue; failed ones are retried, rolled back or given up by a person."""
+"""Recovery: operations continue after a crash; a person retries, rolls back or gives up those that failed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_ATTEMPTS = 5
 
 
 def recover(operations: Operations) -> list[Operation]:
-    """After a start: queue again what a crash interrupted; what was interrupted too often needs a person."""
+    """After a start: queue again what a crash interrupted; leave to a person what was interrupted too often."""
     # No worker runs a batch itself, only its children.
     recovered = operations.select("state = 'running' AND id NOT IN (SELECT operation FROM batches)", limit=MANY)
     for operation in recovered:
@@ -55,7 +55,7 @@ def recover(operations: Operations) -> list[Operation]:
 
 
 def retry(operations: Operations, operation: Operation, actor: str) -> None:
-    """Queue a failed operation again under its approval; its steps start again. Raises TenantBusy."""
+    """Queue a failed operation again under its approval; its steps start again. Raises Refused or TenantBusy."""
     try:
         with operations.database.transaction() as transaction:
             moved = operations.move(
@@ -87,7 +87,7 @@ def begin_anew(operations: Operations, transaction: sqlite3.Connection, operatio
 
 
 def reopen(operations: Operations, transaction: sqlite3.Connection, batch: int, actor: str) -> None:
-    """Continue a failed batch, as one of its children is retried; no effect on one that has not failed."""
+    """Continue a failed batch, because children of it are retried; do nothing to one that has not failed."""
     (found,) = operations.select("id = ?", batch)
     operations.move(
         transaction,
@@ -102,7 +102,7 @@ def reopen(operations: Operations, transaction: sqlite3.Connection, batch: int, 
 
 
 def undo(operations: Operations, operation: Operation, actor: str) -> None:
-    """Queue an operation that needs attention for its rollback; refused where a retry or undo was quicker."""
+    """Queue an operation that needs attention for its rollback; raise Refused if a retry or undo was quicker."""
     with operations.database.transaction() as transaction:
         moved = operations.move(
             transaction,
@@ -124,7 +124,7 @@ def undo(operations: Operations, operation: Operation, actor: str) -> None:
 def give_up(operations: Operations, operation: Operation, actor: str, reason: str, left: str = "") -> None:
     """End an operation that needs attention as it is, without a rollback, and unlock the tenant.
 
-    `left`: how its tenant is now, for its thread. Refused where a retry or undo was quicker.
+    `left`: the present state of its tenant, for its thread. Raises Refused if a retry or undo was quicker.
     """
     with operations.database.transaction() as transaction:
         moved = operations.move(

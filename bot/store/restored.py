@@ -1,4 +1,4 @@
-"""A database from a backup: what was decided and done since is not in it, so nothing in it goes on by itself."""
+"""Handles a database restored from a backup: it lacks what happened since, so nothing in it continues by itself."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bot.store.operation import RESPONDERS, SYSTEM, Operation
 from bot.store.operations import Operations
 
 HEAD = "audit.head"
-"""The file beside the database with the newest head of the audit log, which a restore of the database leaves."""
+"""The file beside the database with the newest head of the audit log; a restore of the database does not touch it."""
 _WHY = "The bot's database was restored from a backup"
 _BATCH = "id IN (SELECT operation FROM batches)"
 
 
 def keep_head(database: Database, folder: Path) -> None:
-    """Keep the head of the audit log in a file."""
+    """Write the head of the audit log to the file `HEAD`."""
     head, path = audit.newest(database), folder / HEAD
     if not path.exists() or path.read_text() != head:
         part = path.with_suffix(".part")
@@ -28,13 +28,13 @@ def keep_head(database: Database, folder: Path) -> None:
 
 
 def kept_head(folder: Path) -> list[str]:
-    """Return the head that was kept; none where there is no file."""
+    """Return the head in the file `HEAD`; an empty list if there is no file."""
     path = folder / HEAD
     return [path.read_text()] if path.exists() else []
 
 
 def goes_on(operations: Operations) -> bool:
-    """Whether there is anything that waits, or was under way."""
+    """Whether any operation waits, runs, or is to be rolled back by the bot."""
     return bool(
         operations.database.read(
             "SELECT 1 FROM operations WHERE state IN ('awaiting_approval', 'queued', 'running')"
@@ -44,13 +44,14 @@ def goes_on(operations: Operations) -> bool:
 
 
 def hold(operations: Operations, head: tuple[int, str]) -> bool:
-    """End what waits, leave what had begun to a person, and pause batches; once for each restore.
+    """Cancel what waits, leave what had begun to a person, and pause batches; return False if that was done before.
 
-    What was cancelled or denied after the backup waits in it again, while its card in Slack says otherwise; what was
-    under way has ended since, and other changes have come on top.
+    Requests that were cancelled or denied after the backup wait again in the restored database, while their cards in
+    Slack say otherwise; operations in progress have ended since, and other changes have followed them.
 
     Args:
-        head: the newest row that is known of and that the database lacks, and the begin of its hash.
+        head: the newest known audit row that the database lacks, and the first characters of its hash. It identifies
+            the restore.
     """
     known = "SELECT 1 FROM audit WHERE event = 'database.restored' AND json_extract(detail, '$.head') = ? LIMIT 1"
     if operations.database.read(known, head[1]):
@@ -61,12 +62,12 @@ def hold(operations: Operations, head: tuple[int, str]) -> bool:
         under_way = f"state IN ('awaiting_approval', 'queued', 'running') AND NOT (state = 'running' AND {_BATCH})"
         for operation in operations.select(under_way, limit=MANY):
             touched = operation.begun or operation.undo_by or operation.state == "running"
-            # What the bot does by itself it asks for anew.
+            # The bot requests its own maintenance again when it is due.
             if touched and operation.requester != SYSTEM:
                 _leave(operations, transaction, operation)
             else:
                 _cancel(operations, transaction, operation)
-        # Nor is anything rolled back by itself once its host answers.
+        # Nor does the bot roll anything back by itself once a silent host answers.
         transaction.execute("UPDATE operations SET undo_by = '' WHERE state = 'needs_attention'")
         for batch in operations.select(f"state = 'running' AND {_BATCH}", limit=MANY):
             _pause(operations, transaction, batch)

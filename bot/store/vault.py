@@ -31,9 +31,9 @@ class Vault:
         self.clock = clock
         self.uptime = uptime
         self._traces = True
-        """Whether the files may still hold something of what was forgotten."""
+        """Whether the database files may still contain deleted credentials."""
         if not key_file.exists():
-            # Whole or not at all: a crash in the middle must not leave an empty key.
+            # Written beside it and renamed: a crash in the middle must not leave an empty key.
             part = key_file.with_suffix(".part")
             part.unlink(missing_ok=True)
             with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -44,7 +44,7 @@ class Vault:
     def ensure(self, operation: int, tenant: str, owner: str, hours: float, **known: str) -> dict[str, str]:
         """Return the credentials of an operation, created at the first call: `known` and a `password`.
 
-        They wait for so many hours; 0: until they are revealed.
+        They expire after `hours`; 0: they are kept until they are revealed.
         """
         rows = self.database.read("SELECT ciphertext FROM secrets WHERE operation = ?", operation)
         if rows:
@@ -67,10 +67,10 @@ class Vault:
 
     @contextmanager
     def reveal(self, tenant: str, actor: str) -> Iterator[dict[str, str]]:
-        """Give the credentials to their owner, for the body to show, or raise Refused.
+        """Yield the credentials to their owner, for the `with` block to show, or raise Refused.
 
-        That they are shown is recorded, and they are gone, before the body begins: of many who ask at once one gets
-        them. What the body did not show is put back, and that is recorded too.
+        Before the block begins they are deleted, and it is recorded that they are shown: of several simultaneous
+        requests only one gets them. If the block fails they are put back, and that is recorded too.
         """
         row = self._waiting(tenant, actor)
         known = self._open(row["ciphertext"])
@@ -107,7 +107,7 @@ class Vault:
             ) from error
 
     def refuse_unless_waiting(self, tenant: str, actor: str) -> None:
-        """Raise Refused when reveal() would."""
+        """Raise Refused if `reveal` would."""
         self._waiting(tenant, actor)
 
     def _waiting(self, tenant: str, actor: str) -> sqlite3.Row:
@@ -137,7 +137,7 @@ class Vault:
         self._clean()
 
     def forget(self, operation: int) -> None:
-        """Delete the credentials of an operation that was undone."""
+        """Delete the credentials of an operation that was rolled back, or that expired."""
         with self.database.transaction() as transaction:
             forgotten = transaction.execute("DELETE FROM secrets WHERE operation = ?", (operation,)).rowcount
         if forgotten:
@@ -145,7 +145,7 @@ class Vault:
             self._clean()
 
     def _clean(self) -> None:
-        """Remove traces of deleted credentials from the database files; retried later while somebody reads."""
+        """Remove traces of deleted credentials from the database files; retry at a later call while somebody reads."""
         if self._traces:
             self._traces = not self.database.scrub()
 

@@ -1,1 +1,1 @@
-"""A Slack workspace on this machine, to which an unmodified Bolt app connects."""
+"""A simulated Slack workspace on this machine, to which an unmodified Bolt app connects."""

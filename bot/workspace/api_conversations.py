@@ -1,4 +1,4 @@
-"""The Web API's methods for channels, direct messages, and what was said there."""
+"""Implements the Web API's methods for channels, direct messages and their history."""
 
 from collections.abc import Callable
 
@@ -9,14 +9,14 @@ from bot.workspace.state import public
 
 
 class Conversations:
-    """conversations.*"""
+    """The methods conversations.* of the Web API."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
 
     @property
     def methods(self) -> Methods:
-        """Those of this part, by name."""
+        """Return the methods of this part by name."""
         return {
             "conversations.info": (self.conversation_info, ("channel",)),
             "conversations.list": (self.conversation_list, ()),
@@ -27,7 +27,7 @@ class Conversations:
         }
 
     def conversation_info(self, given: Json) -> Json:
-        # Unlike others it takes no name, and tells of public channels that the app is not in.
+        # Unlike other methods it takes no channel name, and it describes public channels that the app is not in.
         place = self.parts.state.channels.get(given["channel"])
         if place is None or (place["is_private"] and BOT_USER not in place["members"]):
             raise SlackError("channel_not_found")
@@ -97,7 +97,7 @@ def _without_members(place: Json) -> Json:
 
 
 def _window(given: Json) -> Callable[[str], bool]:
-    """Whether a ts is within `oldest` and `latest`."""
+    """Return a predicate for a ts: whether it is within `oldest` and `latest`."""
     bounds = {"oldest": 0.0, "latest": 1e12}
     for name in bounds:
         try:

@@ -1,4 +1,4 @@
-"""The Web API's methods for files: uploaded, then shared."""
+"""Implements the Web API's methods for files, which are uploaded first and then shared."""
 
 from bot.workspace import block_kit
 from bot.workspace.api_parts import Methods, Parts, must
@@ -8,14 +8,14 @@ from bot.workspace.state import public
 
 
 class Files:
-    """files.*"""
+    """The methods files.* of the Web API."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
 
     @property
     def methods(self) -> Methods:
-        """Those of this part, by name."""
+        """Return the methods of this part by name."""
         return {
             "files.getUploadURLExternal": (self.upload_url, ("filename", "length")),
             "files.completeUploadExternal": (self.complete_upload, ("files",)),

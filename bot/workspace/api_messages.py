@@ -1,4 +1,4 @@
-"""The Web API's methods for messages: posted, changed, deleted, reacted to."""
+"""Implements the Web API's methods that post, change, delete and react to messages."""
 
 import re
 
@@ -10,14 +10,14 @@ from bot.workspace.state import public
 
 
 class Messages:
-    """chat.* and reactions.*"""
+    """The methods chat.* and reactions.* of the Web API."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
 
     @property
     def methods(self) -> Methods:
-        """Those of this part, by name."""
+        """Return the methods of this part by name."""
         return {
             "chat.postMessage": (self.post_message, ("channel",)),
             "chat.update": (self.update_message, ("channel", "ts")),
@@ -58,7 +58,7 @@ class Messages:
         blocks = given.get("blocks")
         if blocks is None and given.get("attachments") is None and not given.get("text"):
             raise SlackError("no_text")
-        # An empty array takes the blocks away; so does text without blocks.
+        # An empty array removes the blocks, and so does text without blocks.
         content = self.parts.content({"text": message["text"], **_present(given)})
         if len(content["text"]) > block_kit.UPDATE_TEXT:
             raise SlackError("msg_too_long")
@@ -66,7 +66,7 @@ class Messages:
             if given.get(name) is not None or (name == "blocks" and given.get("text")):
                 message.pop(name, None)
         message |= {name: value for name, value in content.items() if value or name == "text"}
-        # Without it the metadata stays; an empty object takes it away.
+        # Without this argument the metadata stays; an empty object removes it.
         if given.get("metadata") is not None:
             message["metadata"] = given["metadata"] or None
         if blocks is None:

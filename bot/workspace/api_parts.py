@@ -1,4 +1,4 @@
-"""What the Web API's methods stand on: who and what is named in a call, and pages of what is listed."""
+"""Helpers of the Web API's methods: look-ups of what a call names, arguments, and pages of lists."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from bot.workspace.state import State
 
 Method = Callable[[Json], Json]
 Methods = dict[str, tuple[Method, tuple[str, ...]]]
-"""By their names; each takes what was given and returns what it answers beside `ok`, or raises SlackError. With the
-arguments that it requires."""
+"""Methods by name, each with the names of its required arguments. A method takes the arguments and returns the fields
+of its answer other than `ok`, or raises SlackError."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,10 @@ class Parts:
     base_url: str
 
     def place(self, channel: Any, open_im: bool = False) -> Json:
-        """A channel that the app is in; `open_im`: or its direct messages with somebody."""
+        """Return a channel that the app is in by id or name; with `open_im` also its direct messages with a user id.
+
+        Raises SlackError `not_in_channel` or `channel_not_found`.
+        """
         wanted = str(channel).removeprefix("#")
         for place in self.state.channels.values():
             if wanted in (place["id"], place["name"]):
@@ -41,21 +44,21 @@ class Parts:
         raise SlackError("channel_not_found")
 
     def open_place(self, channel: Any, open_im: bool = False) -> Json:
-        """A channel that takes new messages."""
+        """Return a channel that accepts new messages, as `place` does; raise SlackError `is_archived`."""
         place = self.place(channel, open_im)
         if place["is_archived"]:
             raise SlackError("is_archived")
         return place
 
     def user(self, user_id: Any) -> Json:
-        """Somebody."""
+        """Return a user by id; raise SlackError `user_not_found`."""
         user = self.state.users.get(str(user_id))
         if user is None:
             raise SlackError("user_not_found")
         return user
 
     def thread(self, place: Json, thread_ts: Any) -> str | None:
-        """The ts of the message that a thread begins with."""
+        """Return the ts of a thread's root, None without `thread_ts`; raise SlackError where no thread is possible."""
         if not thread_ts:
             return None
         root = self.state.messages.get(place["id"], {}).get(str(thread_ts))
@@ -66,7 +69,7 @@ class Parts:
         return str(root.get("thread_ts", root["ts"]))
 
     def content(self, given: Json) -> Json:
-        """The content of a new message, with no picture in it that was not uploaded."""
+        """Return the checked content of a new message; raise SlackError, also for a picture that was not uploaded."""
         content = block_kit.message_content(given)
         uploaded = [file for file in self.state.files.values() if file["_uploaded"]]
         known = {file[key] for file in uploaded for key in ("id", "url_private", "permalink")}
@@ -78,7 +81,7 @@ class Parts:
         return content
 
     def own(self, place: Json, ts: Any, otherwise: str) -> Json:
-        """A message of the app's own; of somebody else's the error is `otherwise`."""
+        """Return a message of the app's own; raise SlackError, with the code `otherwise` for another author's."""
         message = self.state.find(place["id"], str(ts))
         if "_to" in message:
             raise SlackError("message_not_found")
@@ -88,17 +91,17 @@ class Parts:
 
 
 def must(text: str, pointer: str) -> str:
-    """The line that says what an argument must be."""
+    """Return the error line that says what an argument must be."""
     return f"[ERROR] must {text} [json-pointer:{pointer}]"
 
 
 def flag(value: Any) -> bool:
-    """Whether an argument is true, in any of the forms that Slack takes."""
+    """Return whether an argument is true, in any of the forms that Slack accepts."""
     return value in (True, 1, "1", "true", "True")
 
 
 def page_of(items: list[Any], given: Json) -> tuple[list[Any], Json]:
-    """One page by `limit` (100 if not given) and `cursor`, and the response_metadata with the next."""
+    """Return one page by `limit` (default 100) and `cursor`, and the response_metadata with the next cursor."""
     try:
         limit = int(given.get("limit") or 100)
         start = int(str(given.get("cursor") or "c0").removeprefix("c"))

@@ -1,4 +1,4 @@
-"""The Web API's methods for people and their groups."""
+"""Implements the Web API's methods for people and their groups."""
 
 import time
 
@@ -8,14 +8,14 @@ from bot.workspace.people import Json
 
 
 class People:
-    """users.* and usergroups.*"""
+    """The methods users.* and usergroups.* of the Web API."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
 
     @property
     def methods(self) -> Methods:
-        """Those of this part, by name."""
+        """Return the methods of this part by name."""
         return {
             "users.info": (self.user_info, ("user",)),
             "users.list": (self.user_list, ()),

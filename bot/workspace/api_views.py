@@ -1,4 +1,4 @@
-"""The Web API's methods for views: modals and Home tabs."""
+"""Implements the Web API's methods for views: modals and Home tabs."""
 
 from bot.workspace import block_kit
 from bot.workspace.api_parts import Methods, Parts
@@ -8,14 +8,14 @@ from bot.workspace.state import public
 
 
 class Views:
-    """views.*"""
+    """The methods views.* of the Web API."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
 
     @property
     def methods(self) -> Methods:
-        """Those of this part, by name."""
+        """Return the methods of this part by name."""
         return {
             "views.open": (self.open_view, ("trigger_id", "view")),
             "views.push": (self.push_view, ("trigger_id", "view")),

@@ -1,4 +1,4 @@
-"""Refuse the blocks, messages and views that Slack refuses."""
+"""Refuses the blocks, messages and views that Slack refuses."""
 
 import copy
 import json
@@ -236,7 +236,10 @@ _VIEWS: dict[str, Check] = {
 
 
 def _twins(blocks: list[Json], at: str) -> Iterator[str]:
-    """block_ids must differ in the message, action_ids in their block, and tables are alone."""
+    """Yield errors that concern several blocks: repeated block_ids, repeated action_ids in a block, a second table.
+
+    Also an image block without a source.
+    """
     seen: set[str] = set()
     for number, block in enumerate(blocks):
         block_id = block.get("block_id")
@@ -255,7 +258,7 @@ def _twins(blocks: list[Json], at: str) -> Iterator[str]:
 
 
 def _characters(value: Any) -> int:
-    """All that is to be read in blocks, in characters."""
+    """Return the number of characters of all visible text in blocks."""
     if isinstance(value, dict):
         own = len(value["text"]) if isinstance(value.get("text"), str) else 0
         return own + sum(_characters(one) for one in value.values() if not isinstance(one, str))
@@ -269,7 +272,7 @@ def _check_blocks(blocks: Any, check: Check, at: str) -> list[str]:
 
 
 def message_blocks(blocks: Any, at: str = "/blocks") -> list[Json]:
-    """The blocks, each with a block_id; SlackError `invalid_blocks`, `msg_blocks_too_long` and so on."""
+    """Return the checked blocks, each with a block_id; raise SlackError `invalid_blocks`, `msg_blocks_too_long` etc."""
     errors = _check_blocks(blocks, _IN_MESSAGES, at)
     if not errors:
         total = {kind: _characters([b for b in blocks if b["type"] == kind]) for kind in ("markdown", "table")}
@@ -296,7 +299,7 @@ def _attachments(attachments: Any) -> list[Json]:
 
 
 def message_content(given: Json) -> Json:
-    """text, blocks and attachments of a new message, checked; SlackError `no_text` for none of them."""
+    """Return the checked text, blocks and attachments of a new message; raise SlackError, `no_text` without any."""
     said = given.get("text") or ""
     if not isinstance(said, str):
         raise SlackError("invalid_arguments", ["[ERROR] must be a string [json-pointer:/text]"])
@@ -308,7 +311,7 @@ def message_content(given: Json) -> Json:
 
 
 def view(wanted: Any, *kinds: str) -> Json:
-    """The view, if it is one of these kinds and Slack would show it; SlackError otherwise."""
+    """Return the view if it is one of `kinds` and Slack would show it; raise SlackError otherwise."""
     if not isinstance(wanted, dict):
         raise SlackError("invalid_arguments", [error("must be an object", "/view")])
     if wanted.get("type") not in kinds:
@@ -326,7 +329,7 @@ def view(wanted: Any, *kinds: str) -> Json:
 
 
 def with_ids(blocks: list[Json]) -> list[Json]:
-    """A copy in which every block, and every element one can press, has its id, as Slack adds them."""
+    """Return a copy in which every block and interactive element has an id; missing ones are added as Slack does."""
     named = copy.deepcopy(blocks)
     for block in named:
         block["block_id"] = block.get("block_id") or secrets.token_urlsafe(4)[:5]
@@ -339,7 +342,7 @@ def with_ids(blocks: list[Json]) -> list[Json]:
 
 
 def all_blocks(message: Json) -> list[Json]:
-    """The blocks of a message and of its attachments."""
+    """Return the blocks of a message and of its attachments."""
     return [
         *message.get("blocks", []),
         *(block for one in message.get("attachments", []) for block in one.get("blocks", [])),

@@ -1,19 +1,19 @@
-"""Checks of JSON that are put together: each tells all that is wrong with a value."""
+"""Composable checks of JSON values: each yields every error of a value."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 Check = Callable[[Any, str], Iterator[str]]
-"""Takes a value and its JSON pointer, and yields one sentence for everything wrong with it."""
+"""Takes a value and its JSON pointer, and yields one line for each error."""
 
 
 def error(text: str, pointer: str) -> str:
-    """Return the line that tells of one thing that is wrong."""
+    """Return the line that reports one error at a JSON pointer."""
     return f"[ERROR] {text} [json-pointer:{pointer}]"
 
 
 def string(most: int, least: int = 0) -> Check:
-    """A text of so many characters."""
+    """Return a check for a string of `least` to `most` characters."""
 
     def check(value: Any, at: str) -> Iterator[str]:
         if not isinstance(value, str):
@@ -27,13 +27,13 @@ def string(most: int, least: int = 0) -> Check:
 
 
 def boolean(value: Any, at: str) -> Iterator[str]:
-    """True or false."""
+    """Check that a value is a boolean."""
     if not isinstance(value, bool):
         yield error("must be a boolean", at)
 
 
 def integer(low: int, high: int) -> Check:
-    """A whole number between two, both included."""
+    """Return a check for an integer from `low` to `high`, both included."""
 
     def check(value: Any, at: str) -> Iterator[str]:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -43,7 +43,7 @@ def integer(low: int, high: int) -> Check:
 
 
 def one_of(*values: str) -> Check:
-    """One of some words."""
+    """Return a check for one of these strings."""
 
     def check(value: Any, at: str) -> Iterator[str]:
         if value not in values:
@@ -53,12 +53,12 @@ def one_of(*values: str) -> Check:
 
 
 def anything(value: Any, at: str) -> Iterator[str]:
-    """Whatever it is."""
+    """Accept any value."""
     yield from ()
 
 
 def array(item: Check, most: int, least: int = 1) -> Check:
-    """A list of so many, each as `item` has it."""
+    """Return a check for a list of `least` to `most` items, each of which passes `item`."""
 
     def check(value: Any, at: str) -> Iterator[str]:
         if not isinstance(value, list):
@@ -75,7 +75,7 @@ def array(item: Check, most: int, least: int = 1) -> Check:
 
 
 def record(required: dict[str, Check], optional: dict[str, Check]) -> Check:
-    """An object with these fields and no others."""
+    """Return a check for an object with these fields and no others; null counts as missing."""
     fields = required | optional
 
     def check(value: Any, at: str) -> Iterator[str]:
@@ -97,7 +97,7 @@ def record(required: dict[str, Check], optional: dict[str, Check]) -> Check:
 
 
 def by_type(kinds: dict[str, Check]) -> Check:
-    """An object that its `type` tells the kind of."""
+    """Return a check for an object whose `type` selects the check from `kinds`."""
 
     def check(value: Any, at: str) -> Iterator[str]:
         if not isinstance(value, dict) or "type" not in value:
@@ -111,7 +111,7 @@ def by_type(kinds: dict[str, Check]) -> Check:
 
 
 def text(most: int, *kinds: str) -> Check:
-    """A text object, of these kinds or any."""
+    """Return a check for a text object of `kinds` (default: any kind) with 1 to `most` characters."""
     allowed = {
         "plain_text": record({"type": anything, "text": string(most, 1)}, {"emoji": boolean}),
         "mrkdwn": record({"type": anything, "text": string(most, 1)}, {"verbatim": boolean}),

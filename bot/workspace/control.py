@@ -1,4 +1,4 @@
-"""/_control/: what people do and see, for the chat page and the tests."""
+"""Serves `/_control/`: what people do and see in the workspace, for the chat page and the tests."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def plain_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """BadRequest as 400, and Slack's refusals as 200, with `ok` false and the reason in `error`."""
+    """Answer BadRequest with 400, and Slack's refusals with 200, with `ok` false and the reason in `error`."""
     try:
         return await handler(request)
     except BadRequest as refused:
@@ -31,7 +31,10 @@ async def plain_refusals(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 class Control:
-    """`commands_file`: the bot's list of subcommands, read at each request, and missing until it is written."""
+    """The handlers of `/_control/`.
+
+    `commands_file`: the bot's list of subcommands, read at each request; the file is missing until the bot writes it.
+    """
 
     def __init__(
         self,
@@ -191,7 +194,7 @@ class Control:
         return web.json_response({"ok": True, "commands": commands})
 
     async def watch(self, request: web.Request) -> web.StreamResponse:
-        """Server-Sent Events for the person `user`, or of everything."""
+        """Stream changes as Server-Sent Events: those that the person `user` may see, or without `user` all."""
         viewer = self._viewer(request) or ""
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await stream.prepare(request)

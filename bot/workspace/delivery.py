@@ -1,4 +1,4 @@
-"""Deliver envelopes to the app and score its acks as Slack does; spoil deliveries on demand."""
+"""Delivers envelopes to the app, times its acks as Slack does, and injects faults on demand."""
 
 import asyncio
 import logging
@@ -17,9 +17,9 @@ ACK_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Ack:
-    """The app's answer: milliseconds from the sending of the envelope, its payload, or why there is none.
+    """The app's answer: milliseconds since the envelope was sent, and the payload, or why there is no answer.
 
-    `error` is "" (acknowledged in time), `operation_timeout`, or `dispatch_failed` (nobody to send it to).
+    `error` is "" (acknowledged in time), `operation_timeout`, or `dispatch_failed` (no app took the envelope).
     """
 
     ms: float | None
@@ -28,21 +28,21 @@ class Ack:
 
 
 class Unreachable(Exception):
-    """No app is there to take the envelope, or it refused it."""
+    """No app is connected to take the envelope, or the app refused it."""
 
 
 class Transport(Protocol):
     async def send(self, kind: str, payload: Json, retry: int, reason: str) -> Json:
-        """Send one envelope and wait for its ack; the ack's payload. Raises Unreachable."""
+        """Send one envelope, wait for its ack, and return the ack's payload. Raises Unreachable."""
 
 
 @dataclass
 class Faults:
-    """What is to go wrong next; counters run down to nothing."""
+    """The faults to inject next; counters run down to 0."""
 
     limits: bool = True
     user_groups: bool = True
-    """A free plan has none."""
+    """False: the workspace is on a free plan, which has no user groups."""
     rate_limit: dict[str, list[int]] = field(default_factory=dict)
     fail: dict[str, tuple[str, int]] = field(default_factory=dict)
     drop_acks: int = 0
@@ -52,7 +52,7 @@ class Faults:
     api_down: int = 0
 
     def configure(self, wanted: Json) -> None:
-        """Take the body of POST /_control/faults (all but those of `disconnect`); BadRequest for a word unknown."""
+        """Apply the body of POST /_control/faults, except `disconnect`; raise BadRequest for an unknown fault."""
         if wanted.get("reset"):
             vars(self).update(vars(Faults()))
         for name, value in wanted.items():
@@ -73,7 +73,7 @@ class Faults:
                     raise BadRequest(f"There is no fault {name!r} of that form.")
 
     def before_call(self, method: str) -> None:
-        """Refuse this Web API call if it is its turn."""
+        """Raise RateLimited or another SlackError if a fault is due for this Web API method."""
         count, seconds = self.rate_limit.get(method, (0, 0))
         if count:
             self.rate_limit[method][0] -= 1
@@ -84,7 +84,7 @@ class Faults:
             raise SlackError(error)
 
     def take(self, name: str) -> bool:
-        """Whether a fault of that name is due; uses it up."""
+        """Return whether a fault of that name is due, and count it down."""
         left: int = getattr(self, name)
         if left:
             setattr(self, name, left - 1)
@@ -92,7 +92,7 @@ class Faults:
 
 
 class Delivery:
-    """Sends slash commands, interactions and events by one transport.
+    """Sends slash commands, interactions and events over one transport.
 
     `retry_delays`: seconds before each retry of an event that was not acknowledged (Slack: 0, 60, 300).
     """
@@ -104,7 +104,7 @@ class Delivery:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def deliver(self, kind: str, payload: Json, retry: int = 0, reason: str = "") -> Ack:
-        """Deliver once (twice while a `redeliver` fault lasts) and score the first ack."""
+        """Deliver an envelope once (twice while a `redeliver` fault is due) and return its ack."""
         if not retry and self.faults.take("redeliver"):
             self.spawn(self._send(kind, payload, retry, reason))
         drop, late = self.faults.take("drop_acks"), self.faults.take("late_acks")
@@ -146,7 +146,7 @@ class Delivery:
             log.info("a second delivery was not acknowledged")
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Do it in the background, until `close`."""
+        """Run a coroutine in the background, at most until `close`."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,10 +1,10 @@
-"""How the workspace refuses something."""
+"""The exceptions with which the workspace refuses a request."""
 
 from typing import Any
 
 
 class SlackError(Exception):
-    """Slack's refusal: an error code, and any further fields of the answer's body."""
+    """A refusal by Slack: an error code, and further fields of the answer's body."""
 
     def __init__(self, code: str, messages: list[str] | None = None, **extra: Any) -> None:
         super().__init__(code)
@@ -23,4 +23,4 @@ class RateLimited(SlackError):
 
 
 class BadRequest(Exception):
-    """A request to /_control/ that nobody in a Slack client could have made; one sentence."""
+    """A request to `/_control/` that nobody in a Slack client could have made; the text is one sentence."""

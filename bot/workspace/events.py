@@ -1,4 +1,4 @@
-"""Events API payloads."""
+"""Builds the payloads of the Events API and hands them to the delivery."""
 
 import secrets
 import time
@@ -10,7 +10,7 @@ from bot.workspace.state import State, public
 
 
 class Events:
-    """Tells the app what happened, as far as it subscribed (`wanted`: event names; None for all)."""
+    """Sends events to the app, as far as it subscribed to them (`wanted`: event names; None: all)."""
 
     def __init__(self, state: State, delivery: Delivery, wanted: Collection[str] | None) -> None:
         self.state = state
@@ -18,7 +18,7 @@ class Events:
         self.wanted = wanted
 
     def posted(self, message: Json) -> None:
-        """A message was posted, by a person or by the app itself."""
+        """Report a message that a person or the app itself posted."""
         event = public(message)
         if message.get("files"):
             event.setdefault("subtype", "file_share")
@@ -27,7 +27,7 @@ class Events:
             event["root"] = public(self.state.find(message["_channel"], message["thread_ts"]))
         self._message(message, event)
         if broadcast:
-            # Slack tells of it a second time, as of a message that changed.
+            # Slack reports a broadcast reply a second time, as a changed message.
             self.changed(message, message)
         self._mentioned(message, event)
 
@@ -37,7 +37,7 @@ class Events:
             self._send("app_mention", self._placed(message, event | {"type": "app_mention"}))
 
     def changed(self, message: Json, before: Json) -> None:
-        """A message changed; one with a mention is a mention again where its author edited it, as with Slack."""
+        """Report a changed message. As in Slack, a person's edit of a message with a mention mentions the app again."""
         if message.get("edited") != before.get("edited") and not message.get("bot_id"):
             self._mentioned(message, public(message))
         self._message(
@@ -103,7 +103,7 @@ class Events:
         self._send(subscription, self._placed(message, event | {"channel_type": kind}))
 
     def _placed(self, message: Json, event: Json) -> Json:
-        """The event with its place, and the author's organisation where that is not clear."""
+        """Return the event with its channel, and in a shared channel with the author's team."""
         placed = event | {"channel": message["_channel"], "event_ts": event["ts"]}
         if self.state.channels[message["_channel"]]["is_ext_shared"]:
             team = self.state.users[message["user"]]["team_id"]

@@ -1,4 +1,4 @@
-"""File bytes in and out: /upload/<id> and /files/<id>/<name>."""
+"""Receives and serves the contents of files: `/upload/<id>` and `/files/<id>/<name>`."""
 
 import mimetypes
 import re
@@ -17,7 +17,7 @@ class Files:
         self.base_url = base_url
 
     def new(self, user_id: str, name: str, size: int, alt_txt: str | None = None) -> Json:
-        """Remember a file whose bytes (`size` of them) are still to come."""
+        """Record a file whose `size` bytes are uploaded later."""
         name = re.sub(r"[^\w.-]", "_", name)
         file_id = f"F{secrets.token_hex(5).upper()}"
         url = f"{self.base_url}/files/{file_id}/{name}"
@@ -42,7 +42,7 @@ class Files:
         return file
 
     def shared_by(self, user_id: str, name: str) -> Json:
-        """An empty file that a person puts beside a message, as the app sees it."""
+        """Return an empty file that a person attaches to a message, as the app sees it."""
         return public(self._arrived(self.new(user_id, name, 0), b""))
 
     def _arrived(self, file: Json, content: bytes) -> Json:
@@ -53,7 +53,7 @@ class Files:
         return arrived
 
     async def upload(self, request: web.Request) -> web.Response:
-        """Raw bytes, or one part of a form; the address is the permission."""
+        """Receive a file as raw bytes or as one part of a form; whoever knows the URL may upload."""
         file = self.state.files.get(request.match_info["file_id"])
         if file is None or file["_uploaded"]:
             return web.Response(status=404, text="no such upload")

@@ -1,4 +1,4 @@
-"""Signed HTTP: the other way Slack reaches an app, by its request URL."""
+"""Delivers by signed HTTP to the app's request URL, the alternative to Socket Mode."""
 
 import hashlib
 import hmac
@@ -14,7 +14,7 @@ from bot.workspace.people import Json
 
 
 class HttpMode:
-    """The transport to an app that listens at `url` (its `/slack/events`, if no path is given)."""
+    """The transport to an app that listens at `url`; without a path in it, at `/slack/events`."""
 
     def __init__(self, url: str, signing_secret: str) -> None:
         address = URL(url)

@@ -1,4 +1,4 @@
-"""Interactive elements: where they are, and what a person's choice looks like in a payload."""
+"""Finds interactive elements in blocks, and encodes a person's choice as payloads have it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -40,7 +40,7 @@ _INITIAL = {
 
 
 def elements(blocks: list[Json]) -> Iterator[tuple[Json, Json]]:
-    """Each interactive element with its block."""
+    """Yield each interactive element as (block, element)."""
     for block in blocks:
         found = [*block.get("elements", [])] if block["type"] == "actions" else []
         found += [block[key] for key in ("accessory", "element") if key in block]
@@ -50,7 +50,7 @@ def elements(blocks: list[Json]) -> Iterator[tuple[Json, Json]]:
 
 
 def find(blocks: list[Json], action_id: str) -> tuple[Json, Json]:
-    """The block and element of that action_id; BadRequest if there is none."""
+    """Return the block and element of an action_id; raise BadRequest if there is none."""
     for block, element in elements(blocks):
         if element["action_id"] == action_id:
             return block, element
@@ -58,7 +58,7 @@ def find(blocks: list[Json], action_id: str) -> tuple[Json, Json]:
 
 
 def choice(element: Json, chosen: Any) -> Json:
-    """The element's state once `chosen` (an option's value, a list of them, text, an id or a date)."""
+    """Return the element's state after a choice: an option's value, a list of these, text, an id or a date."""
     kind = element["type"]
     if kind in _CHOICE_OF_ONE:
         return {"selected_option": _option(element, chosen) if chosen not in (None, "") else None}
@@ -71,7 +71,7 @@ def choice(element: Json, chosen: Any) -> Json:
 
 
 def initial(element: Json) -> Json:
-    """The element's state before anybody touched it."""
+    """Return the element's state before anybody touched it."""
     empty = choice(element, None)
     return {key: element.get(_INITIAL[key], value) for key, value in empty.items()}
 
@@ -81,7 +81,7 @@ def is_empty(state: Json) -> bool:
 
 
 def complaint(block: Json, state: Json) -> str | None:
-    """What Slack's client says of an input before it sends anything, or None."""
+    """Return the error that Slack's client shows for an input before it submits anything; None: no error."""
     element = block["element"]
     if is_empty(state):
         return None if block.get("optional") else "Please complete this required field."

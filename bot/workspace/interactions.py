@@ -1,4 +1,4 @@
-"""What people do: commands, messages, presses and modals, and the payloads the app gets of them."""
+"""Simulates what people do (commands, messages, clicks and modals), and sends the app its payloads."""
 
 import secrets
 import time
@@ -19,7 +19,7 @@ _NO_MODAL = "We had some trouble connecting. Try again?"
 
 
 class Interactions:
-    """One method for each thing a person can do; each answers what that person would see."""
+    """One method for each thing that a person can do; each returns what that person would see."""
 
     def __init__(
         self, state: State, delivery: Delivery, events: Events, files: Files, manifest: Manifest, base_url: str
@@ -32,10 +32,10 @@ class Interactions:
         self.base_url = base_url
         self.views = Views(state)
 
-    # A person's doings
+    # A person's actions
 
     async def command(self, user: Json, place: Json, typed: str) -> Json:
-        """A slash command; `messages` holds the ephemeral text of the ack, if it has any."""
+        """Run a slash command; `messages` in the result holds the ephemeral message of the ack, if there is one."""
         name, _, words = typed.strip().partition(" ")
         if not name.startswith("/"):
             raise BadRequest('A command starts with "/".')
@@ -85,9 +85,9 @@ class Interactions:
         broadcast: bool = False,
         file: str | None = None,
     ) -> Json:
-        """A typed message; the app hears of it by its events.
+        """Post a typed message; the app learns of it by its events.
 
-        `broadcast`: a reply with "Also send to #channel"; `file`: with an (empty) file of that name beside it.
+        `broadcast`: a reply with "Also send to #channel"; `file`: the name of an empty file to attach.
         """
         _must_be_member(user, place)
         if not typed.strip():
@@ -109,7 +109,7 @@ class Interactions:
         return {"ok": True, "ts": message["ts"]}
 
     def edit(self, user: Json, place: Json, ts: str, typed: str) -> Json:
-        """Other words for a message that this person has posted."""
+        """Edit a message that this person has posted; raise SlackError for another author's."""
         message = self.state.find(place["id"], ts)
         if message["user"] != user["id"]:
             raise SlackError("cant_update_message")
@@ -121,7 +121,7 @@ class Interactions:
         return {"ok": True, "ts": ts}
 
     async def click(self, user: Json, place: Json, ts: str, action_id: str, chosen: Any) -> Json:
-        """A press of an element of a message."""
+        """Use an interactive element of a message."""
         _must_be_member(user, place)
         message = self.state.find(place["id"], ts)
         if message.get("_to", user["id"]) != user["id"]:
@@ -148,7 +148,7 @@ class Interactions:
         return _pressed(await self.delivery.deliver("interactive", payload))
 
     async def click_in_view(self, user: Json, view_id: str, action_id: str, chosen: Any) -> Json:
-        """A press of an element of an open modal, or of the Home tab."""
+        """Use an interactive element of an open modal, or of the Home tab."""
         view = self.views.open_to(user, view_id)
         action, block_id = self.views.action(view["blocks"], action_id, chosen, (view_id, user["id"]))
         view["state"] = {"values": self.views.values(view["blocks"], (view_id, user["id"]))}
@@ -160,7 +160,7 @@ class Interactions:
         return _pressed(await self.delivery.deliver("interactive", payload))
 
     async def submit(self, user: Json, view_id: str, given: Json) -> Json:
-        """The modal's submit button. `errors`: {block_id: text} the person sees beneath the fields."""
+        """Submit a modal. `errors` in the result: {block_id: text} that the person sees below the fields."""
         view = self.views.open_to(user, view_id)
         key = (view_id, user["id"])
         for block, element in inputs.elements(view["blocks"]):
@@ -187,7 +187,7 @@ class Interactions:
             return _seen(ack, _NO_MODAL) | {"detail": refused.body}
 
     async def close(self, user: Json, view_id: str, everything: bool = False) -> Json:
-        """Close a modal by hand; its app hears of it if it asked to (`notify_on_close`)."""
+        """Close a modal by hand, or all with `everything`; tell the app if it asked for that (`notify_on_close`)."""
         view = self.views.open_to(user, view_id)
         stack = self.state.stacks[user["id"]]
         kept = [] if everything or view["clear_on_close"] else stack[: stack.index(view_id)]
@@ -202,7 +202,7 @@ class Interactions:
     # Parts
 
     def _say_ack(self, payload: Json, user_id: str, channel_id: str) -> list[Json]:
-        """Post the text of a command's ack, if it has any; the messages only this person sees."""
+        """Post the message in a command's ack, if there is one; return it if only this person sees it."""
         if not (payload.get("text") or payload.get("blocks") or payload.get("attachments")):
             return []
         content = block_kit.message_content(payload)

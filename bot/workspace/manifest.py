@@ -1,4 +1,4 @@
-"""The app's settings, as Slack would have them from its manifest."""
+"""Reads the app's settings from its manifest, as Slack does."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,10 @@ from bot.workspace.people import Json
 
 @dataclass(frozen=True)
 class Manifest:
-    """`commands` by name; `events` subscribed to and `scopes` granted, None for all; `messages_tab`: there is one."""
+    """The app's settings. `commands`: by name; `events`, `scopes`: subscribed and granted ones, None: all.
+
+    `messages_tab`: the app has a Messages tab, so that people can exchange direct messages with it.
+    """
 
     commands: dict[str, Json]
     events: frozenset[str] | None
@@ -23,7 +26,7 @@ DEFAULT = Manifest(
 
 
 def read(path: Path) -> Manifest:
-    """The manifest of that file (JSON). Raises OSError, ValueError or KeyError."""
+    """Read a manifest from a JSON file. Raises OSError, ValueError or KeyError."""
     body = json.loads(path.read_text())
     return Manifest(
         {command["command"]: command for command in body["features"].get("slash_commands", [])},

@@ -1,4 +1,4 @@
-"""The people, groups and channels every local workspace starts with."""
+"""The people, groups and channels that every local workspace starts with."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ USERS[BOT_USER]["profile"] |= {"bot_id": BOT_ID, "api_app_id": APP_ID, "email": 
 
 
 def colleagues(number: int) -> dict[str, Json]:
-    """So many more people of this workspace, `colleague-1` and on, who are in no group."""
+    """Return `number` further people of this workspace, from `colleague-1` on, who are in no group."""
     made = (_person(f"U0COLLEAGUE{n}", f"colleague-{n}", f"Colleague {n}", "Colleague") for n in range(1, number + 1))
     return {user["id"]: user for user in made}
 
@@ -88,7 +88,7 @@ GROUPS: dict[str, Json] = {
 
 
 def channel(channel_id: str, name: str, members: list[str], **more: Any) -> Json:
-    """A conversation as conversations.info answers it, and its `members`."""
+    """Return a conversation in the form of conversations.info, plus its `members`."""
     return {
         "id": channel_id,
         "name": name,

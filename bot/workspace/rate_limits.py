@@ -1,4 +1,4 @@
-"""Slack's rate limits: calls a minute by method, and messages a second by channel."""
+"""Enforces Slack's rate limits: calls a minute by method, and messages a second by channel."""
 
 import math
 import time
@@ -32,17 +32,17 @@ _A_MINUTE = {
     "files.getUploadURLExternal": 100,
     "files.completeUploadExternal": 100,
 }
-POST_BURST = 10  # messages to one channel before one a second holds
+POST_BURST = 10  # messages to one channel before the limit of one a second applies
 
 
 class RateLimits:
-    """Token buckets that start full. A minute's worth may be spent at once."""
+    """Token buckets that start full, so that a minute's calls may be made at once."""
 
     def __init__(self) -> None:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def spend(self, method: str, channel: str) -> None:
-        """Count one call; RateLimited when its bucket is empty."""
+        """Count one call; raise RateLimited when its bucket is empty."""
         if method == "chat.postMessage":
             self._spend(f"{method} {channel}", capacity=POST_BURST, a_second=1.0)
         elif method in _A_MINUTE:

@@ -1,4 +1,4 @@
-"""POST /response/<id>: an app's late answers to a command or a press."""
+"""Handles `POST /response/<id>`, the app's later answers to a command or click."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Put the workspace together as one aiohttp application."""
+"""Puts the workspace together as one aiohttp application."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -26,10 +26,11 @@ LOOPBACK = frozenset(["127.0.0.1", "localhost", "::1"])
 
 @dataclass(frozen=True)
 class Settings:
-    """`base_url` has no slash at its end; `app_url` (the app's request URL) switches to signed HTTP.
+    """The settings of the workspace.
 
-    `hosts`: the names that it may be called by, without ports. `colleagues`: how many people there are beside those
-    with a part to play.
+    `base_url` has no slash at its end. `app_url`, the app's request URL, selects signed HTTP in place of Socket Mode.
+    `hosts`: the names in Host headers that the server accepts, without ports. `colleagues`: how many people there are
+    in addition to those with a role.
     """
 
     base_url: str
@@ -46,7 +47,7 @@ class Settings:
 
 
 def build(settings: Settings) -> web.Application:
-    """The application, ready to be served at `settings.base_url`."""
+    """Return the application, ready to be served at `settings.base_url`."""
     state = State(settings.state_dir, settings.colleagues)
     faults = Faults()
     socket_mode = SocketMode()
@@ -101,7 +102,7 @@ def build(settings: Settings) -> web.Application:
 
 
 def _called_by(hosts: frozenset[str]) -> Middleware:
-    """Answer under our own names alone: a page of another site may have its name lead to this machine."""
+    """Return a middleware that answers only to these host names: another site's name may resolve to this machine."""
 
     @web.middleware
     async def called_by(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -118,7 +119,7 @@ def _called_by(hosts: frozenset[str]) -> Middleware:
 
 @web.middleware
 async def _same_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
-    # Whoever reaches /_control/ acts as anybody: a page of another site in the same browser may not.
+    # A client of /_control/ can act as anybody, so a page of another site in the same browser must not reach it.
     origin = request.headers.get("Origin")
     if origin and urlsplit(origin).netloc != request.host:
         return web.json_response({"ok": False, "error": "This page is of another origin."}, status=403)

@@ -1,4 +1,4 @@
-"""Socket Mode: the app's WebSockets, one envelope to one of them, in turn."""
+"""Delivers over Socket Mode: each envelope goes to one of the app's WebSockets, in turn."""
 
 import asyncio
 import json
@@ -13,13 +13,16 @@ from bot.workspace.errors import SlackError
 from bot.workspace.people import APP_ID, Json
 
 MAX_CONNECTIONS = 10
-WARNING_SECONDS = 10.0  # between `disconnect` with reason `warning` and `refresh_requested`
+WARNING_SECONDS = 10.0  # between a `disconnect` with reason `warning` and `refresh_requested`
 REFRESH_SECONDS = 0.5  # between `refresh_requested` and the end of the connection
 
 
 @dataclass(eq=False)
 class Connection:
-    """`leaving`: it was told so; `ended`: nothing is sent to it any more; `dead`: nobody knows that nobody hears it."""
+    """One WebSocket of the app, with the futures of its unacknowledged envelopes by id (`waiting`).
+
+    `leaving`: the app was told to leave it; `ended`: it gets no more envelopes; `dead`: envelopes are lost, unnoticed.
+    """
 
     ws: web.WebSocketResponse
     request: web.Request
@@ -32,8 +35,9 @@ class Connection:
 class SocketMode:
     """The transport to apps that called apps.connections.open.
 
-    Slack tells nowhere whether it still delivers into a connection that it has told to leave. Here it does, in turn
-    with the others, until shortly before it ends it: who does not read an old one to its end loses deliveries.
+    Slack does not document whether it still delivers into a connection that it has asked to leave. This class does, in
+    turn with the others, until shortly before it ends that connection: an app that does not read an old connection to
+    its end loses deliveries.
     """
 
     def __init__(self) -> None:
@@ -43,7 +47,7 @@ class SocketMode:
         self._leaving: set[asyncio.Task[None]] = set()
 
     def open(self) -> str:
-        """A new single-use ticket; SlackError `too_many_websockets` at ten connections."""
+        """Return a new single-use ticket; raise SlackError `too_many_websockets` at ten connections."""
         if len(self.connections) >= MAX_CONNECTIONS:
             raise SlackError("too_many_websockets")
         ticket = secrets.token_hex(16)
@@ -79,7 +83,7 @@ class SocketMode:
         return usable[self._turn % len(usable)]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """GET /link/?ticket=…"""
+        """Serve the WebSocket at `GET /link/?ticket=…`, until the app or the workspace closes it."""
         ticket = request.query.get("ticket", "")
         if ticket not in self.tickets:
             return web.Response(status=408, text="expired or unknown ticket")
@@ -120,10 +124,10 @@ class SocketMode:
             acked.set_result(body.get("payload") or {})
 
     async def disconnect(self, reason: str, seconds: float = WARNING_SECONDS) -> None:
-        """End every connection, or those of them that stay so far.
+        """End every connection that is not leaving already.
 
-        After notice, `refresh_requested`, or `warning` and that after so many `seconds`; with none, `hard`; or so that
-        neither side knows, as behind a router that forgot it: `half_open`.
+        `refresh_requested`: after that notice; `warning`: after a warning, and that notice `seconds` later; `hard`:
+        without notice; `half_open`: so that neither side notices, as behind a router that forgot the connection.
         """
         for connection in [one for one in self.connections if not one.leaving]:
             if reason == "hard":
@@ -148,7 +152,7 @@ class SocketMode:
             await self._tell(connection, "refresh_requested")
             await asyncio.sleep(REFRESH_SECONDS)
         connection.ended = True
-        # What was delivered by it is acknowledged by it.
+        # The app acknowledges each envelope on the connection that delivered it.
         with suppress(TimeoutError):
             async with asyncio.timeout(ACK_SECONDS):
                 while connection.waiting:

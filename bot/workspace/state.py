@@ -1,7 +1,7 @@
-"""What the workspace remembers, in memory and written through to one SQLite file.
+"""Holds the workspace's state in memory, and writes it through to one SQLite file.
 
-Messages, views and the rest are plain dicts in Slack's own shape; keys that start with "_" are ours and
-never leave the server.
+Messages, views and the rest are plain dicts in Slack's own shape. Keys that start with "_" are internal and never leave
+the server.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from bot.workspace.people import APP_ID, BOT_ID, BOT_USER, CHANNELS, GROUPS, TEA
 
 
 class Store:
-    """Documents by kind and key, in SQLite; survives a kill of the process, not of the machine."""
+    """JSON documents by kind and key in SQLite. They survive a kill of the process, but not a crash of the machine."""
 
     def __init__(self, path: Path) -> None:
         self.db = sqlite3.connect(path, isolation_level=None)
@@ -38,7 +38,7 @@ class Store:
 
 
 class State:
-    """The workspace's memory. Not thread-safe: it lives on the server's event loop. `more`: colleagues beside."""
+    """The workspace's state. Not thread-safe: the server's event loop owns it. `more`: how many extra colleagues."""
 
     def __init__(self, directory: Path, more: int = 0) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ class State:
     # Watching
 
     def notify(self, kind: str, only: str | None = None, **facts: Any) -> None:
-        """Tell the pages that something changed; `only` the one person who may see it, if given."""
+        """Tell the watching pages that something changed; `only`: the id of the only person who may see it."""
         for queue, watcher in self.watchers.items():
             if only and watcher and watcher != only:
                 continue
@@ -77,7 +77,7 @@ class State:
     # People and places
 
     def user(self, name_or_id: str) -> Json:
-        """The person of that id or name, "@" allowed; BadRequest if there is none."""
+        """Return the person with this id or name, with or without "@"; raise BadRequest if there is none."""
         wanted = name_or_id.removeprefix("@")
         for user in self.users.values():
             if wanted in (user["id"], user["name"]):
@@ -85,7 +85,10 @@ class State:
         raise BadRequest(f"There is nobody called {name_or_id!r} in this workspace.")
 
     def channel(self, name_or_id: str, viewer: str | None = None) -> Json:
-        """The channel of that id or name ("ops" is "mautic-ops", "@name" the direct messages of `viewer`)."""
+        """Return the channel with this id or name; raise BadRequest if there is none.
+
+        "ops" is "mautic-ops", and a person's name stands for the direct messages of `viewer` with that person.
+        """
         wanted = name_or_id.removeprefix("#")
         for place in self.channels.values():
             if wanted in (place["id"], place["name"]) or (wanted == "ops" and place["id"] == "C0OPS"):
@@ -95,7 +98,7 @@ class State:
         raise BadRequest(f"There is no channel called {name_or_id!r} in this workspace.")
 
     def direct_messages(self, users: list[str]) -> Json:
-        """The conversation of just these people, made when it is missing."""
+        """Return the conversation of exactly these people, and create it when it is missing."""
         members = sorted(set(users))
         for place in self.channels.values():
             if (place["is_im"] or place["is_mpim"]) and sorted(place["members"]) == members:
@@ -117,7 +120,7 @@ class State:
         return made
 
     def set_group(self, handle_or_id: str, users: list[str]) -> tuple[Json, Json]:
-        """Give the group these members; what it was, and what it is. BadRequest if there is none."""
+        """Set the members of a group; return the group before and after. Raises BadRequest if there is none."""
         wanted = handle_or_id.removeprefix("@")
         for group in self.groups.values():
             if wanted in (group["id"], group["handle"]):
@@ -129,7 +132,7 @@ class State:
         raise BadRequest(f"There is no group called {handle_or_id!r} in this workspace.")
 
     def set_channel(self, name_or_id: str, *, archived: bool, has_bot: bool) -> Json:
-        """Put the channel into the archive or out of it, and the bot into it or out of it."""
+        """Archive or unarchive a channel, and add the bot to it or remove the bot."""
         place = self.channel(name_or_id)
         members = [user for user in place["members"] if user != BOT_USER] + [BOT_USER] * has_bot
         changed = place | {"is_archived": archived, "is_member": has_bot, "members": members}
@@ -138,7 +141,7 @@ class State:
         return changed
 
     def mentioned(self, message: Json) -> list[str]:
-        """The people whom a message mentions, by themselves or by a group."""
+        """Return the ids of people whom a message mentions, directly or by a group."""
         said = json.dumps([message.get("text"), message.get("blocks")])
         found = re.findall(r"<@([UW][A-Z0-9]+)", said)
         for group in re.findall(r"<!subteam\^(S[A-Z0-9]+)", said):
@@ -152,14 +155,14 @@ class State:
         return f"{self._last_ts:.6f}"
 
     def find(self, channel_id: str, ts: str) -> Json:
-        """The message, SlackError `message_not_found` otherwise."""
+        """Return a message; raise SlackError `message_not_found` if there is none."""
         message = self.messages.get(channel_id, {}).get(ts)
         if message is None:
             raise SlackError("message_not_found")
         return message
 
     def add_message(self, channel_id: str, author: str, to: str | None = None, **content: Any) -> Json:
-        """Post as `author`; `to` makes it ephemeral. A reply (`thread_ts`) updates its root's counts."""
+        """Post a message as `author`; `to` makes it ephemeral. A reply (`thread_ts`) updates its root's counts."""
         user = self.users[author]
         message: Json = {"type": "message", "user": author, "ts": self.next_ts(), "team": user["team_id"]}
         message |= {key: value for key, value in content.items() if value not in (None, [])}
@@ -199,12 +202,12 @@ class State:
         self.store.put("message", f"{message['_channel']}/{message['ts']}", message)
 
     def thread(self, channel_id: str, root_ts: str, viewer: str | None = None) -> list[Json]:
-        """The root and its replies, oldest first, as `viewer` sees them."""
+        """Return a thread's root and its replies, oldest first, as `viewer` sees them."""
         messages = self.messages.get(channel_id, {}).values()
         return [m for m in messages if root_ts in (m["ts"], m.get("thread_ts")) and m.get("_to", viewer) == viewer]
 
     def roots(self, channel_id: str, viewer: str | None = None) -> list[Json]:
-        """What a channel shows outside threads, oldest first, as `viewer` sees it."""
+        """Return the messages that a channel shows outside threads, oldest first, as `viewer` sees them."""
         return [
             m
             for m in self.messages.get(channel_id, {}).values()
@@ -246,7 +249,7 @@ class State:
         self.notify("home" if view["type"] == "home" else "view", only=view["_user"], view_id=view["id"])
 
     def stack(self, user_id: str) -> list[Json]:
-        """The open modals of a person, top last."""
+        """Return the open modals of a person, the top one last."""
         return [self.views[view_id] for view_id in self.stacks.get(user_id, [])]
 
     def set_stack(self, user_id: str, view_ids: list[str]) -> None:
@@ -278,5 +281,5 @@ class State:
 
 
 def public(record: Json) -> Json:
-    """The record without the keys that are ours."""
+    """Return a record without its internal keys."""
     return {key: value for key, value in record.items() if not key.startswith("_")}

@@ -1,10 +1,10 @@
-"""What a Slack client makes of the words a person types, before an app sees them."""
+"""Turns the words that a person types into the text that a Slack client sends to an app."""
 
 import re
 
 from bot.workspace.state import State
 
-# Bare names under these are made links, as Slack does for names it takes for web addresses.
+# Bare names in these domains become links, as Slack does for names that look like web addresses.
 _TLDS = "com|org|net|io|dev|app|de|fr|nl|uk|us|eu|ch|at|es|it|pl|ca|info|biz|email|cloud|online|shop|agency"
 _TOKEN = re.compile(
     r"(?P<url>https?://[^\s<>|]+)"
@@ -16,12 +16,12 @@ _TOKEN = re.compile(
 
 
 def escape(text: str) -> str:
-    """The three characters Slack escapes."""
+    """Escape the three characters that Slack escapes."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def as_sent(state: State, text: str, labels: bool) -> str:
-    """Typed text with people, groups, channels and links as ids; `labels` adds names, as slash commands do."""
+    """Return typed text with people, groups, channels and links as ids; `labels` adds names, as slash commands do."""
     people = {user["name"]: user["id"] for user in state.users.values()}
     groups = {group["handle"]: group["id"] for group in state.groups.values()}
     channels = {place["name"]: place["id"] for place in state.channels.values() if place["is_channel"]}

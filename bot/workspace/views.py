@@ -1,4 +1,4 @@
-"""Modals and Home tabs: opened by a trigger, stacked, replaced; and what people chose in them so far."""
+"""Manages modals and Home tabs: triggers, the stack, replacement, and what people have chosen in them so far."""
 
 import copy
 import itertools
@@ -18,7 +18,7 @@ STACK_LIMIT = 3
 
 @dataclass
 class Trigger:
-    """What a person did, in answer to which the app may open a modal once."""
+    """A person's action, in answer to which the app may open a modal once. `made`: by the monotonic clock."""
 
     user: str
     made: float
@@ -27,7 +27,7 @@ class Trigger:
 
 
 class Views:
-    """The views of everybody, as the app asks for them."""
+    """The views of all people, as the app opens, changes and publishes them."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -35,7 +35,7 @@ class Views:
         self.touched: dict[tuple[str, str], Json] = {}  # (message or view, user) -> state.values
 
     def use_trigger(self, trigger_id: str) -> Trigger:
-        """Spend a trigger; SlackError if it is unknown, older than 3 s or used."""
+        """Use up a trigger; raise SlackError if it is unknown, used, or older than 3 s."""
         trigger = self.triggers.get(trigger_id)
         if trigger is None:
             raise SlackError("invalid_trigger_id")
@@ -47,9 +47,9 @@ class Views:
         return trigger
 
     def new_trigger(self, user_id: str, from_view: str | None = None) -> str:
-        """Return a trigger for somebody, and forget old ones."""
+        """Return the id of a new trigger for a person, and forget those older than 600 s."""
         now = time.monotonic()
-        # They are in the order in which they were made.
+        # The dict keeps triggers in the order of their creation.
         for old in list(itertools.takewhile(lambda key: now - self.triggers[key].made > 600, self.triggers)):
             del self.triggers[old]
         trigger_id = f"{int(time.time())}.{secrets.randbelow(10**9)}.{secrets.token_hex(16)}"
@@ -57,7 +57,7 @@ class Views:
         return trigger_id
 
     def open_view(self, user_id: str, wanted: Json) -> Json:
-        """A new stack of this one modal."""
+        """Replace a person's stack by this one modal, and return it."""
         view = self._new_view(user_id, wanted)
         self.state.set_stack(user_id, [])
         self.state.save_view(view)
@@ -65,7 +65,7 @@ class Views:
         return view
 
     def push_view(self, user_id: str, wanted: Json) -> Json:
-        """A modal on top of the stack; SlackError `push_limit_reached` at three."""
+        """Put a modal on top of the stack, and return it; raise SlackError `push_limit_reached` at three."""
         stack = self.state.stacks.get(user_id, [])
         if not stack:
             raise SlackError("invalid_trigger_id")
@@ -78,7 +78,7 @@ class Views:
         return view
 
     def update_view(self, view: Json, wanted: Json, expected_hash: str | None = None) -> Json:
-        """Replace what a modal shows; SlackError `hash_conflict` if it is not the one expected."""
+        """Replace a modal's content, and return the view; raise SlackError `hash_conflict` for an unexpected hash."""
         if expected_hash and expected_hash != view["hash"]:
             raise SlackError("hash_conflict")
         fresh = self._new_view(view["_user"], wanted)
@@ -88,7 +88,7 @@ class Views:
         return fresh
 
     def publish_home(self, user_id: str, wanted: Json, expected_hash: str | None) -> Json:
-        """Replace somebody's Home tab; SlackError `hash_conflict` if it is not the one expected."""
+        """Replace a person's Home tab, and return it; raise SlackError `hash_conflict` for an unexpected hash."""
         old = self.state.views.get(self.state.homes.get(user_id, ""))
         if old and expected_hash and expected_hash != old["hash"]:
             raise SlackError("hash_conflict")
@@ -129,12 +129,12 @@ class Views:
         return view
 
     def touch(self, key: tuple[str, str], block: Json, element: Json, chosen: Any) -> None:
-        """Keep what a person chose; `key`: the message or view, and who."""
+        """Remember a person's choice in an element; `key`: (message or view, user id)."""
         fields = self.touched.setdefault(key, {}).setdefault(block["block_id"], {})
         fields[element["action_id"]] = {"type": element["type"], **inputs.choice(element, chosen)}
 
     def values(self, blocks: list[Json], key: tuple[str, str]) -> Json:
-        """state.values: what this person has chosen or typed in these blocks so far."""
+        """Return `state.values`: what this person has chosen or typed in these blocks so far; `key` as in `touch`."""
         values: Json = {}
         touched = self.touched.get(key, {})
         for block, element in inputs.elements(blocks):
@@ -146,7 +146,7 @@ class Views:
         return values
 
     def open_to(self, user: Json, view_id: str) -> Json:
-        """Return a view that somebody has before them; BadRequest for any other."""
+        """Return a view that a person has open; raise BadRequest for any other."""
         view = self.state.views.get(view_id)
         open_to_user = [*self.state.stacks.get(user["id"], []), self.state.homes.get(user["id"])]
         if view is None or view_id not in open_to_user:
@@ -154,7 +154,7 @@ class Views:
         return view
 
     def action(self, blocks: list[Json], action_id: str, chosen: Any, key: tuple[str, str]) -> tuple[Json, str]:
-        """Return the action that a choice in these blocks is, and its block's id; `key` as in `touch`."""
+        """Return the action of a choice in these blocks, and its block's id; `key` as in `touch`."""
         block, element = inputs.find(blocks, action_id)
         if element["type"] == "button" and chosen not in (None, element.get("value")):
             raise BadRequest(f"The button {action_id!r} has another value.")

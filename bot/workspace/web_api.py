@@ -1,4 +1,4 @@
-"""The Web API: /api/<method>, as strict as Slack's: its door, and what is of the app itself."""
+"""Serves the Web API at `/api/<method>`, as strictly as Slack: its dispatch, and the methods about the app itself."""
 
 import json
 
@@ -61,11 +61,11 @@ _READS = frozenset(
         "users.lookupByEmail",
     ]
 )
-"""What slack_sdk asks for by GET; all else is taken by POST alone."""
+"""The methods that slack_sdk calls by GET; all others are accepted by POST only."""
 
 
 class WebApi:
-    """`bot_token` opens every method but apps.connections.open, which takes `app_token` alone."""
+    """The Web API. `bot_token` opens every method except apps.connections.open, which accepts only `app_token`."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class WebApi:
             self.methods |= part.methods
 
     async def handle(self, request: web.Request) -> web.Response:
-        """POST /api/<method>, or GET of what changes nothing."""
+        """Handle `POST /api/<method>`, or GET for methods that change nothing."""
         if self.faults.take("api_down"):
             return web.Response(status=503, text="<html>Service Unavailable</html>", content_type="text/html")
         name = request.match_info["method"]
@@ -129,7 +129,7 @@ class WebApi:
     # The request
 
     async def _arguments(self, request: web.Request) -> Json:
-        # Addresses stand in logs and histories: no token is taken from there.
+        # URLs end up in logs and browser histories, so a token in one is ignored.
         arguments: Json = {name: value for name, value in request.query.items() if name != "token"}
         if request.content_type == "application/json":
             text = await request.text()

@@ -1,11 +1,11 @@
-"""What is wrong with a tenant or a host, from one look at it. Pure: it asks nobody and remembers nothing.
+"""Finds what is wrong with a tenant or host from the measurements of one health check. Pure: no requests, no memory.
 
-Each finding of `bot/model/findings.py` that a look tells of has its function here: what the tool inside says in
-`inside.py`, what comes through the edge in `outside.py`, the container in `container.py`, a host in `hosts.py`.
-`diagnose.py` asks them all, and leaves out what has its cause in another finding.
+Each finding of `bot/model/findings.py` that a health check can show has its function here: `inside.py` for reports of
+the tool inside the tenant, `outside.py` for the edge, `container.py` for the container, `hosts.py` for hosts.
+`diagnose.py` calls them all, and drops findings that another finding explains.
 """
 
-from bot.fleet.health import container, hosts, inside, outside  # noqa: F401 - that their functions are known
+from bot.fleet.health import container, hosts, inside, outside  # noqa: F401 - registers their functions
 from bot.fleet.health.diagnose import diagnose, diagnose_host
 from bot.fleet.health.look import Before, HostLook, Look, Page, is_full, larger_plans, last_known, more_of
 

@@ -23,7 +23,7 @@ def stopped(look: Look, _: HealthSettings) -> Found | None:
 
 @finds("inside")
 def inside(look: Look, _: HealthSettings) -> Found | None:
-    """Find a tenant that does not tell of itself."""
+    """Find a running tenant whose report about itself could not be read."""
     return Found(look.problem) if look.problem and look.running else None
 
 
@@ -43,9 +43,9 @@ def disk(look: Look, limits: HealthSettings) -> Found | None:
 
 @finds("snapshot")
 def snapshot(look: Look, _: HealthSettings) -> Found | None:
-    """Find that snapshots are late by a whole interval: one that waits for its turn is none that is missing.
+    """Find snapshots that are late by a whole interval; a snapshot that only waits for its turn is not late.
 
-    One that a clock ahead dated after now tells nothing.
+    A snapshot dated in the future, by a clock that was ahead, is ignored.
     """
     if not look.snapshot_due:
         return None
@@ -58,7 +58,7 @@ def snapshot(look: Look, _: HealthSettings) -> Found | None:
 
 @finds("snapshots")
 def snapshots(look: Look, limits: HealthSettings) -> Found | None:
-    """Find that a tenant's past takes room from all that are on its host: told before the oldest of it has to go."""
+    """Find snapshots close to the space that the plan allows them, before the oldest ones have to be deleted."""
     if not look.allowed or look.held * 100 <= look.allowed * limits.snapshots:
         return None
     beyond = (
@@ -71,7 +71,10 @@ def snapshots(look: Look, limits: HealthSettings) -> Found | None:
 
 @finds("address")
 def address(look: Look, _: HealthSettings) -> Found | None:
-    """Find an address that it was not given alone, which is never routed to, or that it took itself."""
+    """Find a tenant whose assigned address is shared or outside the tenants' network, or which uses another address.
+
+    A shared or outside address is never routed to.
+    """
     if not look.running:
         return None
     own = look.tenant.address
@@ -94,7 +97,7 @@ def address(look: Look, _: HealthSettings) -> Found | None:
 
 @finds("move")
 def move(look: Look, _: HealthSettings) -> Found | None:
-    """Find what an operation left half way."""
+    """Find a tenant that an operation left halfway."""
     if look.tenant.state != State.MOVING:
         return None
     serves = look.page is not None and look.page.login

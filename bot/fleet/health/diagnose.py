@@ -1,4 +1,4 @@
-"""Diagnoses one check of a tenant or host: calls each finding's function, and drops effects of a known cause."""
+"""Diagnoses one health check: calls the function of each finding, and drops the effects of a known cause."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ from bot.model.words import tame
 from bot.settings import HealthSettings, Settings
 
 SENTENCE = 1000
-"""Characters of a finding: it stands in messages, and for ever in the audit log."""
+"""Characters of a finding: it appears in messages, and stays in the audit log for ever."""
 
 
 def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
-    """Say what is wrong with a tenant. Of one that is not meant to be open only what is judged always counts."""
+    """Return what is wrong with a tenant.
+
+    Where the tenant is not meant to be open, only findings with `Judged.ALWAYS` count, and after an interrupted
+    operation also those with `Judged.HALTED`.
+    """
     rests = _rests(look)
     live = look.tenant.state == State.LIVE
     judged = findings.keys(judged=Judged.ALWAYS)
     if live and not rests:
         judged |= findings.keys(judged=Judged.OPEN)
     elif look.tenant.state == State.MOVING:
-        # An operation left it half way.
+        # An operation left the tenant halfway.
         judged |= findings.keys(judged=Judged.HALTED)
     found = [finding for finding in _all(look, limits) if finding.kind in judged]
     if rests:
@@ -30,14 +34,15 @@ def diagnose(look: Look, limits: HealthSettings) -> Diagnosis:
     if not live:
         return Diagnosis(tuple(found), frozenset(FINDINGS) - judged - {"move"} | _blind(look))
     full = is_full(look.disk) and any(finding.kind == "disk" for finding in found)
-    # Where nothing can be written, what fell is no problem of its own. That the page is not there is one all the same.
+    # A full disk explains each finding that `falls`, so these are hidden. What they would hide, such as a missing page,
+    # is not.
     fell = frozenset(row.key for row in FINDINGS.values() if row.falls) if full else frozenset()
     hidden = fell | findings.hidden(finding.kind for finding in found if finding.kind not in fell)
     return Diagnosis(tuple(one for one in found if one.kind not in hidden), hidden | _unlooked(look) | _blind(look))
 
 
 def diagnose_host(look: HostLook, settings: Settings) -> Diagnosis:
-    """Say what is wrong with a host; one that gives no answer tells nothing else."""
+    """Return what is wrong with a host; where it does not answer, nothing else is known of it."""
     found = [
         with_remedies(row.key, told, {})
         for row in FINDINGS.values()
@@ -50,14 +55,14 @@ def diagnose_host(look: HostLook, settings: Settings) -> Diagnosis:
 
 
 def _rests(look: Look) -> str:
-    """Say how somebody lets it stand still, "" where nobody does."""
+    """Return how somebody took the tenant down on purpose, "suspended" or "stopped"; "" where nobody did."""
     if look.tenant.state == State.SUSPENDED:
         return "suspended"
     return "stopped" if look.tenant.state == State.LIVE and look.tenant.stopped and not look.running else ""
 
 
 def _unlooked(look: Look) -> frozenset[str]:
-    """What cannot be told since nobody looked there."""
+    """Return the findings that cannot be judged because the tenant was not looked at there."""
     unseen = findings.seen(Where.INSIDE) if look.inside is None else frozenset()
     if look.page is None:
         return unseen | findings.seen(Where.PAGE)
@@ -65,12 +70,12 @@ def _unlooked(look: Look) -> frozenset[str]:
 
 
 def _blind(look: Look) -> frozenset[str]:
-    """What cannot be told as it was not measured: that is no recovery."""
+    """Return the findings that cannot be judged for lack of a measurement: its absence is no recovery."""
     return frozenset(row.key for row in FINDINGS.values() if row.needs and getattr(look, row.needs) is None)
 
 
 def _all(look: Look, limits: HealthSettings) -> list[Finding]:
-    """Return what is found by each function, and what `status` shows red beside, in the table's order."""
+    """Return what the functions find, and what `status` shows as red in addition, in the table's order."""
     asked = {row.key: found for row in FINDINGS.values() if (found := _ask(row, look, limits))}
     told = _untold(look, asked) if look.running else {}
     return [
@@ -92,7 +97,7 @@ def _ask(row: Kind, look: Look, limits: HealthSettings) -> Found | None:
 
 
 def _untold(look: Look, asked: dict[str, Found]) -> dict[str, Found]:
-    """Turn each red check that no finding covers into its first finding, with the words of the check."""
+    """Turn each red check that no finding covers into its first finding, with the check's own text."""
     told: dict[str, Found] = {}
     for name, check in look.checks.items():
         own = [row.key for row in FINDINGS.values() if name in row.checks] or ["inside"]

@@ -1,4 +1,4 @@
-"""What is wrong with a host: no answer, a nearly full pool, or an overload."""
+"""Finds problems of a host: no answer, a nearly full pool, or an overload."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def server(look: HostLook, _: Settings) -> Found | None:
 
 @finds_of_host("pool")
 def pool(look: HostLook, settings: Settings) -> Found | None:
-    """Find a pool that is nearly full: all tenants on it stop when it is."""
+    """Find a pool that is nearly full: all tenants on it stop once it is full."""
     space = look.pool
     if space is None or space.used <= space.total * settings.health.pool / 100:
         return None

@@ -9,11 +9,11 @@ from bot.model.text import seconds, size
 from bot.settings import HealthSettings
 
 ABOUT_TO_RUN = ("active", "activating", "reloading")
-"""States of a service that is none that is down."""
+"""States in which a service does not count as down."""
 
 
 def _down(look: Look, *names: str) -> str:
-    """Say which services of these names do not run, "" where all do."""
+    """Return the services that do not run, as text, of those whose names begin with `names`; "" where all run."""
     return ", ".join(
         f"`{unit}` is {state}"
         for unit, state in look.facts["services"].items()
@@ -51,7 +51,7 @@ def cron(look: Look, _: HealthSettings) -> Found | None:
 
 @finds("look")
 def needless(look: Look, _: HealthSettings) -> Found | None:
-    """Find that nobody looks before PHP is started."""
+    """Find that the service which skips needless cron jobs does not run."""
     down = _down(look, "mautic-look")
     return Found(f"{down}, so PHP is started for each cron job, even when there is nothing to do.") if down else None
 
@@ -65,7 +65,7 @@ def jobs(look: Look, _: HealthSettings) -> Found | None:
 
 @finds("queue")
 def queue(look: Look, limits: HealthSettings) -> Found | None:
-    """Find mail that waits for its worker for too long."""
+    """Find mail that has waited for its worker for too long."""
     age = look.facts.get("queue_age") or 0
     if age <= limits.queue_minutes * 60:
         return None
@@ -74,7 +74,7 @@ def queue(look: Look, limits: HealthSettings) -> Found | None:
 
 @finds("failed")
 def failed(look: Look, _: HealthSettings) -> Found | None:
-    """Find mails that Mautic gave up on within a day."""
+    """Find mails that Mautic gave up on within the last day."""
     mails = look.facts.get("failed_mails") or {"day": 0, "kept": 0}
     if not mails["day"]:
         return None
@@ -86,7 +86,7 @@ def failed(look: Look, _: HealthSettings) -> Found | None:
 
 @finds("work")
 def work(look: Look, _: HealthSettings) -> Found | None:
-    """Find work that is overdue although its jobs run."""
+    """Find work that is overdue although the cron jobs run."""
     told = look.checks.get("work", {"ok": True})
     return None if told["ok"] else Found(f"Overdue although the cron jobs run: {told['text']}.")
 

@@ -1,4 +1,4 @@
-"""One check of a tenant or host: everything measured at one time, and what follows from that alone."""
+"""The measurements of one health check of a tenant or host, and what follows from them alone."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from bot.settings import HealthSettings, Settings
 from bot.store.metrics import KnownDisk
 
 FULL = 64 << 20
-"""Bytes that a tenant has to be able to write, or nothing in it works: then that is the cause of all else."""
+"""Bytes that a tenant must be able to write; with less nothing in it works, and the full disk explains all else."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """The login page through the edge: whether it was there, what came instead, and its certificate's times.
+    """The login page as it comes through the edge. `answered`: there was any answer at all.
 
-    `answered`: something came at all.
+    `login`: the answer is the login page; `answer`: what came instead, as text; `valid_from` and `valid_until`: the
+    certificate's validity, in epoch seconds.
     """
 
     login: bool
@@ -36,8 +37,10 @@ class Page:
 
 @dataclass(frozen=True)
 class Before:
-    """What a tenant was like on the day before its upgrade, while that is watched: seconds of its page on average, and
-    errors in its log a day; None: not measured. `version`: the one that it had.
+    """A tenant on the day before a recent upgrade, for comparison while the upgrade is watched.
+
+    `version`: the Mautic version before; `page`: average seconds of the login page; `log_errors`: errors in the log a
+    day. None: not measured.
     """
 
     version: str
@@ -47,18 +50,20 @@ class Before:
 
 @dataclass(frozen=True)
 class Look:
-    """One look at a tenant, at epoch seconds `at`.
+    """One health check of a tenant, at epoch seconds `at`.
 
-    `inside` are the facts and checks of `Mautic.health`, or None with the `problem` of asking for them; `page` is None
-    where it was not asked for. `half_done`: the operation that came to a halt on it, 0: none, `left` what it left, in
-    sentences, and `undoable` whether Undo can roll it back.
-    `snapshot_due`: seconds within which snapshots are to follow each other, 0: none are; `awake`:
-    since when the bot has been there for that. `rival`: another instance that has its address, and `foreign`: the
-    address of its own is not one that tenants have. `held`: bytes that its snapshots hold at least, and `allowed`: that
-    they may, 0: no limit; `oldest`: the name of the oldest that can be pruned. `disk`: what it uses of its disk, as it
-    was measured now, or with `disk_at` at an earlier time, as of one that does not run. `before`: see `Before`; None:
-    it was not upgraded of late. `larger`: the names of the next larger plans, by what they have more of: `disk`,
-    `memory`.
+    inside: the facts and checks of `Mautic.health`; None where it was not asked, or failed with `problem`.
+    page: the login page; None where it was not requested.
+    half_done: the number of the operation that came to a halt on the tenant, 0: none. `left` says in sentences what it
+        left behind, and `undoable` whether Undo can roll it back.
+    snapshot_due: the most seconds between two snapshots, 0: none are taken. `awake`: since when the bot has been
+        checking without a long gap, in epoch seconds.
+    rival: another instance with the same address. `foreign`: the tenant's address is outside the tenants' network.
+    held: bytes that the tenant's snapshots use at least. `allowed`: bytes that they may use, 0: no limit. `oldest`: the
+        name of the oldest snapshot that can be pruned.
+    disk: the use of the tenant's disk, measured now, or at `disk_at` where the tenant does not run.
+    before: the tenant before its upgrade; None: no recent upgrade.
+    larger: the names of the next larger plans, by the resource that they have more of: `disk`, `memory`.
     """
 
     tenant: Tenant
@@ -86,37 +91,38 @@ class Look:
 
     @property
     def running(self) -> bool:
-        """Whether its container ran when it was looked at."""
+        """Return whether the container ran at the time of the check."""
         return self.state.status == "Running"
 
     @property
     def disk_used(self) -> int | None:
-        """Bytes that it uses of its disk, None where that was not measured."""
+        """Return the bytes that the tenant uses of its disk, None where that was not measured."""
         return self.disk.used if self.disk else None
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the tool inside measured; nothing where it was not asked."""
+        """Return what the tool inside measured; empty where it was not asked."""
         return self.inside["facts"] if self.inside else {}
 
     @property
     def checks(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the tool inside judged, as `status` shows it; nothing where it was not asked."""
+        """Return the checks of the tool inside, as `status` shows them; empty where it was not asked."""
         return self.inside["checks"] if self.inside else {}
 
     @property
     def values(self) -> dict[str, str]:
-        """What remedies of any finding may use."""
+        """Return the values that the remedies of any finding may use."""
         known = {"tenant": self.tenant.name, "oldest": self.oldest, "full": "yes" if is_full(self.disk) else ""}
         return known | {f"larger_{what}": name for what, name in self.larger.items()}
 
 
 @dataclass(frozen=True)
 class HostLook:
-    """One look at a host.
+    """One health check of a host.
 
-    `silent`: why it gives no answer. `pool` and `resources` are None where it has none of its own, as a whole cluster.
-    `move`: a tenant and a host that has room for it, where the pool is nearly full and there are such.
+    `silent`: why it does not answer. `pool` and `resources` are None where it has none of its own, as for a whole
+    cluster. `move`: a tenant and another host that has free space for it, where the pool is nearly full and such a pair
+    exists.
     """
 
     host: str
@@ -129,15 +135,16 @@ class HostLook:
 Check = Callable[[Look, HealthSettings], Found | None]
 HostCheck = Callable[[HostLook, Settings], Found | None]
 CHECKS: dict[str, Check] = {}
-"""The functions that find what is wrong with a tenant, by the key of the finding."""
+"""The functions that find problems of a tenant, by the key of the finding."""
 HOST_CHECKS: dict[str, HostCheck] = {}
-"""The same of hosts."""
+"""The functions that find problems of a host, by the key of the finding."""
 
 
 def finds(key: str) -> Callable[[Check], Check]:
-    """Declare a function as the one that finds this of a tenant: it gets a look, and returns None where it is well.
+    """Register the function of a tenant's finding. It takes a `Look`, and returns None where there is no problem.
 
-    What is seen inside or by its page is asked for only where somebody could look there.
+    A finding that shows inside the tenant or on its page is only checked where the look has these measurements. Raises
+    ValueError where the finding has its function already, or is none of a tenant.
     """
 
     def declare(check: Check) -> Check:
@@ -150,7 +157,7 @@ def finds(key: str) -> Callable[[Check], Check]:
 
 
 def finds_of_host(key: str) -> Callable[[HostCheck], HostCheck]:
-    """Declare a function as the one that finds this of a host, as `finds` does of a tenant."""
+    """Register the function of a host's finding, as `finds` does for a tenant."""
 
     def declare(check: HostCheck) -> HostCheck:
         if key in HOST_CHECKS or FINDINGS[key].of_tenant:
@@ -162,7 +169,10 @@ def finds_of_host(key: str) -> Callable[[HostCheck], HostCheck]:
 
 
 def last_known(tenant: Tenant, known: KnownDisk | None, size: PlanSize | None) -> Disk | None:
-    """Return what was measured last of the disk of a tenant that does not run, with the limit that it has now."""
+    """Return the last known disk use of a tenant, with the limit that the tenant has now.
+
+    None where nothing was measured since the tenant was created.
+    """
     if known is None or known.at < tenant.created:
         return None
     limit = size_bytes(tenant.disk) if tenant.disk else known.limit or (size_bytes(size.disk) if size else None)
@@ -170,14 +180,14 @@ def last_known(tenant: Tenant, known: KnownDisk | None, size: PlanSize | None) -
 
 
 def is_full(disk: Disk | None) -> bool:
-    """Whether a tenant can write no more, by its own limit."""
+    """Return whether a tenant can write no more, by its own disk limit."""
     return disk is not None and disk.used is not None and bool(disk.limit) and (disk.limit or 0) - disk.used < FULL
 
 
 def larger_plans(plans: Mapping[str, PlanSize], disk: int, memory: int, has: str) -> dict[str, str]:
-    """Return the names of the next larger plans than these bytes, by what they have more of: `disk`, `memory`.
+    """Return the next larger plans than these bytes by name, keyed by what they have more of: `disk` or `memory`.
 
-    `has`: the plan that it has. That may have become larger in the settings, but nobody can be given it once more.
+    `has`: the tenant's plan. It may be larger in the settings by now, but a resize to the same plan is refused.
     """
     sizes = {
         name: {"disk": size_bytes(plan.disk), "memory": size_bytes(plan.memory)}
@@ -194,11 +204,11 @@ def larger_plans(plans: Mapping[str, PlanSize], disk: int, memory: int, has: str
 
 
 def more_of(what: str, tenant: str, larger: Mapping[str, str]) -> str:
-    """Say how a tenant gets more of what it is short of; `larger` as `larger_plans` returns it."""
+    """Say how a tenant gets more of a resource that it is short of; `larger` as `larger_plans` returns it."""
     return MORE[what].told({"tenant": tenant, f"larger_{what}": larger.get(what, "")})
 
 
 def listed(names: list[str], most: int = 3) -> str:
-    """Return the first of some names, and how many more there are."""
+    """Return the first `most` names as text, with the number of the others."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

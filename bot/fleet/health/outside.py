@@ -17,14 +17,14 @@ def page(look: Look, _: HealthSettings) -> Found | None:
 
 
 SLOW = 0.5
-"""Seconds that a page may take, however quick it was before an upgrade."""
+"""Seconds that a page may take, however fast it was before an upgrade."""
 NEW_ERRORS = 5
-"""Errors in a day's log that are more than before an upgrade, and may be by chance."""
+"""Additional errors in a day's log that may be chance, compared with the day before an upgrade."""
 
 
 @finds("upgraded")
 def upgraded(look: Look, _: HealthSettings) -> Found | None:
-    """Find that a tenant is worse since its upgrade, or patch, than on the day before."""
+    """Find that a tenant is slower, or logs more errors, since its upgrade or patch than on the day before."""
     before = look.before
     if before is None or look.page is None or not look.page.login:
         return None
@@ -43,7 +43,10 @@ def upgraded(look: Look, _: HealthSettings) -> Found | None:
 
 @finds("certificate")
 def certificate(look: Look, _: HealthSettings) -> Found | None:
-    """Find a certificate that is late: they live for hours or months, and are renewed when a third of that is left."""
+    """Find a certificate whose renewal is late: less than a quarter of its lifetime is left.
+
+    Certificates are valid for hours or months, and are renewed when a third of that is left.
+    """
     if look.page is None:
         return None
     if not look.page.valid_until:

@@ -1,1 +1,1 @@
-"""What tenants are cloned from: the recipe of the golden image, its builder, and the tool inside a tenant."""
+"""Everything that tenants are made from: the blueprint's recipe and builder, and the tool that runs in a tenant."""

@@ -1,4 +1,4 @@
-"""Mautic's release as an archive: fetched, verified, and looked into before anything is built of it."""
+"""Fetches, verifies and inspects the archive of a Mautic release before anything is built from it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bot.guest.blueprint.recipe import FIRST_SUITE, SUITES, Suite, suite_of
 from bot.model.releases import NoRelease, Release, release
 
 BASES = tuple(suite.base for suite in SUITES)
-"""What the recipes give a Mautic to run on."""
+"""The versions of PHP and MariaDB that the recipes offer to Mautic."""
 _METADATA = "app/release_metadata.json"
 _NEEDED = ("index.php", "bin/console", _METADATA)
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, NotImplementedError)
@@ -32,7 +32,7 @@ class ArchiveError(Exception):
 
 @dataclass(frozen=True)
 class Archive:
-    """A verified release on this machine, and what its blueprint is made of."""
+    """A verified release on this machine, and the suite of Debian that its blueprint is made of."""
 
     path: Path
     sha256: str
@@ -41,19 +41,19 @@ class Archive:
 
     @property
     def double(self) -> bool:
-        """Whether the archive itself says that it is a double."""
+        """Whether the archive's own version says that it is a double, not the real Mautic."""
         return "+double" in self.version
 
     @property
     def is_zip(self) -> bool:
-        """A zip; else a tar of some compression."""
+        """Whether it is a zip; otherwise it is a tar of some compression."""
         return zipfile.is_zipfile(self.path)
 
 
 def open_archive(source: str, sha256: str, cache: Path) -> Archive:
-    """Return the release at a path or http(s) URL when it is what `sha256` says and can run on one of our images.
+    """Return the release at a path or http(s) URL, if it has the digest `sha256` and runs on one of our images.
 
-    What was fetched stays in `cache`, by its digest. Raises ArchiveError.
+    Downloads stay in `cache`, by their digest. Raises ArchiveError.
     """
     path, found = read_release(source, sha256, cache)
     suite = suite_of(found)
@@ -63,9 +63,9 @@ def open_archive(source: str, sha256: str, cache: Path) -> Archive:
 
 
 def read_release(source: str, sha256: str, cache: Path) -> tuple[Path, Release]:
-    """Return where a release is on this machine, and what it says of itself, whether it can run here or not.
+    """Return the path of a release on this machine and its metadata, whether it can run here or not.
 
-    Nothing of it is unpacked but that. Raises ArchiveError.
+    Only the metadata is unpacked. Raises ArchiveError.
     """
     path = obtain(source, sha256, cache, "archive")
     try:
@@ -75,9 +75,9 @@ def read_release(source: str, sha256: str, cache: Path) -> tuple[Path, Release]:
 
 
 def obtain(source: str, sha256: str, cache: Path, what: str) -> Path:
-    """Return the file at a path or http(s) URL when it is what `sha256` says; `what` it is, as “archive”.
+    """Return the file at a path or http(s) URL, if it has the digest `sha256`; `what` names it, as “archive”.
 
-    What was fetched stays in `cache`, by its digest. Raises ArchiveError.
+    Downloads stay in `cache`, by their digest. Raises ArchiveError.
     """
     expected = sha256.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{64}", expected):
@@ -118,7 +118,7 @@ def _fetch(url: str, sha256: str, cache: Path) -> Path:
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """Return what the archive says of itself; raises ArchiveError for what is not laid out as Mautic's release."""
+    """Return the archive's metadata; raise ArchiveError if the archive is not laid out as a Mautic release."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as zipped:

@@ -1,4 +1,4 @@
-"""Building the blueprint: the closed, stopped container with a snapshot that tenants are clones of."""
+"""Builds blueprints: closed, stopped containers with a snapshot that tenants are cloned from."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ GOLDEN = "golden"
 """The snapshot that clones are copied from."""
 ROOT = "/var/www/mautic"
 PACKAGES = "/var/lib/dpkg/status"
-"""Changes whenever a package is installed, and not else."""
+"""The status file of dpkg: it changes whenever a package is installed, and at no other time."""
 _PREFIX, _UNFINISHED = "blueprint--", "--building"
 _HOST = "blueprint.invalid"
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A blueprint on a server; clones are copied from `<instance>/golden`. Digests are sha256, in hexadecimal."""
+    """A blueprint on a server; clones are copied from `<instance>/golden`.
+
+    `archive` and `recipe` are sha256 digests in hexadecimal; `created` is in epoch seconds.
+    """
 
     instance: str
     version: str
@@ -38,7 +41,7 @@ class Blueprint:
     created: int
 
     def properties(self) -> dict[str, str]:
-        """Return what an exported image says of itself."""
+        """Return the properties of an exported image."""
         return {
             "os": "Debian",
             "description": f"Mautic {self.version}, closed" + (" (a double, not the real Mautic)" * self.double),
@@ -72,18 +75,18 @@ def build(
     on_demand: bool = False,
     newer: float = 0.0,
 ) -> Blueprint:
-    """Return the blueprint of an archive by today's recipe; build it when it is not there.
+    """Return the blueprint of an archive by the current recipe; build it if it does not exist.
 
-    One is built at a time on this machine, whichever process asks: who comes second waits, and finds it there. What an
-    earlier try left unfinished is removed first, and a failure leaves nothing behind.
+    Only one is built at a time on this machine, whichever process asks: the second caller waits, and finds it. What an
+    earlier try left unfinished is removed first, and a failed build leaves nothing behind.
 
     Args:
-        base: `debootstrap`, or the alias of a Debian image on the server (which then needs a way to Debian's mirror).
+        base: `debootstrap`, or the alias of a Debian image on the server (which then needs access to Debian's mirror).
         cache: where the Debian base is kept, so that the next build is quick.
-        progress: is told each stage, in a few words.
-        every: minutes after which a job of a tenant runs whatever there is to do, 0: never.
-        on_demand: an operation needs it; new tenants get another, until it is asked for by a person.
-        newer: one whose Debian packages were installed before this moment (epoch seconds) does not do.
+        progress: is called at each stage, with a few words about it.
+        every: minutes after which a tenant's job runs even if it has nothing to do, 0: never.
+        on_demand: an operation needs the blueprint; new tenants get another one until a person builds this one.
+        newer: a blueprint whose Debian packages were installed before this moment (epoch seconds) is too old.
     """
     with alone(cache / "build.lock", waiting=lambda: progress("waiting for another blueprint that is being built")):
         found = _build(lxd, archive, base, cache, progress, every, on_demand, newer)
@@ -93,9 +96,9 @@ def build(
 
 
 def remove_unfinished(lxd: Lxd, cache: Path, before: float) -> list[str]:
-    """Remove what a killed build left that was created before some moment; return the names.
+    """Remove unfinished blueprints of killed builds that were created before a moment; return their names.
 
-    Nothing is removed while a build is under way on this machine; the moment keeps those of other machines.
+    Nothing is removed while a build runs on this machine. `before` (epoch seconds) spares builds of other machines.
     """
     with suppress(Busy), alone(cache / "build.lock", wait=False):
         left = [
@@ -158,11 +161,11 @@ def _build(
         lxd.snapshot(unfinished, GOLDEN)
         lxd.rename(unfinished, name)
         made = name
-        # The role is what makes it a blueprint, so it comes last.
+        # The role makes it a blueprint, so it is set last.
         lxd.update(name, as_labels(role=Role.BLUEPRINT))
     except BaseException:
         with suppress(LxdError):
-            # What cannot be removed now is by the next build; the reason must not be hidden.
+            # The next build removes what cannot be removed now; this must not hide the reason for the failure.
             _remove(lxd, made)
         raise
     return _blueprint(lxd.instance(name))
@@ -174,14 +177,14 @@ def _does(instance: Instance, archive: Archive, recipe: str, newer: float) -> bo
 
 
 def _must_be(lxd: Lxd, name: str, suite: Suite) -> None:
-    """Refuse, by LxdError, an image of one's own that is of another Debian than a release needs."""
+    """Raise LxdError if the image of `blueprint.base` is of another Debian than the release needs."""
     found = run(lxd, name, '. /etc/os-release; echo "${VERSION_CODENAME:-}"').strip()
     if found and found != suite.name:
         raise LxdError(f"The image of `blueprint.base` is Debian {found}, and this release runs on {suite} here.")
 
 
 def install_packages(lxd: Lxd, name: str, packages: tuple[str, ...]) -> None:
-    """Install Debian packages from inside a container, which then needs a way out."""
+    """Install Debian packages from inside a container, which needs access to Debian's mirror for it."""
     environment = {"DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update"], ["--no-install-recommends", "install", "udhcpc", *packages]):
         ended = lxd.execute(name, ["apt-get", "-qy", *command], environment=environment, timeout=900)
@@ -190,14 +193,14 @@ def install_packages(lxd: Lxd, name: str, packages: tuple[str, ...]) -> None:
 
 
 def lay(lxd: Lxd, name: str, kind: Kind, suite: Suite = FIRST_SUITE) -> None:
-    """Lay the recipe's files and units over a running container; they count from its next boot."""
+    """Lay the recipe's files and units over a running container; they take effect at its next boot."""
     lxd.push(name, "/root/recipe.tar", recipe_tar(kind, suite=suite))
-    # An image of another's make may have a link there to a resolver that is masked now.
+    # In an image from elsewhere resolv.conf may be a link to a resolver that is masked now.
     run(lxd, name, "tar -C / -xf /root/recipe.tar; rm /root/recipe.tar /etc/resolv.conf; touch /etc/resolv.conf")
 
 
 def run(lxd: Lxd, name: str, script: str, *, timeout: int = 300) -> str:
-    """Run a shell script in a container and return its output; raises LxdError with its last line."""
+    """Run a shell script in a container and return its output; raise LxdError with its last line if it fails."""
     ended = lxd.execute(name, ["sh", "-euc", script], timeout=timeout)
     if ended.code != 0:
         raise LxdError(f"Inside `{name}`: {_last(ended)}")
@@ -205,7 +208,7 @@ def run(lxd: Lxd, name: str, script: str, *, timeout: int = 300) -> str:
 
 
 def _furnish(lxd: Lxd, name: str, archive: Archive, progress: Callable[[str], None], every: int) -> None:
-    """Put the recipe's files and Mautic's own into place, and boot into them."""
+    """Put the recipe's files and Mautic's own into place, and reboot into them."""
     until(lxd, name, "systemctl is-system-running | grep -Eq 'running|degraded'")
     lay(lxd, name, "tenant", archive.suite)
     furnish(lxd, name, every)
@@ -215,14 +218,14 @@ def _furnish(lxd: Lxd, name: str, archive: Archive, progress: Callable[[str], No
         "umask 022",
         f"rm -rf {ROOT}; mkdir -p {ROOT}; cd {ROOT}",
         "unzip -q /root/archive" if archive.is_zip else "tar --no-same-owner -xf /root/archive",
-        # The web updater that older trees have, and the development front of 4.x.
+        # The web updater that older trees have, and the development front controller of 4.x.
         "rm -f /root/archive upgrade.php index_dev.php",
         "mkdir -p var/cache var/logs var/tmp var/spool var/import config media/files/temp media/images",
         "mkdir -p translations themes",
-        # The code is root's; only what Mautic writes is the web server's.
+        # The code belongs to root; only what Mautic writes belongs to the web server.
         "chown -R root:root .; chmod -R u+rwX,go+rX,go-w .; chmod +x bin/console",
         "chown -R www-data:www-data config var media translations; chmod 750 config",
-        # Mautic adds themes that people upload, and can't replace the release's.
+        # Mautic can add themes that people upload, but cannot replace the release's.
         "chown root:www-data themes; chmod 1775 themes",
         "install -d /var/lib/mautic-ops",
         "install -d -o www-data -g www-data -m 750 /var/lib/mautic-ops/cron",
@@ -237,7 +240,7 @@ def _furnish(lxd: Lxd, name: str, archive: Archive, progress: Callable[[str], No
 
 
 def _install(lxd: Lxd, name: str, progress: Callable[[str], None]) -> None:
-    """Install Mautic once, warm what a clone's first page reads, and close it for good."""
+    """Install Mautic once, warm the caches that a clone's first page reads, and generalise the blueprint."""
     mautic = Mautic(lxd)
     progress("installing Mautic")
     mautic.call(name, "install", {"site_url": f"https://{_HOST}"}, timeout=600)
@@ -252,7 +255,7 @@ def _install(lxd: Lxd, name: str, progress: Callable[[str], None]) -> None:
 
 
 def until(lxd: Lxd, name: str, condition: str) -> None:
-    """Wait for a shell condition inside a container, a minute at most; else raises LxdError."""
+    """Wait until a shell condition holds inside a container; raise LxdError if it does not within a minute."""
     waiting = f"for _ in $(seq 600); do if {condition}; then exit 0; fi; sleep 0.1; done"
     waiting += "; echo its services do not start >&2; exit 1"
     run(lxd, name, waiting, timeout=90)

@@ -1,4 +1,4 @@
-"""The furniture of a tenant: what we put into it, brought to this bot's version, in a blueprint or where it serves."""
+"""Brings the furniture (our files and units) of a blueprint, or of a tenant that serves, to this bot's version."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from bot.model.tenants import Tenant
 
 TAR = "/root/furniture.tar"
 BASIC = 1
-"""The version of a tenant that says none."""
+"""The version of a tenant whose label has none."""
 CLOSES_ITSELF = 3
-"""The version from which on a candidate closes itself at its boot, as its labels say."""
+"""The first version with which a candidate closes itself at its boot, according to its labels."""
 TELLS_LABELS = ("security.devlxd", "security.guestapi")
-"""What turns off, at LXD and at Incus, that a container is told its labels."""
+"""The settings of LXD and of Incus that can keep a container from reading its labels."""
 
 
 def furniture_of(config: Mapping[str, str]) -> int:
-    """Return the version of what stands in an instance, as its label says; what no release writes is BASIC."""
+    """Return the version of an instance's furniture by its label; BASIC if the label is no number."""
     told = label_of(config, "furniture")
     return number_of(told) if told.isdecimal() else BASIC
 
 
 def closes_itself(config: Mapping[str, str]) -> bool:
-    """Whether a candidate of this configuration closes itself at its boot: LXD or Incus tells it its labels."""
+    """Return whether a candidate with this configuration closes itself at its boot, for which it reads its labels."""
     return furniture_of(config) >= CLOSES_ITSELF and all(config.get(key, "true") == "true" for key in TELLS_LABELS)
 
 
 def is_old(instance: Instance) -> bool:
-    """Whether what stands in a tenant is older than this bot's."""
+    """Return whether a tenant's furniture is older than this bot's."""
     return furniture_of(instance.config) < FURNITURE
 
 
 def is_behind(tenant: Tenant) -> bool:
-    """Whether `refurnish` has something to do for a tenant: its furniture is old, or its heavy jobs have no slot."""
+    """Return whether a tenant needs `refurnish`: its furniture is old, or its heavy jobs have no slot."""
     return tenant.furniture < FURNITURE or tenant.slot is None
 
 
 def unfurnish(lxd: Lxd, name: str, former: int) -> None:
-    """Put back what stood in a running tenant before it was furnished, of version `former`; nothing where it was not.
+    """Undo `furnish` in a running tenant: restore its furniture of version `former`; no effect if it was not furnished.
 
-    Safe to run again. Its slot stays, which older furniture does not know.
+    Safe to run again. The tenant keeps its slot, which older furniture does not know.
     """
     told = Mautic(lxd).call(name, "unfurnish", {"version": FURNITURE}, timeout=300)
     if told["version"] == former:
@@ -51,13 +51,13 @@ def unfurnish(lxd: Lxd, name: str, former: int) -> None:
 
 
 def furnish(lxd: Lxd, name: str, every: int, slot: int | None = None) -> None:
-    """Bring a running tenant's furniture to this bot's version, and write it down in the tenant and on its label.
+    """Bring a running tenant's furniture to this bot's version, and record the version in the tenant and on its label.
 
-    Safe to run again. It goes on to serve; where MariaDB's own configuration has changed, pages wait for it to start
-    anew. `every`: minutes after which a job runs whatever there is to do, 0: never. `slot`: when its heavy jobs begin,
-    as `bot.model.slots.slot_of`; None: as before.
+    Safe to run again. The tenant keeps serving; if MariaDB's own configuration has changed, pages wait for its restart.
+    `every`: minutes after which a job runs even if it has nothing to do, 0: never. `slot`: when the tenant's heavy jobs
+    begin, see `bot.model.slots.slot_of`; None: as before.
     """
-    # To write into a pipe that a tenant left there would take for ever.
+    # Writing into a FIFO that the tenant left there would block forever.
     lxd.remove(name, TAR)
     lxd.push(name, TAR, furniture_tar())
     Mautic(lxd).call(name, "furnish", {"version": FURNITURE, "every": every * 60, "slot": slot}, timeout=300)

@@ -1,4 +1,4 @@
-"""The recipe of the golden image: which packages, which files, what is masked."""
+"""Defines the recipe of the golden image: its packages, its files, and which units are masked or enabled."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from bot.model.releases import Base, Release
 Kind = Literal["tenant", "edge"]
 
 FILES = Path(__file__).with_name("files")
-"""`system`, then `tenant` or `edge`, are laid over a container's root, as root's, executable where they are so here."""
+"""`system`, then `tenant` or `edge`, are laid over a container's root; the files belong to root, and are executable if
+they are so here."""
 
 LOOKS = "usr/local/lib/mautic-ops/guest"
-"""Where the package that looks before PHP is started lies in a tenant, with the conditions that it shares."""
+"""The folder in a tenant with the package that decides whether PHP has to be started, and the conditions that it shares
+with the tool."""
 LOOK_SOURCES = ("mautic_look/*.py", "mautic_ctl/__init__.py", "mautic_ctl/due.py")
 
 FURNITURE = 9
 """The version of what we put into a tenant: its files and units, and what the tool's verb `furnish` does with them. A
-tenant that says none has 1. Whoever changes any of it counts on, so that tenants with an older one can be told."""
+tenant without a version has 1. Every change increments it, so that tenants with older furniture can be recognised."""
 FIRST = ("etc/nginx/sealed", "etc/nginx/conf.d/edge.conf", "etc/mysql/mariadb.conf.d/90-plan.cnf")
-"""What only a blueprint gets: a tenant's own is of its identity and its size."""
+"""Files that only a blueprint gets: a tenant's own depend on its identity and its size."""
 
 PLACEHOLDER = "@PHP@"
-"""What stands for the version of PHP in the names of packages, and in our files and their names."""
+"""Placeholder for the version of PHP in the names of packages, and in our files and their names."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A release of Debian that tenants are made of: its name, with the versions of PHP and MariaDB that it has.
+    """A release of Debian that tenants are made of: its name, and the versions of PHP and MariaDB that it has.
 
-    `lacks`: packages of STACK that it does not have.
+    `lacks`: packages of STACK that the release does not have.
     """
 
     name: str
@@ -47,7 +49,7 @@ class Suite:
         return self.name
 
     def filled(self, text: str) -> str:
-        """Return a name or a text with its version of PHP."""
+        """Return a name or a text with the suite's version of PHP in place of PLACEHOLDER."""
         return text.replace(PLACEHOLDER, self.php)
 
     @property
@@ -57,20 +59,20 @@ class Suite:
 
     @property
     def base(self) -> Base:
-        """What it gives a Mautic to run on."""
+        """The versions of PHP and MariaDB that the suite offers to Mautic."""
         return Base(*(tuple(int(part) for part in version.split(".")) for version in (self.php, self.mariadb)))
 
 
 SUITES = (Suite("bookworm", "8.2", "10.11"), Suite("trixie", "8.4", "11.8", (f"php{PLACEHOLDER}-imap",)))
-"""What a blueprint may be made of, oldest first: a release of Mautic gets the first that it runs on.
+"""The suites that a blueprint may be made of, oldest first: a release of Mautic gets the first that it runs on.
 
-PHP 8.4 has no IMAP any more, and Debian 13 does not package it: only Mautic's monitored inbox asks for it.
+PHP 8.4 no longer includes IMAP, and Debian 13 does not package it: only Mautic's monitored inbox needs it.
 """
 FIRST_SUITE = SUITES[0]
-"""What tenants of before stand on, and the edge."""
+"""The suite of the edge, and of tenants whose labels name none."""
 
 SYSTEM = ("systemd", "systemd-sysv", "udhcpc", "iproute2", "ca-certificates")
-"""What any container of ours boots with."""
+"""The packages that every container of ours needs to boot."""
 
 STACK = (
     "nginx-light",
@@ -86,12 +88,12 @@ STACK = (
     "curl",
     "unzip",
 )
-"""What a tenant runs. `libpython3-stdlib` is for mautic-ctl, which is stdlib only."""
+"""The packages that a tenant runs. `libpython3-stdlib` is for mautic-ctl, which needs only the standard library."""
 
 EDGE = ("caddy",)
 
 MASKED = (
-    # Nobody logs in at a console, and nothing of the machine under the container is ours to set up.
+    # Nobody logs in at a console, and the machine under the container is not ours to set up.
     "console-getty.service",
     "getty.target",
     "systemd-logind.service",
@@ -134,10 +136,10 @@ MASKED = (
     "procps.service",
     "e2scrub_reap.service",
     "rc-local.service",
-    # Debian 13 keeps /tmp in the tenant's memory.
+    # With it, Debian 13 would keep /tmp in the tenant's memory.
     "tmp.mount",
     "caddy.service",
-    # Work by the clock is cron's (/etc/cron.d/mautic), so that a hundred clones do not all wake at their first boot.
+    # Cron does all scheduled work (/etc/cron.d/mautic), so that a hundred clones do not all wake at their first boot.
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
@@ -147,34 +149,34 @@ MASKED = (
     "phpsessionclean.timer",
     "systemd-tmpfiles-clean.timer",
 )
-"""Units that a container of ours does without: a boot is what a person waits for."""
+"""Units that our containers do without, because people wait for a boot."""
 
 
 INSTEAD = {"tenant": (), "edge": ("dhcp.service",)}
-"""What an earlier recipe enabled."""
+"""Units that an earlier recipe enabled; they are masked now."""
 
 ENABLED = {
     "tenant": ("dhcp.service", "mautic-closed.service", "mautic-look.service"),
     "edge": ("network.service", "edge.service"),
 }
-"""Units of ours that start at boot."""
+"""Our units that start at boot."""
 
 
 def suites_since(name: str) -> tuple[Suite, ...]:
-    """Return what a tenant of a suite may be put on: its own, and newer ones, as no database goes back."""
+    """Return the suites that a tenant of a suite may be put on: its own and newer ones, as databases cannot go back."""
     return SUITES[SUITES.index(suite_named(name)) :]
 
 
 def suite_of(release: Release, since: str = "") -> Suite | None:
-    """Return what a release of Mautic is put on: the first that it runs on, None for none.
+    """Return the suite that a release of Mautic is put on: the first that it runs on, None if there is none.
 
-    `since`: the suite of a tenant that gets it; "": a new one.
+    `since`: the present suite of the tenant that gets the release; "": a new tenant.
     """
     return next((one for one in suites_since(since) if release.runs_on(one.base)), None)
 
 
 def suite_named(name: str) -> Suite:
-    """Return a suite by its name; what says none, or one of another bot, is of the first."""
+    """Return a suite by its name; FIRST_SUITE for an empty name, or one that this bot does not know."""
     return next((one for one in SUITES if one.name == name), FIRST_SUITE)
 
 
@@ -200,14 +202,14 @@ def recipe_files(kind: Kind) -> dict[str, Path]:
 
 
 def furniture_digest() -> str:
-    """Return the sha256 of what FURNITURE counts: a tenant's files with their modes, and its units."""
+    """Return the sha256 of what FURNITURE is the version of: a tenant's files with their modes, and its units."""
     return hashlib.sha256(furniture_tar()).hexdigest()
 
 
 def furniture_tar() -> bytes:
-    """Return what stands in a tenant, without what is only a blueprint's, as a tar archive.
+    """Return a tenant's furniture, without the files that only a blueprint gets, as a tar archive.
 
-    It is the same for every PHP: the tool in the tenant puts the version in the place of PLACEHOLDER.
+    It is the same for every PHP: the tool in the tenant replaces PLACEHOLDER with the version.
     """
     return recipe_tar("tenant", without=FIRST)
 
@@ -215,7 +217,7 @@ def furniture_tar() -> bytes:
 def recipe_tar(kind: Kind, without: Sequence[str] = (), suite: Suite | None = None) -> bytes:
     """Return the files, and the links that mask and enable units, as a tar archive to lay over a container's root.
 
-    The same recipe gives the same bytes. Without a suite the version of PHP is left open.
+    The same recipe gives the same bytes. Without a suite, PLACEHOLDER is not replaced.
     """
     links = {f"etc/systemd/system/{unit}": "/dev/null" for unit in (*MASKED, *INSTEAD[kind])}
     links["etc/systemd/system/default.target"] = "/lib/systemd/system/multi-user.target"

@@ -1,4 +1,4 @@
-"""A blueprint in memory, in the place of one that takes minutes to build."""
+"""Puts a blueprint in memory on a simulated server, in place of a real one that takes minutes to build."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The LXD daemon that the bot installs and runs for itself, where a machine has none."""
+"""The LXD or Incus daemon that the bot installs and runs for itself on a machine that has none."""

@@ -1,8 +1,8 @@
-"""The daemon of LXD or Incus that is the bot's own: its folder, its start, and what it says on its way up.
+"""The bot's own LXD or Incus daemon on this machine: its folder, its start, and its progress while it starts.
 
-It has a folder `/var/lib/mautic-ops/lxd-<hash of the state folder>` (or `incus-…`): containers' root users must be able
-to walk there (which a checkout or a private state folder seldom allows), and its socket's path has to stay below 108
-characters. Beside it are its log, and a file with its pid.
+Its folder is `/var/lib/mautic-ops/lxd-<hash of the state folder>` (or `incus-…`). The root users of containers must be
+able to enter the folder (which a checkout or a private state folder seldom allows), and the path of its socket has to
+stay below 108 characters. Its log and a file with its pid are beside the folder.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from bot.lxd.products import LXD, PRODUCTS, Product, called
 from bot.lxd.protocol import LxdUnavailable
 
 READY_SECONDS = 60
-"""How long a server may stand still on its way up: nothing said, no container more, no time spent on a core."""
+"""Seconds that a starting server may go without progress: nothing logged, no new container, no CPU time used."""
 _READY_LIMIT = 1800
-"""How long it may take in all; sixty tenants that are to be started take minutes."""
+"""Seconds that a start may take in all; with sixty tenants to start it takes minutes."""
 AGAIN_SECONDS = 130
-"""How long a bridge or pool that a server could not bring up is waited for: it tries again every minute."""
+"""Seconds to wait for a bridge or pool that a server could not bring up: it tries again every minute."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,29 @@ class LocalLxd:
 
 
 def folder_of(state: Path, product: Product | None = None) -> Path:
-    """Return the folder of the bot's own daemon: that of a product, or else the one that is there."""
+    """Return the folder of the bot's own daemon.
+
+    That is the daemon of `product`, or else the one that has a folder, or else LXD.
+    """
     digest = hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:8]
     return local_shared.HOME / f"{(product or kept_product(state) or LXD).key}-{digest}"
 
 
 def kept_product(state: Path) -> Product | None:
-    """Return what the bot's own daemon of this state is, also while it does not run: it has the tenants."""
+    """Return the product of the bot's own daemon for this state folder, or None where there is none.
+
+    It counts while the daemon does not run too, because the daemon has the tenants.
+    """
     return next((product for product in PRODUCTS if folder_of(state, product).exists()), None)
 
 
 def product_of(folder: Path) -> Product:
-    """Return what the daemon of a folder is."""
+    """Return the product of the daemon with this folder."""
     return called(folder.name.partition("-")[0])
 
 
 def pid_of(folder: Path) -> int | None:
-    """Return the pid of the bot's own daemon when it runs."""
+    """Return the pid of the bot's own daemon, or None when it does not run."""
     try:
         pid = int(folder.with_suffix(".pid").read_text().split()[0])
         mark = f"{product_of(folder).folder}={folder}".encode()
@@ -73,16 +79,20 @@ def pid_of(folder: Path) -> int | None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return what names one daemon to itself and to its tools, and no other that whoever runs this has in mind."""
+    """Return the environment for one daemon and its tools.
+
+    It names the daemon's folder, and lacks the socket variable, which may name another server.
+    """
     product = product_of(folder)
     named = {name: value for name, value in os.environ.items() if name != product.socket}
     return {**named, product.folder: str(folder), "PATH": packages.path()}
 
 
 def processes(folder: Path) -> list[int]:
-    """Return what the daemon left: its proxies, and monitors of containers and dnsmasq, which name its folder.
+    """Return the pids of what the daemon started: proxies, container monitors and dnsmasq, which name its folder.
 
-    In a container on this machine another may have a folder of the same name.
+    Processes of other PID namespaces are excluded: in a container on this machine another daemon may have a folder of
+    the same name.
     """
     mark, here = f"{folder}/".encode(), os.readlink("/proc/self/ns/pid")
     found = []
@@ -90,7 +100,7 @@ def processes(folder: Path) -> list[int]:
         with suppress(OSError):
             command = path.read_bytes()
             named = mark in command + b"/" and int(path.parent.name) != os.getpid()
-            # A proxy's command line has nothing but pids and ports; its log stands in the folder.
+            # A proxy's command line has nothing but pids and ports, but its log is in the folder.
             proxy = b"forkproxy" in command and os.readlink(path.with_name("fd") / "1").startswith(f"{folder}/logs/")
             if (named or proxy) and os.readlink(path.with_name("ns") / "pid") == here:
                 found.append(int(path.parent.name))
@@ -98,7 +108,7 @@ def processes(folder: Path) -> list[int]:
 
 
 def start_daemon(state: Path, product: Product, progress: Progress) -> LocalLxd:
-    """Start the own daemon and wait until it is ready; raises LxdUnavailable with what it said."""
+    """Start the bot's own daemon and wait until it is ready; raises LxdUnavailable with what it logged."""
     folder = folder_of(state, product)
     folder.mkdir(parents=True, exist_ok=True)
     folder.parent.chmod(0o755)
@@ -118,19 +128,19 @@ def start_daemon(state: Path, product: Product, progress: Progress) -> LocalLxd:
             stderr=log,
             start_new_session=True,
         )
-    # With where its words begin in the log, which has those of earlier ones too.
+    # With the place where its output begins in the log, which has that of earlier daemons too.
     folder.with_suffix(".pid").write_text(f"{daemon.pid} {began}")
     try:
         return wait_until_ready(folder, daemon.pid, progress)
     finally:
-        # It outlives this process, which need not be told of its end.
+        # The daemon outlives this process, so Popen must not warn that it still runs.
         daemon.returncode = 0
 
 
 def wait_until_ready(folder: Path, pid: int, progress: Progress) -> LocalLxd:
-    """Wait until the own daemon is ready, as long as it gets on with it, and tell what it does.
+    """Wait until the bot's own daemon is ready, as long as it makes progress, and report what it does.
 
-    One that does not is ended; raises LxdUnavailable with what it said since it was started.
+    A daemon without progress is ended. Raises LxdUnavailable with what the daemon has logged since its start.
     """
     path = str(folder / "unix.socket")
     give_up = time.monotonic() + _READY_LIMIT
@@ -154,10 +164,10 @@ def wait_until_ready(folder: Path, pid: int, progress: Progress) -> LocalLxd:
 
 
 def _wait_for_the_rest(folder: Path, path: str, progress: Progress) -> None:
-    """Wait for what a server that says it is ready lacks: a bridge or pool that failed, and the containers on it.
+    """Wait for what a server that calls itself ready lacks: a failed bridge or pool, and the containers that need it.
 
-    It tries those again every minute, and starts no container that needs one before. Raises LxdUnavailable with the
-    reason when one still fails.
+    The server tries those again every minute, and starts no container that needs one before. Raises LxdUnavailable with
+    the reason when one still fails after AGAIN_SECONDS.
     """
     lacks = _lacks(path)
     if not lacks:
@@ -176,16 +186,19 @@ def _wait_for_the_rest(folder: Path, path: str, progress: Progress) -> None:
 
 
 def _lacks(path: str) -> list[str]:
-    """The bridges and pools that a server has, and could not bring up."""
+    """Return the names of the bridges and pools that a server has, but could not bring up."""
     found = [one for kind in ("networks", "storage-pools") for one in told(path, f"/1.0/{kind}?recursion=1") or []]
     return [one["name"] for one in found if one.get("status") == "Unavailable"]
 
 
 def _reason(folder: Path, names: Iterable[str] = ()) -> str:
-    """The last error that the own daemon has told since it was started. `names`: of one of these, if there is any."""
+    """Return the last error that the bot's own daemon has logged since its start.
+
+    `names`: prefer errors that name one of these.
+    """
     lines = [line for line in _said(folder).splitlines() if re.search("level=(error|fatal)", line)]
     named = [line for line in lines if any(name in line for name in names)]
-    # In quotes, with a backslash before those within.
+    # Values are in quotes, with a backslash before quotes inside them.
     words = [
         word.replace('\\"', '"')
         for part in ("msg", "err", "error")
@@ -195,13 +208,16 @@ def _reason(folder: Path, names: Iterable[str] = ()) -> str:
 
 
 def _doing(path: str) -> str:
-    """What a server that is not ready does: how many of its containers run already; "" when it does not say."""
+    """Return what a starting server does: how many of its containers already run; "" when it does not say."""
     runs, wanted = _running(path)
     return f"starts its containers: {runs} of {wanted} run" if wanted else ""
 
 
 def _running(path: str) -> tuple[int, int]:
-    """How many containers of a server run, and how many are to, as they did before it ended; (0, 0) if it is silent."""
+    """Return how many containers of a server run, and how many are to run; (0, 0) if the server is silent.
+
+    Those that run, and those that ran before the server ended, are to run.
+    """
     instances = told(path, "/1.0/instances?recursion=1&all-projects=true")
     if not isinstance(instances, list):
         return 0, 0
@@ -211,7 +227,7 @@ def _running(path: str) -> tuple[int, int]:
 
 
 def _said(folder: Path) -> str:
-    """What the own daemon has said since it was started."""
+    """Return what the bot's own daemon has logged since its start."""
     try:
         began = int(folder.with_suffix(".pid").read_text().split()[1])
         with folder.with_suffix(".log").open("rb") as log:
@@ -222,7 +238,7 @@ def _said(folder: Path) -> str:
 
 
 def _spent(pid: int) -> int:
-    """The whole seconds that a process has spent on a core."""
+    """Return the whole seconds of CPU time that a process has used."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -242,12 +258,12 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def answers(path: str, address: str) -> bool:
-    """Whether a server answers 200 at a unix socket."""
+    """Return whether a server answers with 200 at an address of its Unix socket."""
     return told(path, address) is not None
 
 
 def told(path: str, address: str) -> Any:
-    """Return what a server says at an address of its unix socket ({}: nothing); None when it does not answer."""
+    """Return what a server answers at an address of its Unix socket ({}: nothing); None without an answer of 200."""
     connection = _UnixConnection(path)
     try:
         connection.request("GET", address)

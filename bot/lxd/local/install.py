@@ -1,4 +1,4 @@
-"""Whether a server can run on this machine, and which one is installed there."""
+"""Whether a server can run on this machine, and which one; installs a server where none is installed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from bot.lxd.products import INCUS, LXD, PRODUCTS, Product, at
 from bot.lxd.protocol import LxdUnavailable
 
 SYSTEM_SOCKETS = tuple(socket for product in PRODUCTS for socket in product.sockets)
-"""Where the distribution's servers listen."""
+"""The sockets of the distribution's servers."""
 
 
 def service_manager() -> bool:
-    """Whether systemd runs here."""
+    """Return whether systemd runs here."""
     return Path("/run/systemd/system").exists()
 
 
 def refuse_where_impossible() -> None:
-    """Raise LxdUnavailable, with what is in its way, where no server can run on this machine."""
+    """Raise LxdUnavailable, with the reason, where no server can run on this machine."""
     instead = "try `make up LXD=simulated`, or point the bot at an LXD or Incus server"
     if sys.platform != "linux":
         raise LxdUnavailable(f"LXD and Incus run on Linux only, and this is {sys.platform}; {instead}.")
@@ -48,9 +48,10 @@ def refuse_where_impossible() -> None:
 
 
 def install(progress: Progress, wanted: Product | None = None) -> Product:
-    """Install what is missing of a server and what it needs; return what the server is.
+    """Install what is missing of a server and its tools; return the server's product.
 
-    `wanted`, else what is installed, else what the distribution offers.
+    The product is `wanted`, else the installed one, else the one that the distribution offers. Raises LxdUnavailable
+    where the installation fails.
     """
     tools = packages.missing(packages.TOOLS)
     there = [one for one in PRODUCTS if wanted in (None, one) and shutil.which(one.daemon, path=packages.path())]
@@ -73,12 +74,16 @@ def install(progress: Progress, wanted: Product | None = None) -> Product:
 
 
 def _offered() -> Product:
-    """What the distribution has: LXD, but Incus from Debian 13 on (which is the last with LXD) and where LXD is not."""
+    """Return the product that the distribution offers.
+
+    That is LXD, but Incus from Debian 13 on (the last Debian with LXD), and where there is no LXD. Raises
+    LxdUnavailable where there is neither.
+    """
     try:
         system = platform.freedesktop_os_release()
     except OSError:
         system = {}
-    # Debian's testing has no number.
+    # Debian testing has no version number.
     incus_first = system.get("ID") == "debian" and system.get("VERSION_ID", "13") not in ("11", "12")
     if not incus_first and shutil.which("snap") and service_manager():
         return LXD

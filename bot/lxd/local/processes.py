@@ -1,4 +1,4 @@
-"""Processes of this machine: looked at, and ended."""
+"""Looks at processes of this machine, and ends them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bot.lxd import packages
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs."""
+    """Return whether a process runs; one that has ended but is not reaped yet does not."""
     with suppress(ChildProcessError):
-        # One that this process started is told of its end here.
+        # Reap a child of this process that has ended.
         os.waitpid(pid, os.WNOHANG)
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -24,7 +24,7 @@ def alive(pid: int) -> bool:
 
 
 def end_all(pids: list[int]) -> None:
-    """End processes, by force where they do not end within some seconds."""
+    """End processes, by force where they do not end within 5 seconds."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         for pid in pids:
             with suppress(ProcessLookupError):
@@ -35,7 +35,7 @@ def end_all(pids: list[int]) -> None:
 
 
 def parents() -> dict[int, int]:
-    """Return the parent of every process of this machine."""
+    """Return the parent of every process of this machine, by pid."""
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -44,6 +44,6 @@ def parents() -> dict[int, int]:
 
 
 def quietly(*command: str) -> None:
-    """Run what may find nothing to do."""
+    """Run a command that may find nothing to do, and ignore its failure."""
     with suppress(FileNotFoundError):
         subprocess.run(command, env={**os.environ, "PATH": packages.path()}, check=False, capture_output=True)

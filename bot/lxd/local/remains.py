@@ -1,4 +1,4 @@
-"""What the bot's own daemon made in the kernel and on the disk: taken away, in whatever state it is."""
+"""Removes what the bot's own daemon made in the kernel and on the disk, in whatever state the daemon is."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from bot.lxd.local.processes import end_all, parents, quietly
 from bot.lxd.pool_folder import is_subvolume, of_pool
 
 CABLES = 5.0
-"""Seconds that the cables of stopped containers may take to go."""
+"""Seconds that the veth interfaces of stopped containers may take to disappear."""
 
 
 def take_away(folder: Path) -> None:
-    """End the own daemon and all that it started, and remove all that it made in the kernel and in its folder."""
+    """End the bot's own daemon and all that it started, and remove all that it made.
+
+    That is what it made in the kernel and in its folder, with its log and pid file.
+    """
     instances = [path.name for kind in ("containers", "logs") for path in folder.glob(f"{kind}/*")]
     if (pid := pid_of(folder)) is not None:
         end_all([pid])
     end_the_rest(folder)
-    # What still serves is of another checkout's bot, which calls its bridge and its tenants the same.
+    # What still serves belongs to the bot of another checkout, whose bridge and tenants have the same names.
     others = _served()
     networks = {path.name for path in folder.glob("networks/*")} - others
     unmount(folder)
@@ -34,7 +37,7 @@ def take_away(folder: Path) -> None:
             if device.read_text().startswith(f"{folder}/"):
                 quietly("losetup", "--detach", f"/dev/{device.parent.parent.name}")
     for name in networks:
-        # The kernel takes a cable away with the container at its other end, but not at once.
+        # The kernel removes a veth interface with the container at its other end, but not at once.
         cables = [path.name for path in Path("/sys/class/net", name, "brif").glob("*")]
         for link in (*cables, name):
             if Path("/sys/class/net", link).exists():
@@ -48,16 +51,17 @@ def take_away(folder: Path) -> None:
 
 
 def end_the_rest(folder: Path) -> None:
-    """End what the own daemon started and left: containers, dnsmasq, proxies."""
+    """End what the bot's own daemon started and left: containers, dnsmasq, proxies."""
     monitors = processes(folder)
-    # Their children are the containers' first processes, which outlive them; with these all of a container ends.
+    # The monitors' children are the init processes of containers, which outlive them; a container ends with its init.
     end_all([*monitors, *(pid for pid, parent in parents().items() if parent in monitors)])
 
 
 def wait_for_cables(folder: Path) -> None:
-    """Wait until the kernel has taken away the cables of stopped containers, for some seconds at most.
+    """Wait until the kernel has removed the veth interfaces of stopped containers, for CABLES seconds at most.
 
-    It does so after they have ended, and a server that starts meanwhile may fail over one that vanishes.
+    The kernel removes them after the containers have ended. A server that starts meanwhile may fail over one that
+    vanishes.
     """
     bridges = [Path("/sys/class/net", path.name, "brif") for path in folder.glob("networks/*")]
     give_up = time.monotonic() + CABLES
@@ -66,7 +70,7 @@ def wait_for_cables(folder: Path) -> None:
 
 
 def unmount(folder: Path) -> None:
-    """Unmount all that is mounted in the folder of the own daemon."""
+    """Unmount everything that is mounted in the folder of the bot's own daemon."""
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for mount in reversed(mounts):
         if mount.startswith(f"{folder}/"):
@@ -74,7 +78,10 @@ def unmount(folder: Path) -> None:
 
 
 def _served() -> set[str]:
-    """The bridges and running instances of the servers in this network, by the dnsmasq or monitor that each has."""
+    """Return the bridges and running instances of the servers in this network namespace.
+
+    Each bridge has a dnsmasq, and each running instance a monitor.
+    """
     here = os.readlink("/proc/self/ns/net")
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -90,7 +97,10 @@ def _served() -> set[str]:
 
 
 def _forget_groups(instances: set[str]) -> None:
-    """Remove the control groups that instances left, the inner ones first; those of others come and go meanwhile."""
+    """Remove the control groups that instances left, the inner ones first.
+
+    Groups of other instances come and go meanwhile.
+    """
     for group, _, _ in os.walk("/sys/fs/cgroup", topdown=False):
         if any(part.startswith("lxc.") and part.rpartition(".")[2] in instances for part in group.split("/")):
             with suppress(OSError):
@@ -98,7 +108,7 @@ def _forget_groups(instances: set[str]) -> None:
 
 
 def _forget_rules(networks: set[str], instances: set[str]) -> None:
-    """Remove what a firewall still has of networks and instances; LXD and Incus name their chains after them."""
+    """Remove the firewall's chains of networks and instances; LXD and Incus name their chains after them."""
     with suppress(OSError, ValueError):
         listed = subprocess.run(
             ["nft", "--json", "list", "chains"],
@@ -112,16 +122,17 @@ def _forget_rules(networks: set[str], instances: set[str]) -> None:
             of = chain["name"].partition(".")[2]
             if chain["table"] in ("lxd", "incus") and (of in networks or of.partition(".")[0] in instances):
                 ours.append((chain["family"], chain["table"], chain["name"]))
-        # Emptied first, since they lead to each other.
+        # Flush them first, since they refer to each other.
         for doing in ("flush", "delete"):
             for chain in ours:
                 quietly("nft", doing, "chain", *chain)
 
 
 def fill_gaps(path: str, project: str, pool: str) -> None:
-    """Give instances without a volume an empty one, since LXD deletes no other; on btrfs only a folder is there.
+    """Give instances without a volume an empty one, since LXD deletes no others.
 
-    It leaves such a one when it is killed while it copies. `path`: its socket, on this machine.
+    On btrfs such an instance has only a folder. LXD leaves it so when it is killed during a copy. `path`: the server's
+    socket, on this machine.
     """
     folder = of_pool(path, pool)
     if folder is None:
@@ -134,6 +145,6 @@ def fill_gaps(path: str, project: str, pool: str) -> None:
             *folder.glob(f"containers-snapshots/{project}_*/*"),
         ):
             if not is_subvolume(volume):
-                # What is in it LXD wrote there beside the volume that it was about to make.
+                # LXD wrote what is in it while it was about to make the volume.
                 shutil.rmtree(volume)
                 quietly("btrfs", "subvolume", "create", str(volume))

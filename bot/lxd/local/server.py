@@ -1,6 +1,6 @@
-"""An LXD or Incus server on this machine: found, or brought up where there is none, and taken away without a trace.
+"""Finds an LXD or Incus server on this machine, brings one up where there is none, and removes it without a trace.
 
-Where a service manager runs, it is the distribution's and stays. Elsewhere the bot runs a daemon of its own.
+Where a service manager runs, the server is the distribution's and stays. Elsewhere the bot runs a daemon of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from bot.lxd.protocol import LxdError, LxdUnavailable
 def find(state: Path, only: Product | None = None) -> LocalLxd | None:
     """Return the server that answers on this machine, or None. `state`: the bot's state folder, for its own daemon.
 
-    `only`: one of this product, and no other.
+    `only`: a server of this product, and no other.
     """
     own = folder_of(state, only)
     places: list[tuple[Product | None, str]] = [(product, os.environ.get(product.socket, "")) for product in PRODUCTS]
@@ -56,13 +56,13 @@ def find(state: Path, only: Product | None = None) -> LocalLxd | None:
 def up(state: Path, progress: Progress, only: Product | None = None) -> LocalLxd:
     """Return a server of this machine, installed and started when there is none; `progress` gets lines for a person.
 
-    `only`: one of this product, and no other. Quick when it already runs. Raises LxdUnavailable with a reason when none
-    can run here.
+    `only`: a server of this product, and no other. Quick when the server already runs. Raises LxdUnavailable with a
+    reason when none can run here.
     """
     with alone():
         found = find(state, only)
         if found is not None and found.own and (pid := pid_of(folder_of(state, only))) is not None:
-            # It answers before it has started its containers.
+            # The server answers before it has started its containers.
             found = wait_until_ready(folder_of(state, only), pid, progress)
         elif found is None:
             found = _bring_up(state, progress, only)
@@ -74,12 +74,12 @@ def up(state: Path, progress: Progress, only: Product | None = None) -> LocalLxd
 def _bring_up(state: Path, progress: Progress, only: Product | None) -> LocalLxd:
     kept = folder_of(state, only)
     if (pid := pid_of(kept)) is not None:
-        # It lives, and is slow to answer: a second one beside it would do harm.
+        # The daemon runs but is slow to answer: a second one beside it would do harm.
         with suppress(LxdUnavailable):
             return wait_until_ready(kept, pid, progress)
     refuse_where_impossible()
     product = install(progress, only or kept_product(state))
-    # Where a service manager runs, the package has just started it.
+    # Where a service manager runs, the package has just started the server.
     return _wait_for_service(state, product) if service_manager() else start_daemon(state, product, progress)
 
 
@@ -96,9 +96,9 @@ def _wait_for_service(state: Path, product: Product) -> LocalLxd:
 
 
 def keep(state: Path, endpoint: str, progress: Progress) -> bool:
-    """Start what is the bot's own on this machine and has died: its server at `endpoint`, and lxcfs.
+    """Start what belongs to the bot on this machine and has died: its server at `endpoint`, and lxcfs.
 
-    Tell whether the server was started. One that `stop` ended stays so, and anybody else's is not touched.
+    Return whether the server was started. A server that `stop` ended stays stopped, and nobody else's is touched.
     """
     folder = folder_of(state)
     if endpoint not in ("", str(folder / "unix.socket")) or not folder.with_suffix(".pid").exists():
@@ -117,7 +117,7 @@ def keep(state: Path, endpoint: str, progress: Progress) -> bool:
 
 
 def stop(state: Path) -> bool:
-    """End the bot's own daemon with its containers; tell whether any of it ran. Anybody else's server goes on."""
+    """Stop the bot's own daemon with its containers; return whether any of it ran. Other servers go on."""
     folder = folder_of(state)
     with alone():
         pid = pid_of(folder)
@@ -134,7 +134,7 @@ def stop(state: Path) -> bool:
             end_all([pid])
         elif not processes(folder):
             return False
-        # Of a daemon that died they go on.
+        # The containers of a daemon that died go on.
         end_the_rest(folder)
         wait_for_cables(folder)
         unmount(folder)
@@ -143,10 +143,10 @@ def stop(state: Path) -> bool:
 
 
 def remove(state: Path, *, project: str, pool: str, network: str, profile: str, only: Product | None = None) -> None:
-    """Take away all that the bot made on this machine's server, and the server too when it is the bot's own.
+    """Remove all that the bot made on this machine's server, and the server too when it is the bot's own.
 
-    The own one goes whatever state it is in: it may be dead, hang, or not be able to start any more. `only`: a server
-    of this product, and no other.
+    The bot's own server goes whatever state it is in: dead, hanging, or unable to start. `only`: a server of this
+    product, and no other.
     """
     folder = folder_of(state, only)
     found = find(state, only or kept_product(state))
@@ -156,7 +156,7 @@ def remove(state: Path, *, project: str, pool: str, network: str, profile: str, 
             lxd.remove_project()
         except LxdError:
             fill_gaps(found.socket, project, pool)
-            # What the own one cannot take away goes with it.
+            # What the bot's own server cannot remove is removed with the server.
             with suppress(LxdError) if found.own else nullcontext():
                 lxd.remove_project()
     with alone():
@@ -165,7 +165,7 @@ def remove(state: Path, *, project: str, pool: str, network: str, profile: str, 
 
 
 def leave() -> None:
-    """Take away what the servers of this machine share, once none is left."""
+    """Remove what the servers of this machine share, once no server is left."""
     with alone():
         if not local_shared.another_server():
             local_shared.stop_lxcfs()
@@ -177,7 +177,10 @@ def leave() -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Keep two of us from starting or ending daemons at once: all on a machine share its limits and its lxcfs."""
+    """Keep two processes of the bot from starting or ending daemons at once.
+
+    All servers on a machine share its limits and its lxcfs.
+    """
     with Path("/run/mautic-ops.lock" if os.geteuid() == 0 else os.devnull).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""What all servers of this machine share: the kernel's limits, lxcfs, and cables that nobody plugged in."""
+"""What all servers of this machine share: the kernel's limits, lxcfs, and veth pairs that nothing uses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bot.lxd.local.processes import end_all, quietly
 Progress = Callable[[str], None]
 
 HOME = Path("/var/lib/mautic-ops")
-"""What the bot keeps of servers on this machine."""
+"""The folder for the bot's own servers on this machine."""
 LXCFS = Path("/var/lib/lxcfs")
 LXCFS_PID = HOME / "lxcfs.pid"
 _LIMITS_BEFORE = HOME / "limits.json"
 _LIMITS = {
-    # Keys and watches are counted for all containers together, since they share one range of user ids.
+    # Keys and watches are counted for all containers together, since they share one range of user IDs.
     "kernel/keys/maxkeys": 20_000,
     "kernel/keys/maxbytes": 20_000_000,
     "fs/inotify/max_user_instances": 65_536,
@@ -33,7 +33,7 @@ _LIMITS = {
 
 
 def raise_limits(progress: Progress) -> None:
-    """Raise the kernel's limits that a hundred containers run into; note the former ones for `remove`."""
+    """Raise the kernel's limits that a hundred containers run into; store the previous ones for `restore_limits`."""
     before: dict[str, int] = {}
     for name, wanted in _LIMITS.items():
         path = Path("/proc/sys", name)
@@ -45,7 +45,7 @@ def raise_limits(progress: Progress) -> None:
         except OSError:
             progress(f"cannot raise {name.replace('/', '.')}; more than about 60 tenants may not start")
     if before and HOME.exists():
-        # Those of the first time count: later ones are already ours.
+        # The values that were stored first win: later ones are already the bot's.
         _LIMITS_BEFORE.write_text(json.dumps(before | _limits_before()))
 
 
@@ -55,7 +55,7 @@ def _limits_before() -> dict[str, int]:
 
 
 def restore_limits() -> None:
-    """Give the kernel the limits back that `raise_limits` found, where they are still ours."""
+    """Restore the kernel's limits that `raise_limits` found, where the bot's values are still set."""
     for name, before in _limits_before().items():
         path = Path("/proc/sys", name)
         with suppress(OSError):
@@ -65,22 +65,22 @@ def restore_limits() -> None:
 
 
 def start_lxcfs(log_file: Path, progress: Progress) -> None:
-    """Start lxcfs when nobody did: without it tenants see the memory and CPUs of the whole machine."""
+    """Start lxcfs unless it already runs: without it tenants see the memory and CPUs of the whole machine."""
     program = shutil.which("lxcfs", path=packages.path())
     if program is None or not Path("/dev/fuse").exists():
         progress("lxcfs cannot run here; tenants will see the whole machine's memory")
         return
     if _lxcfs_serves():
         return
-    # One that was killed leaves its mount, which nobody can enter.
+    # An lxcfs that was killed leaves its mount, which nobody can enter.
     subprocess.run(["umount", "--lazy", str(LXCFS)], check=False, capture_output=True)
     LXCFS.mkdir(exist_ok=True)
     own_file = LXCFS_PID.with_suffix(".run")
     with log_file.open("ab") as log:
-        # With a pid file elsewhere than its default, which is the distribution's service's.
+        # The pid file is not at its default path, which belongs to the distribution's service.
         lxcfs = subprocess.Popen(
             [program, "--foreground", f"--pidfile={own_file}", str(LXCFS)],
-            # Of all servers here, and so of none's environment.
+            # It serves all servers here, and so gets no server's environment.
             env={"PATH": packages.path()},
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -98,7 +98,7 @@ def start_lxcfs(log_file: Path, progress: Progress) -> None:
 
 
 def lxcfs_died() -> bool:
-    """Whether there was one that we started."""
+    """Return whether an lxcfs that the bot started no longer serves."""
     return LXCFS_PID.exists() and not _lxcfs_serves()
 
 
@@ -109,7 +109,7 @@ def _lxcfs_serves() -> bool:
 
 
 def stop_lxcfs() -> None:
-    """End the lxcfs that we started."""
+    """Stop the lxcfs that the bot started."""
     try:
         pid = int(LXCFS_PID.read_text())
         ours = b"lxcfs" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -122,23 +122,29 @@ def stop_lxcfs() -> None:
 
 
 def another_server() -> bool:
-    """Whether any LXD or Incus runs on this machine: its containers need what all share, lxcfs and raised limits."""
+    """Return whether any LXD or Incus runs on this machine.
+
+    Its containers need what all servers share: lxcfs and the raised limits.
+    """
     for path in Path("/proc").glob("[0-9]*/comm"):
         with suppress(OSError):
-            # One that has ended, and that its parent has not asked after yet, has no command line.
+            # A process that has ended, but that its parent has not reaped yet, has no command line.
             if path.read_text().strip() in ("lxd", "incusd") and path.with_name("cmdline").read_bytes():
                 return True
     return False
 
 
 def remove_loose_cables() -> None:
-    """Remove the cables of containers that never started: both ends are still here, and neither is plugged in."""
+    """Remove the veth pairs of containers that never started.
+
+    Both ends of such a pair are still on the host, and neither is attached to a bridge.
+    """
     links = {path.name: path for path in Path("/sys/class/net").glob("veth*")}
     with suppress(OSError):
         numbers = {(path / "ifindex").read_text(): name for name, path in links.items()}
         for name, path in links.items():
             other = numbers.get((path / "iflink").read_text(), "")
             plugged = any((links[end] / "master").exists() for end in (name, other) if end)
-            # Their end has an address as LXD and Incus give them.
+            # The container's end has a MAC with the prefix of LXD or Incus.
             if other and not plugged and (path / "address").read_text().startswith(("00:16:3e", "10:66:6a")):
                 quietly("ip", "link", "delete", name)

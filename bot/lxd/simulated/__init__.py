@@ -1,1 +1,1 @@
-"""An LXD server that is none, in memory: with the awkward answers of the real one, for speed, faults and scale."""
+"""A simulated LXD server in memory, with the awkward answers of a real one: for speed, faults and scale."""

@@ -1,4 +1,4 @@
-"""What is done to the instances of a simulated LXD server: power, address, settings, name, snapshots, end."""
+"""Changes instances of a simulated LXD server: power, address, configuration, name, snapshots, deletion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Lay = Callable[[Mapping[str, str]], Mapping[str, bytes]]
 
 
 class SimulatedChanges(SimulatedServer):
-    """The part of `SimulatedLxd` that changes instances. `lay` is as there."""
+    """The part of `SimulatedLxd` that changes instances. `lay`: see `SimulatedLxd`."""
 
     lay: Lay
 
@@ -54,7 +54,10 @@ class SimulatedChanges(SimulatedServer):
                 machine.status = "Running"
 
     def boot(self, machine: Machine, at: int) -> None:
-        """Let one run, if there is memory for it; else the kernel takes LXD's, which answers no more."""
+        """Start an instance where there is memory for it; otherwise the kernel kills LXD, which answers no more.
+
+        Raises LxdUnavailable in that case.
+        """
         given = machine.devices.get(NIC, {}).get("ipv4.address") or self.world.free_address(machine)
         machine.address = "" if label_of(machine.config, "network-before") else given
         if machine.status != "Running":
@@ -101,7 +104,7 @@ class SimulatedChanges(SimulatedServer):
                 if machine.status == "Running":
                     machine.address = (device or {}).get("ipv4.address") or world.free_address(machine)
 
-    # -- settings, name and end ---------------------------------------------------------------------------------
+    # -- configuration, name and deletion -----------------------------------------------------------------------
 
     def update(
         self,
@@ -117,12 +120,12 @@ class SimulatedChanges(SimulatedServer):
             attached = {**machine.devices, **(devices or {})}
             kept = {key: dict(device) for key, device in attached.items() if device}
             if kept.get("root") != machine.devices.get("root"):
-                # Not even another limit can be written down where the present one is exceeded.
+                # A disk that exceeds its present limit has no space to record even a new limit.
                 world.must_fit(machine, 0, doing)
                 try:
                     world.must_fit(machine, 1, doing, kept)
                 except PoolFull:
-                    # Too small a size holds all the same.
+                    # A size that is too small applies all the same.
                     machine.devices = kept
                     raise
             machine.config = {key: value for key, value in laid.items() if value}
@@ -196,7 +199,7 @@ class SimulatedChanges(SimulatedServer):
         with self.call("delete_snapshot", name, snapshot) as world:
             machine = world.find(name, doing)
             found = machine.taken(snapshot, doing)
-            # Removing needs a little room too.
+            # Deleting needs a little free space too.
             world.must_have(1, doing, machine.location)
             machine.snapshots.remove(found)
             if not machine.snapshots:

@@ -1,4 +1,4 @@
-"""What is done inside the instances of a simulated LXD server: commands, conversations, files."""
+"""Works inside the instances of a simulated LXD server: commands, conversations, files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from bot.lxd.simulated.world import IN_MEMORY, File
 Execute = Callable[[Any, str, list[str], Mapping[str, str]], ExecResult]
 """Answers a command inside an instance: (server, instance, command, environment). It may push and pull files."""
 Speak = Callable[[Any, str, list[str], bytes], Iterator[bytes]]
-"""Plays a command that is spoken with: (server, instance, command, what was sent to it first). Yields its lines, the
-next whenever another is waited for."""
+"""Plays the command of a conversation: (server, instance, command, what was sent to it first). Yields its lines, each
+when the caller waits for it."""
 
 
 class Talking:
-    """See `Talk`; a command begins to speak with what is sent to it first."""
+    """See `Talk`. The command begins with the first content that is sent to it."""
 
     def __init__(self, name: str, speak: Callable[[bytes], Iterator[bytes]], limit: int) -> None:
         self._name = name
@@ -30,7 +30,7 @@ class Talking:
         self._spoke = False
 
     def send(self, content: bytes) -> None:
-        """See `Talk.send`. A generator gets what is sent later as what its `yield` returns."""
+        """See `Talk.send`. A generator gets what is sent later as the value of its `yield`."""
         if self._lines is None:
             self._lines = self._speak(content)
         else:
@@ -56,14 +56,17 @@ class Talking:
 class SimulatedInside(SimulatedServer):
     """The part of `SimulatedLxd` that works inside instances.
 
-    `run` answers the commands there, `speak` plays those that are spoken with.
+    `run` answers commands, `speak` plays the commands of conversations.
     """
 
     run: Execute
     speak: Speak
 
     def quota(self, name: str) -> tuple[int | None, int | None]:
-        """Return the bytes that an instance refers to (None: not counted) and their limit, as can be seen inside."""
+        """Return the bytes that an instance refers to (None: not counted) and their limit (None: no limit).
+
+        Both are as seen inside the instance.
+        """
         with self.lock:
             machine = self.world.find(name, f"read `{name}`")
             limit = machine.devices.get("root", {}).get("size")
@@ -88,19 +91,19 @@ class SimulatedInside(SimulatedServer):
 
     @contextmanager
     def talk(self, name: str, command: list[str], *, timeout: float = 120, limit: int) -> Iterator[Talking]:
-        """See `Lxd.talk`. It is an `execute` to who counts, delays or breaks calls."""
+        """See `Lxd.talk`. Code that counts, delays or breaks calls sees it as `execute`."""
         doing = f"run `{PurePosixPath(command[0]).name}` in `{name}`"
         with self.call("execute", name, command) as world:
             world.find(name, doing).must_run(doing)
         yield Talking(name, lambda sent: self.speak(self, name, command, sent), limit)
 
     def sweep(self) -> None:
-        """See `Lxd.sweep`. Nothing stays here."""
+        """See `Lxd.sweep`. The simulation leaves nothing."""
         with self.call("sweep"):
             pass
 
     def push(self, name: str, path: str, content: bytes, *, mode: int = 0o600, uid: int = 0, gid: int = 0) -> None:
-        """See `Lxd.push`. Every folder is taken to be there."""
+        """See `Lxd.push`. Every folder is assumed to exist."""
         doing = f"write `{path}` in `{name}`"
         with self.call("push", name, path) as world:
             machine = world.find(name, doing)
@@ -110,7 +113,7 @@ class SimulatedInside(SimulatedServer):
             machine.files[path] = File(bytes(content), mode, uid, gid)
 
     def pad(self, name: str, path: str, size: int) -> None:
-        """See `Lxd.pad`. It is counted, and not kept."""
+        """See `Lxd.pad`. The file's size counts; its content is not kept."""
         doing = f"write `{path}` in `{name}`"
         with self.call("pad", name, path) as world:
             machine = world.find(name, doing)

@@ -20,23 +20,23 @@ from bot.lxd.simulated.world import MIB, Image, Machine, Taken, World, must_be_a
 from bot.lxd.wire import NIC
 
 CLONE_BYTES = 12 * MIB
-"""What a copy-on-write clone owns at first."""
+"""The bytes that a copy-on-write clone owns at first."""
 
 
 class SimulatedLxd(SimulatedChanges, SimulatedInside):
     """One LXD server in memory, or a cluster. Safe for many threads.
 
     Args:
-        members: of a cluster; each has a pool of its own.
-        clock: epoch seconds.
-        execute: answers commands inside instances; the default ends all with 0.
-        speak: plays commands that are spoken with; the default ends without a word.
-        lay: returns the files that an instance of this configuration lays at its boot, where they are not there.
-        pool_bytes: size of the pool until `ensure_project` gives another.
-        memory: bytes of each host, which its running instances fill. One start too many, and LXD is killed: it answers
+        members: names of the cluster's members; each has a pool of its own.
+        clock: returns epoch seconds.
+        execute: answers commands inside instances; by default all end with 0.
+        speak: plays the commands of conversations; by default they end without output.
+        lay: returns the files that an instance with this configuration creates when it boots, where they are missing.
+        pool_bytes: size of the pool until `ensure_project` sets another.
+        memory: bytes of each host, which its running instances fill. One start too many kills LXD, which then answers
             no more.
         cores: of each host.
-        state: a JSON file that everything is kept in over restarts.
+        state: a JSON file that keeps everything across restarts.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class SimulatedLxd(SimulatedChanges, SimulatedInside):
         devices: Mapping[str, Mapping[str, str]],
         refresh: bool = False,
     ) -> None:
-        """See `Lxd.receive`. On the source it counts as `send`."""
+        """See `Lxd.receive`. The source counts it as a call of `send`."""
         doing = f"copy `{instance}` to `{name}`"
         with source.call("send", instance) as theirs:
             sent = deepcopy(theirs.find(instance, doing))
@@ -118,7 +118,7 @@ class SimulatedLxd(SimulatedChanges, SimulatedInside):
                     doing,
                     self.member,
                 )
-            # Nothing is shared with what it was cloned from over there.
+            # The copy shares nothing with what the source was cloned from.
             machine.bytes, machine.files, machine.snapshots = sent.base + sent.bytes, sent.files, sent.snapshots
             machine.frozen = machine.bytes if machine.snapshots else 0
 
@@ -189,7 +189,7 @@ class SimulatedLxd(SimulatedChanges, SimulatedInside):
             return fingerprint
 
     def export_image(self, source: str, alias: str, path: str, properties: Mapping[str, str]) -> str:
-        """See `Lxd.export_image`. The file says what it would hold."""
+        """See `Lxd.export_image`. The file is a JSON description of what the image would hold."""
         doing = f"publish `{source}` as the image `{alias}`"
         name, _, snapshot = source.partition("/")
         with self.call("export_image", source, alias, path) as world:
@@ -206,5 +206,5 @@ class SimulatedLxd(SimulatedChanges, SimulatedInside):
 
 
 def _lasting(config: Mapping[str, str]) -> dict[str, str]:
-    """What of a configuration a copy keeps."""
+    """Return what a copy keeps of a configuration."""
     return {key: value for key, value in config.items() if not key.startswith("volatile.")}

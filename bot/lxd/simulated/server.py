@@ -1,4 +1,4 @@
-"""A simulated LXD server as it is read: itself, its cluster, its pool, its instances; and how a call of it goes."""
+"""Reads a simulated LXD server: itself, its cluster, pool and instances; and locks and stores it for each call."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from bot.lxd.protocol import (
 from bot.lxd.simulated.world import MIB, Machine, World
 
 TENANT_BYTES = 140 * MIB
-"""What a running instance takes of its host's memory: twice what an idle tenant tells, as it is at worst."""
+"""Bytes of its host's memory that a running instance takes: twice what an idle tenant reports, as in the worst case."""
 HOST_BYTES = 1024 * MIB
-"""What a host needs for itself."""
+"""Bytes of memory that a host needs for itself."""
 _MEMBER_SAYS = {False: "Fully operational", True: "No heartbeat for 30s"}
 _CHANGES = frozenset(
     [
@@ -61,22 +61,22 @@ _CHANGES = frozenset(
         "export_image",
     ]
 )
-"""The calls after which the world is another."""
+"""The calls that change the world, so that it is stored after them."""
 
 
 class SimulatedServer:
-    """The part of `SimulatedLxd` that reads, and what all of its parts stand on.
+    """The part of `SimulatedLxd` that reads, and the base of all its other parts.
 
-    `world` is what the server knows; within `call` it is nobody else's. `clock` tells epoch seconds. `member`: where in
-    the cluster new instances come to stand; empty: beside their source, or where the fewest are.
+    `world` is what the server knows; within `call` no other thread uses it. `clock` returns epoch seconds. `member`:
+    the cluster member for new instances; empty: beside their source, or where the fewest are.
     """
 
     __slots__ = ("__dict__", "member")
 
     product = LXD.name
-    """What the server says it is."""
+    """The product that the server reports."""
     load: float | None = None
-    """Each host's load; None: it tells none, as LXD 5.0."""
+    """The load of each host; None: not reported, as by LXD 5.0."""
 
     def __init__(
         self,
@@ -100,7 +100,10 @@ class SimulatedServer:
 
     @contextmanager
     def call(self, method: str, *_arguments: object) -> Iterator[World]:
-        """Be alone in the world for one call; then what it changed is kept."""
+        """Lock the world for one call, and store it afterwards if the call changes it.
+
+        Raises LxdUnavailable while the server is `down`.
+        """
         with self.lock:
             if self.down:
                 raise LxdUnavailable("LXD does not answer: connection refused.")
@@ -113,7 +116,7 @@ class SimulatedServer:
     def at(self, member: str) -> Self:
         """See `Lxd.at`."""
         there = object.__new__(type(self))
-        # All but the member is common to both, also what is set later.
+        # Both share everything but the member, also attributes that are set later.
         there.__dict__ = self.__dict__
         there.member = member
         return there
@@ -181,7 +184,7 @@ class SimulatedServer:
             return f"/proc/{1000 + sorted(world.machines).index(name)}/root"
 
     def resources(self) -> Resources:
-        """See `Lxd.resources`. Without a member, of a cluster the first one's, as the one that was asked."""
+        """See `Lxd.resources`. A cluster without a chosen member reports its first member's."""
         with self.call("resources") as world:
             member = self.member or next(iter(world.members), "")
             if member in world.offline:
@@ -252,7 +255,7 @@ class SimulatedServer:
         return FullInstance(instance, self._state_of(machine), tuple(one.told() for one in machine.snapshots))
 
     def _state_of(self, machine: Machine) -> InstanceState:
-        # As on btrfs: what nothing else shares, whatever the limit counts.
+        # As on btrfs: only bytes that nothing else shares, although the limit counts shared ones too.
         own = max(0, machine.written() - machine.frozen)
         if machine.status != "Running":
             return InstanceState(status=machine.status, disk=own)

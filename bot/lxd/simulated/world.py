@@ -1,4 +1,4 @@
-"""What a simulated LXD server knows, and the rules that its pool, its disks and its network have; kept as JSON."""
+"""The state of a simulated LXD server, kept as JSON, and the rules of its pool, its disks and its network."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bot.lxd.wire import choose, kept
 
 MIB = 1024**2
 IN_MEMORY = "/run/"
-"""What lies in a running instance's memory, and takes no disk."""
+"""Where the files are that a running instance has in memory, and that take no disk space."""
 _NAME = re.compile(r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\Z")
 _FULL = "LXD could not {}: the storage pool (or the disk's limit) is full."
 
 
 def must_be_a_name(name: str, doing: str) -> None:
-    """Raise LxdError for what no instance may be called."""
+    """Raise LxdError where a name is not valid for an instance."""
     if not _NAME.match(name):
         raise LxdError(f"LXD could not {doing}: the name may have letters, digits and hyphens only.")
 
@@ -34,7 +34,7 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct):
-    """A snapshot. `held`: bytes that it alone has; `shared`: those that it has together with the one before."""
+    """A snapshot. `held`: bytes that only it has; `shared`: bytes that it shares with the snapshot before it."""
 
     name: str
     created: int
@@ -46,14 +46,16 @@ class Taken(msgspec.Struct):
     shared: int = 0
 
     def told(self) -> Snapshot:
-        """Return it as the server tells it."""
+        """Return the snapshot as the server reports it."""
         return Snapshot(name=self.name, created=self.created, config=dict(self.config), size=self.held)
 
 
 class Machine(msgspec.Struct):
-    """An instance. Of its disk it refers to `base` bytes, which it shares with what it was cloned from, and to `bytes`
-    of its own, of which `frozen` are in snapshots too; and its files. `unknown`: snapshots that failed, and that stand
-    in the pool without the server's knowledge."""
+    """An instance with its disk and its files.
+
+    Its disk refers to `base` bytes, which it shares with what it was cloned from, and to `bytes` of its own, of which
+    `frozen` are in snapshots too. `unknown`: failed snapshots that are in the pool without the server's knowledge.
+    """
 
     name: str
     status: str
@@ -73,7 +75,7 @@ class Machine(msgspec.Struct):
     padding: dict[str, int] = {}
 
     def told(self) -> Instance:
-        """Return it as the server tells it."""
+        """Return the instance as the server reports it."""
         return Instance(
             name=self.name,
             status=self.status,
@@ -86,24 +88,24 @@ class Machine(msgspec.Struct):
         )
 
     def taken(self, snapshot: str, doing: str) -> Taken:
-        """Return a snapshot of it, or raise NotFound."""
+        """Return a snapshot of the instance, or raise NotFound."""
         for found in self.snapshots:
             if found.name == snapshot:
                 return found
         raise NotFound(f"LXD could not {doing}: `{self.name}` has no snapshot `{snapshot}`.")
 
     def must_run(self, doing: str) -> None:
-        """Raise LxdError where it does not."""
+        """Raise LxdError unless the instance runs."""
         if self.status != "Running":
             raise LxdError(f"LXD could not {doing}: Instance is not running.")
 
     def must_be_stopped(self, doing: str) -> None:
-        """Raise LxdError where it does not stand still."""
+        """Raise LxdError unless the instance is stopped."""
         if self.status != "Stopped":
             raise LxdError(f"LXD could not {doing}: Instance is running.")
 
     def written(self) -> int:
-        """Return the bytes that were written in it, and that nothing but its own snapshots shares."""
+        """Return the bytes that were written in the instance, and that only its own snapshots share."""
         written = self.bytes + sum(self.padding.values())
         for path, file in self.files.items():
             if not path.startswith(IN_MEMORY):
@@ -120,9 +122,9 @@ class Image(msgspec.Struct):
 
 
 class World(msgspec.Struct):
-    """All that the server knows. `uncounted`: the members whose pool's quotas do not count just now.
+    """Everything that the server knows. `uncounted`: the members on whose pool quotas do not count at present.
 
-    `closed`: its bridge is as `ensure_project` makes one.
+    `closed`: the bridge is as `ensure_project` makes one.
     """
 
     pool_bytes: int
@@ -138,7 +140,7 @@ class World(msgspec.Struct):
     cores: int = 64
 
     def listed(self) -> list[Instance | OnlyName]:
-        """Return all instances as they are listed, sorted by name: of a silent member's the name alone."""
+        """Return all instances as the server lists them, sorted by name: of a silent member only the names."""
         return [
             OnlyName(name, "Error", machine.location) if machine.location in self.offline else machine.told()
             for name, machine in sorted(self.machines.items())
@@ -156,8 +158,8 @@ class World(msgspec.Struct):
     # -- the pool -----------------------------------------------------------------------------------------------
 
     def used(self, member: str) -> int:
-        """Return the used bytes of the pool of a member, or of the server where there is no cluster."""
-        # Each look at a tenant asks for it: nothing here may be dear a thousand times a thousand times.
+        """Return the used bytes of a member's pool, or of the server's where there is no cluster."""
+        # Every look at a tenant calls this, so it must be cheap: a thousand looks go through a thousand instances each.
         used = 0
         for machine in self.machines.values():
             if member in ("", machine.location):
@@ -167,14 +169,17 @@ class World(msgspec.Struct):
         return used
 
     def must_have(self, needed: int, doing: str, member: str) -> None:
-        """Raise PoolFull where a pool has not so many bytes left."""
+        """Raise PoolFull where a pool has less than `needed` bytes of free space."""
         if self.used(member) + needed > self.pool_bytes:
             raise PoolFull(_FULL.format(doing))
 
     def must_fit(
         self, machine: Machine, needed: int, doing: str, devices: Mapping[str, Mapping[str, str]] | None = None
     ) -> None:
-        """Raise PoolFull where the limit of a disk is reached: it counts all that it refers to, while it counts."""
+        """Raise PoolFull where `needed` more bytes would exceed the limit of an instance's disk.
+
+        Where quotas count, the limit applies to all bytes that the disk refers to.
+        """
         limit = (machine.devices if devices is None else devices).get("root", {}).get("size")
         counts = machine.location not in self.uncounted
         if limit and counts and machine.base + machine.written() + needed > size_bytes(limit):
@@ -183,13 +188,16 @@ class World(msgspec.Struct):
     # -- the network --------------------------------------------------------------------------------------------
 
     def given(self, machine: Machine, member: str = "") -> set[str]:
-        """Return the addresses of all others, or of those on one member."""
+        """Return the addresses of all other instances, or of those on one member."""
         others = [other for other in self.machines.values() if other is not machine]
         here = [other for other in others if member in ("", other.location)]
         return {kept(other.config, other.devices) or other.address for other in here}
 
     def free_address(self, machine: Machine) -> str:
-        """Return an address that is free on all members, or else on its own; raises LxdError when all are given."""
+        """Return an address that is free on all members, or else on the instance's own.
+
+        Raises LxdError when all are given.
+        """
         try:
             return choose(self.subnet, machine.name, self.given(machine))
         except LxdError:

@@ -1,4 +1,4 @@
-// The chat page: one person's view of the local workspace, by way of /_control/ alone.
+// The chat page: one person's view of the local workspace, which uses only /_control/.
 import { block } from "/blocks.js";
 import { modals } from "/modal.js";
 import { element, mrkdwn, plain } from "/mrkdwn.js";
@@ -32,7 +32,7 @@ function toast(text) {
   hiding = setTimeout(() => { $("toast").hidden = true; }, 6000);
 }
 
-// The address says who one is and where, so that two tabs can be two people.
+// The page's address holds the person and the place, so that two tabs can be two people.
 function remember() {
   const place = new URLSearchParams({ as: store.me, in: store.home ? "home" : store.channel, ...(store.thread ? { thread: store.thread } : {}) });
   history.replaceState(null, "", `/#${place}`);
@@ -63,7 +63,7 @@ function act(message) {
   };
 }
 
-// What Slack itself says to one person where they are; gone with the page.
+// Shows a message of Slack itself to one person in the current place; it is gone with the page.
 function note(text, thread) {
   store.notes.push({ channel: store.channel, thread, me: store.me, text: text.replace(/&/g, "&amp;").replace(/</g, "&lt;"), ts: (Date.now() / 1000).toFixed(6), user: "USLACKBOT", username: "Slackbot", is_ephemeral: true });
   refresh();
@@ -97,7 +97,7 @@ function drawMessage(message, inThread) {
       !inThread && !message.is_ephemeral ? element("button", { class: "button reply-here", type: "button", "aria-label": "Reply in thread", onclick: () => openThread(message.thread_ts || message.ts) }, "Reply") : null), content));
 }
 
-// Redraws only what changed, so that nothing flickers and a half-read list stays where it is.
+// Redraws only what changed, so that nothing flickers and a half-read list keeps its position.
 function drawInto(box, messages, inThread) {
   const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 60;
   const wanted = messages.map((message) => {
@@ -115,7 +115,7 @@ function drawInto(box, messages, inThread) {
   if (atEnd || box.dataset.of !== `${store.me}${store.channel}${store.thread}`) {
     const toEnd = () => { box.scrollTop = box.scrollHeight; };
     toEnd();
-    // A picture takes its room only once it is there.
+    // A picture takes up space only once it is loaded.
     for (const picture of box.querySelectorAll("img")) if (!picture.complete) picture.addEventListener("load", toEnd, { once: true });
   }
   box.dataset.of = `${store.me}${store.channel}${store.thread}`;
@@ -191,7 +191,7 @@ function openThread(ts) {
   refresh().then(() => { if (!onPhone.matches) $("reply").focus(); });
 }
 
-// The composer, which knows the slash commands.
+// The composer, which completes slash commands.
 let choice = -1;
 function completions() {
   const text = $("composer").value;
@@ -239,7 +239,7 @@ async function send() {
   if (!$("composer").value) $("composer").value = text;
 }
 $("composer").addEventListener("input", () => {
-  // Something typed that begins a word picks the first match; an empty word picks nothing, so that Enter sends.
+  // The beginning of a word selects the first match; an empty word selects nothing, so that Enter sends.
   choice = /\S$/.test($("composer").value) ? 0 : -1;
   drawCompletions();
 });
@@ -292,7 +292,8 @@ $("person").addEventListener("change", (event) => {
   go({ home: store.home, channel: channel?.members.includes(me().id) ? store.channel : first?.id, thread: channel?.members.includes(me().id) ? store.thread : "" });
 });
 
-// Who is mentioned hears of it, also in a thread: as a count at the channel until they look, and at once; whether they had to be told.
+// Tells the person of a mention, also in a thread, at once and by a count at the channel until they look there. Returns
+// false, and tells nothing, where they are looking at the message already.
 function called(change) {
   const looking = !store.home && change.channel === store.channel && (change.thread_ts || change.ts) === (change.thread_ts ? store.thread : change.ts);
   if (looking) return false;
@@ -308,7 +309,7 @@ function watch() {
   stream.onopen = () => { $("offline").hidden = true; refresh(); };
   stream.onerror = () => {
     $("offline").hidden = false;
-    // The browser tries again by itself, unless the answer was no stream at all.
+    // The browser reconnects by itself, unless the answer was not a stream.
     if (stream.readyState === EventSource.CLOSED) setTimeout(watch, 2000);
   };
   stream.onmessage = async (event) => {
@@ -319,7 +320,7 @@ function watch() {
       const heard = change.mentions?.includes(me().id) && called(change);
       if (heard || change.channel !== store.channel || store.home) drawFrame();
     }
-    // Many changes come in one breath: one look shows them all.
+    // Many changes arrive in bursts, so one refresh shows them all.
     clearTimeout(due);
     due = setTimeout(refresh, 30);
   };

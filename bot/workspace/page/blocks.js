@@ -3,7 +3,7 @@ import { element, link, markdown, mrkdwn, plain } from "/mrkdwn.js";
 
 const words = (text, names) => (text.type === "mrkdwn" ? mrkdwn(text.text, names) : element("div", { class: "lines" }, plain(text.text)));
 
-// What the element's confirm dialog was answered with; true where it has none.
+// Returns whether the person accepted the element's confirm dialog; true where there is none.
 function confirmed(confirm, names) {
   if (!confirm) return true;
   return new Promise((answer) => {
@@ -29,7 +29,7 @@ function interactive(item, names, act) {
   const initial = item.initial_option?.value ?? item.initial_user;
   const marks = { "data-action-id": item.action_id };
   if (item.type === "button") {
-    // A press of a button with an address is told to the app as well.
+    // A click on a button with a URL is reported to the app as well.
     if (item.url) return link(item.url, { ...marks, class: `button ${item.style || ""}`, onclick: () => act(item, {}) }, plain(item.text.text));
     return element("button", { ...marks, type: "button", class: `button ${item.style || ""}`, onclick: (event) => use(event, {}) }, plain(item.text.text));
   }
@@ -76,7 +76,7 @@ function rich(node, names) {
   return element(tag, {}, ...(node.elements || []).map((child) => (tag === "ul" || tag === "ol" ? element("li", {}, rich(child, names)) : rich(child, names))));
 }
 
-// Slack's inputs as the browser's; numbers as text, so that the workspace says what is wrong with them.
+// The browser's input types for Slack's inputs. Numbers are text, so that the workspace reports errors in them.
 const PICKERS = { datepicker: "date", timepicker: "time" };
 const TEXTS = { plain_text_input: "text", email_text_input: "email", url_text_input: "url", number_input: "text" };
 

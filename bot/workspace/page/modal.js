@@ -1,4 +1,4 @@
-// The stack of modals of one person: the top one is shown, and what was typed stays until its view is gone.
+// The stack of one person's modals: the top one is shown, and typed input is kept until its view is gone.
 import { block } from "/blocks.js";
 import { element, plain } from "/mrkdwn.js";
 

@@ -1,4 +1,4 @@
-// Slack's mrkdwn as DOM nodes. Nothing is ever parsed as HTML: what comes from messages becomes text nodes.
+// Slack's mrkdwn as DOM nodes. Nothing is ever parsed as HTML: content of messages becomes text nodes.
 const EMOJI = { white_check_mark: "✅", heavy_check_mark: "✔️", x: "❌", warning: "⚠️", hourglass: "⌛", hourglass_flowing_sand: "⏳", gear: "⚙️",
   raised_hand: "✋", checkered_flag: "🏁", no_entry: "⛔", no_entry_sign: "🚫", tada: "🎉", rocket: "🚀", package: "📦", camera: "📷", file_cabinet: "🗄️", rotating_light: "🚨",
   leftwards_arrow_with_hook: "↩️", arrows_counterclockwise: "🔄", arrow_forward: "▶️", arrow_right: "➡️", white_small_square: "▫️", black_small_square: "▪️",
@@ -24,7 +24,7 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// Only addresses of the web and of mail become links; any other scheme stays text.
+// Only web and mail addresses become links; any other scheme stays text.
 export function link(address, attributes, ...children) {
   if (!/^(https?:|mailto:)/i.test(address)) return element("span", attributes, ...children);
   return element("a", { ...attributes, href: address, target: "_blank", rel: "noreferrer noopener" }, ...children);
@@ -58,7 +58,7 @@ function reference(inner, names) {
 const MARKS = [["*", "strong"], ["_", "em"], ["~", "del"]];
 function inline(text, names) {
   const parts = [];
-  // Code first (nothing inside it means anything), then references, bare links, then the marks.
+  // Code comes first, because nothing inside it is markup; then references, bare links, and the marks.
   const pattern = /`([^`\n]+)`|<([^<>\n]+)>|(https?:\/\/[^\s<>|]+[^\s<>|.,;:!?)])|(?<![\w*])\*(?=\S)([^*\n]*[^*\s])\*(?![\w*])|(?<![\w_])_(?=\S)([^_\n]*[^_\s])_(?![\w_])|(?<![\w~])~(?=\S)([^~\n]*[^~\s])~(?![\w~])/g;
   let last = 0;
   for (const found of text.matchAll(pattern)) {
@@ -78,7 +78,7 @@ export function mrkdwn(text, names) {
   const box = element("div");
   for (const [place, part] of String(text).split("```").entries()) {
     if (place % 2) { box.append(element("pre", {}, decode(part.replace(/^\n/, "")))); continue; }
-    // A quote and a block of code end their line themselves.
+    // A quote and a code block end their own line.
     const lines = (place ? part.replace(/^\n/, "") : part).split("\n");
     for (const [row, line] of lines.entries()) {
       const quote = line.match(/^(?:&gt;|>) ?(.*)/);
@@ -90,7 +90,7 @@ export function mrkdwn(text, names) {
   return box;
 }
 
-// Standard Markdown, as far as Slack's markdown block is used here, by way of mrkdwn.
+// Converts standard Markdown, as far as the bot uses Slack's markdown block, to mrkdwn and renders that.
 export function markdown(text, names) {
   const escaped = String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const parts = escaped.split("```").map((part, place) => (place % 2 ? part.replace(/^\w*\n/, "") : part

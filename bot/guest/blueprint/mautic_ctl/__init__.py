@@ -1,1 +1,1 @@
-"""The in-tenant tool; see `main`. A tenant holds this file too, so it says no more, and nothing that changes."""
+"""The tool that runs inside a tenant; see `main`. Tenants keep a copy of this file, so it stays short and stable."""

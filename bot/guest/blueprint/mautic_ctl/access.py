@@ -1,8 +1,8 @@
-"""`close`, `open`, `quiesce`, `unquiesce`: who is let in, and what works inside.
+"""`close`, `open`, `quiesce`, `stop_work`, `unquiesce`: turns a tenant's visitors and background work on and off.
 
-The seal is what keeps visitors, jobs and workers out, over reboots too. Its text says whose it is: `closed …` is a
-person's, and stays when a move ends. A copy is muted too: without its seal visitors are let in, and jobs and workers
-not yet.
+The closed marker (`CLOSED`) keeps visitors, jobs and workers out, across reboots too. Its text says who set it: `closed
+…` was set by a person, and stays when a move ends. A copy has the marker `MUTE` too: once its closed marker is removed,
+visitors are let in, but jobs and workers still do not run.
 """
 
 import json
@@ -33,15 +33,15 @@ from .workers import start_workers, workers
 
 STACK = ("mariadb", FPM, "nginx", "cron")
 IMPORT_ENDS = 20
-"""Seconds that an import, told to end, has for the contacts at hand."""
+"""Seconds that an import has to finish its current contacts after SIGTERM."""
 STANDS_STILL = 60
-"""Seconds that PHP stands still at most while MariaDB begins."""
+"""Seconds for which PHP is paused at most while MariaDB restarts."""
 RESTED = Path("/run/mautic-ops-rested.json")
-"""The units that ended for the database's sake."""
+"""The units that were stopped for a restart of the database."""
 WAITING = "/run/mautic-look/wait"
-"""What a job reads while it waits for its second."""
+"""The FIFO that a job reads while it waits for its second."""
 FEW_PAGES = 500
-"""Pages of 16 kB that MariaDB writes at its end in no time."""
+"""Dirty pages (16 kB each) that MariaDB writes at its shutdown in no time."""
 FLUSH_FAST = "SET GLOBAL innodb_io_capacity_max = 40000, innodb_io_capacity = 20000, innodb_max_dirty_pages_pct = 0;"
 FLUSH_AS_EVER = (
     "SET GLOBAL innodb_io_capacity = DEFAULT, innodb_io_capacity_max = DEFAULT, innodb_max_dirty_pages_pct = DEFAULT;"
@@ -49,7 +49,7 @@ FLUSH_AS_EVER = (
 
 
 def close(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Show a polite page, and stop what sends."""
+    """Show visitors a polite page, and stop jobs and workers."""
     (reason,) = asked(request, "reason")
     write(CLOSED, f"closed {reason}\n")
     systemctl("stop", "mautic-worker@*")
@@ -58,7 +58,7 @@ def close(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_up(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Start all, and take the seal away."""
+    """Start all services, and remove the closed marker and `MUTE`."""
     _wake()
     MUTE.unlink(missing_ok=True)
     CLOSED.unlink(missing_ok=True)
@@ -67,7 +67,7 @@ def open_up(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def quiesce(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """End all work. What can be done while visitors are still served is done before they are turned away."""
+    """Stop all work. What can be done while visitors are still served is done before they are turned away."""
     with suppress(CtlError):
         sql(FLUSH_FAST)
     systemctl("stop", "cron", "mautic-worker@*")
@@ -84,7 +84,7 @@ def quiesce(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stop_work(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn visitors away and end what sends. The database goes on: it ends when the container is stopped."""
+    """Turn visitors away, and stop jobs and workers. The database keeps running until the container is stopped."""
     _seal()
     systemctl("stop", "cron", "mautic-worker@*")
     _end_jobs()
@@ -92,7 +92,7 @@ def stop_work(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unquiesce(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Take `quiesce`, or `stop_work`, back."""
+    """Undo `quiesce` or `stop_work`; a tenant that a person had closed stays closed."""
     if CLOSED.exists() and CLOSED.read_text().startswith("closed"):
         _wake()
         MUTE.unlink(missing_ok=True)
@@ -115,7 +115,7 @@ def _seal() -> None:
 
 
 def _await_clean_pages() -> None:
-    """Wait until MariaDB has little left to write at its end, three seconds at most."""
+    """Wait until MariaDB has little left to write at its shutdown, three seconds at most."""
     give_up = time.monotonic() + 3
     with suppress(CtlError):
         while time.monotonic() < give_up:
@@ -126,7 +126,7 @@ def _await_clean_pages() -> None:
 
 
 def end_requests(patience: float = 5) -> None:
-    """Let PHP finish the requests at hand, for some seconds: what is not answered by then was not acknowledged."""
+    """Let PHP finish its current requests, for `patience` seconds; an unanswered request was not acknowledged."""
     run("systemctl", "kill", "--kill-who=main", "--signal=QUIT", FPM)
     give_up = time.monotonic() + patience
     while time.monotonic() < give_up and run("systemctl", "is-active", FPM).returncode == 0:
@@ -134,19 +134,19 @@ def end_requests(patience: float = 5) -> None:
 
 
 def restart_database() -> None:
-    """Start MariaDB anew, and wait until it answers; jobs and workers end before, and pages that are asked for wait.
+    """Restart MariaDB and wait until it answers; jobs and workers are stopped before, and new page requests wait.
 
-    An import that loses the database stays “in progress”, and Mautic deletes its file hours later; one that is told to
-    end puts itself off, and goes on in its next run. Pages at hand when MariaDB ends may fail.
+    An import that loses the database stays “in progress”, and Mautic deletes its file hours later; an import that gets
+    SIGTERM postpones itself and continues in its next run. Pages in progress when MariaDB stops may fail.
     """
     ran = {unit for unit in ("cron", *workers()) if run("systemctl", "is-active", unit).returncode == 0}
-    # LXD kills this where its bot ends: whoever tries again starts what had ended by then.
+    # LXD kills this process when the bot ends; the next attempt then starts what had been stopped.
     write(RESTED, json.dumps(sorted(ran | set(_rested()))))
     try:
         if ran:
             systemctl("stop", *sorted(ran))
         _end_jobs(IMPORT_ENDS)
-        # Nothing stands still for longer than that, whatever becomes of us.
+        # A timer resumes PHP in any case, even if this process is killed.
         goes_on = ("systemctl", "kill", "--signal=CONT", FPM)
         if run("systemd-run", "--quiet", "--collect", f"--on-active={STANDS_STILL}", *goes_on).returncode == 0:
             run("systemctl", "kill", "--signal=STOP", FPM)
@@ -157,7 +157,7 @@ def restart_database() -> None:
 
 
 def wake_rested() -> None:
-    """Start what rested when the database was started anew; nothing where all is as it should be."""
+    """Start the units that were stopped for a restart of the database; do nothing if none were."""
     if RESTED.exists():
         run("systemctl", "kill", "--signal=CONT", FPM)
         if units := _rested():
@@ -173,7 +173,7 @@ def _rested() -> list[str]:
 
 
 def _end_jobs(patience: float = 5) -> None:
-    """End the running jobs, which systemd does not: a job that began under the seal skips by itself."""
+    """Stop the running jobs, which systemd does not; a job that begins while the tenant is closed skips its run."""
     give_up = time.monotonic() + patience
     while jobs := _jobs():
         for job in jobs:
@@ -183,9 +183,10 @@ def _end_jobs(patience: float = 5) -> None:
 
 
 def _jobs() -> list[int]:
-    """The processes of cron's jobs and of the console; workers are systemd's, and ended by now.
+    """Return the process ids of cron's jobs and console commands; systemd has stopped the workers by now.
 
-    A job that waits for its second has not begun: it looks for the seal then, and one of a week is not to be lost.
+    A job that still waits for its second is left out: it checks for the closed marker when it begins, and killing a
+    weekly job would lose its run.
     """
     found = []
     for folder in Path("/proc").glob("[1-9]*"):
@@ -198,7 +199,7 @@ def _jobs() -> list[int]:
 
 
 def _waits(process: Path) -> bool:
-    # One of which that cannot be told may have begun.
+    # A process that cannot be inspected counts as begun.
     with suppress(OSError):
         return os.readlink(process / "fd/0") == WAITING
     return False

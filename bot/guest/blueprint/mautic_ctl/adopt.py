@@ -1,7 +1,7 @@
-"""`adopt`: a clone of a blueprint becomes what a tenant is, on the way to its upgrade, from what `take_own` took.
+"""`adopt`: turns a clone of a blueprint into a tenant before its upgrade, from the data that `take_own` received.
 
-Afterwards it is as a closed copy of the tenant is in which the blueprint's release is staged, so that `upgrade` goes on
-from there; only the system under it is another.
+The result is like a closed copy of the tenant in which the blueprint's release is staged, so that `upgrade` can
+continue from there; only the system underneath is the blueprint's.
 """
 
 import json
@@ -40,16 +40,16 @@ from .trees import LISTING, NEXT, NEXT_LISTING, OWN_FOLDERS, STAGED, WRITABLE
 from .workers import link_workers
 
 SECONDS = 3600
-"""What bringing a large database to a newer MariaDB may take."""
+"""Seconds that upgrading a large database to a newer MariaDB may take."""
 
 
 def adopt(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Put into place what was taken; what was cut in the middle has to be begun again in a new clone.
+    """Move the received data into place; after an interruption, a new clone is needed.
 
-    Asked: hostname, domain, innodb_buffer_pool, fpm_children, email_workers, edge_address?, slot?, since? (when the
-    tenant was made), off? (its outbound mail is), same? (the release is the one that the tenant has, so files of it
-    that were changed by hand are laid over it). Returns version (of the tenant), mariadb (its version now), cached (its
-    compiled cache holds), seconds.
+    Request: hostname, domain, innodb_buffer_pool, fpm_children, email_workers, edge_address?, slot?, since? (when the
+    tenant was created), off? (its outbound mail is off), same? (the release is the one that the tenant has, so files of
+    the release that were changed by hand are copied over it). Returns version (of the tenant), mariadb (its version
+    now), cached (the blueprint's compiled cache fits the tenant), seconds.
     """
     hostname, domain, pool, children, workers = asked(
         request, "hostname", "domain", "innodb_buffer_pool", "fpm_children", "email_workers"
@@ -62,7 +62,7 @@ def adopt(request: Mapping[str, Any]) -> dict[str, Any]:
     if not TAKEN.exists() or not (OWN_DATABASE / "mautic").is_dir():
         raise CtlError("what is the client's own is not here")
     await_systemd()
-    # It works for nobody before somebody opens it.
+    # No job or worker runs until the tenant is opened.
     write(MUTE, "")
     systemctl("stop", "cron", "mautic-worker@*", FPM, "mariadb.socket", "mariadb")
     write_sizes(pool, int(children))
@@ -99,7 +99,7 @@ def _settle_database() -> None:
 
 
 def _settle_tree(*, is_same: bool) -> None:
-    """Have the client's own tree serve, and the blueprint's be staged with what is the client's own in it."""
+    """Make the client's tree the serving one, and the blueprint's the staged one, with the client's own files in it."""
     following = trees.read_listing(LISTING)
     if not following:
         raise CtlError("the blueprint does not say which files its release brought")
@@ -140,7 +140,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _is_inside(root: Path, folder: Path) -> bool:
-    """Whether a folder below a root is, or can be made, without a link or a file on the way there."""
+    """Return whether a folder below a root exists, or can be created, without a link or file on the way to it."""
     here = root
     for part in folder.parts:
         here = here / part
@@ -155,7 +155,7 @@ def _owner(path: Path) -> tuple[int, int]:
 
 
 def _bring_up_to_date() -> None:
-    """Have the database's own tables as this MariaDB has them; nothing to do where it is of the version before."""
+    """Upgrade the database's system tables to this MariaDB; does nothing if the version is the same."""
     ended = run("mariadb-upgrade", timeout=SECONDS)
     if ended.returncode:
         said = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
@@ -163,7 +163,7 @@ def _bring_up_to_date() -> None:
 
 
 def _keep_cache() -> bool:
-    """Mark the blueprint's compiled cache as carried over, where it holds for this tenant too; return whether."""
+    """Mark the blueprint's compiled cache as carried over if it fits this tenant too; return whether it does."""
     following = trees.read_listing(NEXT_LISTING)
     label = cache_of(NEXT, following)
     has_own = trees.own_entries("plugins", NEXT, following, following)

@@ -1,4 +1,4 @@
-"""`backup_lock`: writes to the database wait while somebody takes a snapshot."""
+"""`backup_lock`: makes writes to the database wait while the bot takes a snapshot."""
 
 import re
 import subprocess
@@ -11,16 +11,19 @@ from .system import ENVIRONMENT, MAUTIC, run
 from .wire import Wire
 
 DEADLINE = 15.0
-"""Seconds after which writes go on, whoever may have forgotten them."""
+"""Seconds after which writes continue even if nobody releases the lock."""
 
 
 def backup_lock(_request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
-    """Hold, say so, and let go at a word, or when who asked is gone; then tell whether it held by then, and how long.
+    """Take the backup lock, report it, and release it when the bot sends a line, disconnects, or DEADLINE is over.
 
-    BACKUP STAGE, unlike FLUSH TABLES WITH READ LOCK, does not wait for long reads. Two holders wait for each other. It
-    is one session that holds, which ends with this process.
+    First sends {held, why}; then returns `kept` (the lock was held until the bot's line came) and the `seconds` that
+    writes waited. If the lock cannot be taken, returns only held (False) and why.
+
+    BACKUP STAGE, unlike FLUSH TABLES WITH READ LOCK, does not wait for long reads. A second lock waits for the first.
+    One session of MariaDB's client holds the lock; the session ends with this process.
     """
-    # A snapshot puts on disk what is not there yet, and writes need not wait for what can be put there before.
+    # A snapshot first writes cached data to disk; writing it now shortens the time that writes wait.
     run("sync", "-f", str(MAUTIC))
     session = subprocess.Popen(
         ["mariadb", "--batch", "--skip-column-names", "--unbuffered"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -37,7 +40,7 @@ def _held(session: "subprocess.Popen[str]", wire: Wire) -> dict[str, Any]:
     to, of, errors = cast(IO[str], session.stdin), cast(IO[str], session.stdout), cast(IO[str], session.stderr)
 
     def done(*statements: str) -> bool:
-        """The client ends at its first error."""
+        """Execute statements and return whether they succeeded; the client ends at its first error."""
         try:
             to.write("; ".join((*statements, "SELECT 'done';\n")))
             to.flush()
@@ -47,7 +50,7 @@ def _held(session: "subprocess.Popen[str]", wire: Wire) -> dict[str, Any]:
 
     if not done("SET SESSION lock_wait_timeout = 20"):
         why = "MariaDB does not answer"
-    # What waits for others comes first, while commits still go on.
+    # The stages that wait for other sessions come first, while commits still continue.
     elif not done(
         "BACKUP STAGE START", "SET SESSION lock_wait_timeout = 5", "BACKUP STAGE FLUSH", "BACKUP STAGE BLOCK_DDL"
     ):
@@ -65,7 +68,7 @@ def _held(session: "subprocess.Popen[str]", wire: Wire) -> dict[str, Any]:
 
 
 def _reason(said: str) -> str:
-    """What MariaDB's error means for whoever wanted to hold."""
+    """Return a sentence for people that explains MariaDB's error."""
     number = re.search(r"ERROR (\d+)", said)
     if number and number[1] == "1205":
         return "MariaDB was too busy to let writes wait"

@@ -1,7 +1,8 @@
-"""`warm`, `pack_cache`, `lay_cache`: Mautic's compiled cache, made here, or carried over from a copy that had made it.
+"""`warm`, `pack_cache`, `lay_cache`: builds Mautic's compiled cache, or carries it over from a copy that has built it.
 
-Making it takes Mautic more than ten seconds, in which nobody would be served. It holds for one version, one set of
-plugins, one scheme and what is compiled in of the configuration: of other code it breaks every page and every command.
+Building it takes Mautic more than ten seconds, during which nobody would be served. A cache holds for one version of
+Mautic and of PHP, one set of plugins, one scheme, and the part of the configuration that is compiled in. With other
+code it breaks every page and every command.
 """
 
 import base64
@@ -24,20 +25,20 @@ from .trees import LISTING, NEXT, NEXT_LISTING
 PACKED = Path("/root/cache.tar.gz")
 """Where the bot pushes a packed cache."""
 MOST = 40 << 20
-"""Bytes of a packed cache: Mautic's own has two or three million."""
+"""Bytes of a packed cache at most; Mautic's own has two or three million."""
 BUILT = "var/cache/prod"
 RUN_TIME = ("local.php", "parameters_local.php")
-"""The files in `config` that are read anew by each request; all others of PHP are compiled in."""
+"""The PHP files in `config` that each request reads; all others are compiled in."""
 LARGEST = 1 << 20
-"""Bytes of such a file that count: Mautic's own have some thousands."""
+"""Bytes of a compiled-in file that are compared at most; Mautic's own have some thousands."""
 CARRIED = "var/cache/of.json"
-"""Beside a cache that was carried over: what it is of."""
+"""The file beside a cache that was carried over; it says what the cache was built from, as `cache_of` does."""
 LABEL = "of.json"
-"""The first file of a packed cache: what it is of."""
+"""The first file of a packed cache; it says what the cache was built from, as `cache_of` does."""
 
 
 def warm(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Make the cache of the tree that serves anew; what is there is deleted first, as other code cannot clear it."""
+    """Rebuild the cache of the serving tree; the old cache is deleted first, as other code cannot clear it."""
     trees.must_be_closed()
     began = time.monotonic()
     (MAUTIC / CARRIED).unlink(missing_ok=True)
@@ -49,7 +50,10 @@ def warm(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pack_cache(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Pack the cache of the tree that serves, with what it is of."""
+    """Pack the cache of the serving tree, with what it was built from; return {bytes, tar (base64)}.
+
+    Raises CtlError if there is no cache, or it is larger than MOST.
+    """
     built = MAUTIC / BUILT
     if not built.is_dir() or not any(built.iterdir()):
         raise CtlError("there is no cache to carry over")
@@ -66,12 +70,12 @@ def pack_cache(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lay_cache(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay a pushed cache into the staged tree, where it is of what `cache_of` returns."""
+    """Unpack a pushed cache into the staged tree; raises CtlError if it was built from anything else than that tree."""
     if not trees.staged_version():
         raise CtlError("nothing is staged that a cache could be laid into")
     wanted = cache_of(NEXT, trees.read_listing(NEXT_LISTING))
     told = _label()
-    # One that an earlier bot packed does not tell of the configuration.
+    # A cache that an earlier version of the bot packed has no entry for the configuration.
     other = [name for name, value in wanted.items() if told.get(name, "") != value]
     if other:
         raise CtlError(f"the cache is of another {' and '.join(other)}, and would break every page")
@@ -87,16 +91,17 @@ def lay_cache(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_carried() -> bool:
-    """Whether the cache of the tree that serves was carried over, and is of what that tree is now."""
+    """Return whether the cache of the serving tree was carried over and still fits that tree."""
     told = read_json(MAUTIC / CARRIED)
     return bool(told) and told == cache_of(MAUTIC, trees.read_listing(LISTING))
 
 
 def cache_of(tree: Path, release: Mapping[str, str]) -> dict[str, str]:
-    """Return what a cache of a tree holds for: its version, PHP, the client's own plugins, the scheme of its address,
-    and what is compiled in of the client's configuration.
+    """Return what a tree's cache is built from.
 
-    `release`: the files that the tree's release brought. The configuration is in the tree that serves.
+    That is: the versions of Mautic and PHP, the client's own plugins, the scheme of the tenant's address, and the part
+    of the client's configuration that is compiled in. `release`: the files that the tree's release brought. The
+    configuration is read from the serving tree.
     """
     version = str(read_json(tree / "app/release_metadata.json").get("version"))
     digest = hashlib.sha256()
@@ -115,14 +120,14 @@ def cache_of(tree: Path, release: Mapping[str, str]) -> dict[str, str]:
 
 
 def configuration(folder: Path, parameters: Mapping[str, Any]) -> str:
-    """Return what Mautic compiles in of a client's configuration, "" where it is as a new Mautic's.
+    """Return a digest of what Mautic compiles in of a client's configuration, "" if that is a new Mautic's.
 
-    These are app/config/config.php's `api_rate_limiter_*` and `db_host_ro`, and the files that AppKernel and
+    Compiled in are `api_rate_limiter_*` and `db_host_ro` in app/config/config.php, and the files that AppKernel and
     config_prod.php include: `config_local.php`, `config_override.php`, `security_local.php`, `bundles_local.php`.
     """
     told: dict[str, Any] = {}
     for path in sorted(folder.glob("*.php")):
-        # They are www-data's, who may call anything so, of any size.
+        # www-data owns this folder and could put anything of any size under such a name.
         if path.name not in RUN_TIME and path.is_file():
             with path.open("rb") as file:
                 told[path.name] = hashlib.sha256(file.read(LARGEST)).hexdigest()
@@ -145,7 +150,7 @@ def _label() -> dict[str, Any]:
 
 
 def _unpack(folder: Path) -> int:
-    """Unpack by www-data, whose files they are: whatever a name in it says, nothing else can be written."""
+    """Unpack as www-data, the files' owner, and return tar's exit code; no name in it can then reach other files."""
     with PACKED.open("rb") as packed:
         return subprocess.run(
             ["tar", "-xz", "-f", "-", "--no-same-owner", "--strip-components=1", "-C", str(folder), "prod"],

@@ -1,14 +1,15 @@
 # ruff: noqa: S608 - SQL is made of constants, numbers, and text that is quoted
-"""`withdrawals`, `withdraw`: what people said that binds whoever mails them, and the same said in another copy.
+"""`withdrawals`, `withdraw`: reads people's opt-outs and erasures, and applies them in another copy of the tenant.
 
-Two things bind: an opt-out, which is a row of `lead_donotcontact` of any reason, and an erasure, which is a contact
-that somebody deleted. Mautic deletes one and many contacts by the same code (`FormModel::deleteEntity`,
-`deleteEntities`), and writes a row of `audit_log` for each. It also deletes the loser of two contacts that are merged,
-with such a row: that is no erasure while the winner is there, as `contact_merge_records` tells. What
-`mautic:maintenance:cleanup` deletes leaves no row, and is deleted again by its next run.
+Two things are binding: an opt-out, which is a row of `lead_donotcontact` with any reason, and an erasure, which is a
+contact that somebody deleted. Mautic deletes one or many contacts by the same code (`FormModel::deleteEntity`,
+`deleteEntities`), and writes a row of `audit_log` for each. When two contacts are merged, Mautic deletes the loser with
+such a row too: according to `contact_merge_records` that is no erasure while the winner exists. What
+`mautic:maintenance:cleanup` deletes leaves no row, and its next run deletes it again.
 
-A contact's number may be somebody else's in the other copy, where a snapshot was restored in between. So who was
-erased, or merged, is told with the name that Mautic noted (`Lead::getPrimaryIdentifier`: name, company, e-mail or IP).
+If a snapshot was restored in between, a contact's id may belong to somebody else in the other copy. So erased and
+merged contacts are identified by the name that Mautic noted too (`Lead::getPrimaryIdentifier`: name, company, e-mail or
+IP).
 """
 
 import json
@@ -23,17 +24,17 @@ from .recipients import ADDRESS, sent_to
 from .system import CLOSED, FPM, CtlError, await_database, await_systemd, run, sql, sql_text, systemctl
 
 PAGE = 2000
-"""Rows of a kind that one answer has at most."""
+"""Rows of a kind in one answer at most."""
 COMMENT = 300
-"""Characters of a comment."""
+"""Characters of a comment at most."""
 NAME = 200
-"""Characters by which names are the same."""
+"""Characters of a name that are compared."""
 DETAILS = 2000
-"""Characters of a row's details, which hold a name."""
+"""Characters that are read of the details of an audit row, which hold a name."""
 AT_ONCE = 200
-"""Contacts that are deleted by one transaction, each with what hangs on it; and mails that are read at once."""
+"""Contacts that are deleted in one transaction, each with its dependent rows; also mails that are read at once."""
 PATIENCE = 2.0
-"""Seconds that requests at hand are waited for while the tenant is closed."""
+"""Seconds to wait for the requests in progress when the tenant is closed."""
 
 UTC = "SET time_zone = '+00:00';"
 MERGES = "contact_merge_records"
@@ -44,7 +45,7 @@ ERASURES = """audit_log a WHERE a.bundle = 'lead' AND a.object = 'lead' AND a.ac
   AND NOT EXISTS (SELECT 1 FROM leads l WHERE l.id = a.object_id)"""
 NOT_MERGED = f" AND NOT EXISTS (SELECT 1 FROM {MERGES} m WHERE m.merged_id = a.object_id)"
 OPT_OUT = ("row", "contact", "email", "born", "channel", "reason", "channel_id", "comments", "at")
-# Hexadecimal: whatever a comment has in it, a row is a line.
+# Hexadecimal, so that a row is always one line, whatever its comment contains.
 OPT_OUT_ROWS = """SELECT 'opt_out', HEX(JSON_ARRAY(d.id, l.id, COALESCE(l.email, ''),
   FLOOR(COALESCE(UNIX_TIMESTAMP(l.date_added), 0)), d.channel, d.reason, IF(d.channel_id > 0, d.channel_id, NULL),
   LEFT(COALESCE(d.comments, ''), {most}), FLOOR(UNIX_TIMESTAMP(d.date_added)))) FROM {which}
@@ -60,17 +61,19 @@ ERASURE_ROWS = f"""SELECT 'erasure', HEX(JSON_ARRAY(e.contact, e.at,
 COUNTS = """SELECT 'now', UNIX_TIMESTAMP(); SELECT 'contacts', COUNT(*) FROM leads;
   SELECT 'opt_outs', COUNT(*) FROM {opt_outs}; SELECT 'erasures', COUNT(DISTINCT a.object_id) FROM {erasures};"""
 
-# Both get the collations of the columns that they are held against, so that these are looked up by their index.
-# `root`: whose opt-out it is, where `contact` was merged into that one; `own`: it was not; `sure`: go by number.
+# Both temporary tables get the collations of the columns that they are compared with, so that lookups use the indexes.
+# `root`: the contact that opted out, into which `contact` may have been merged; `own`: the row is of that contact
+# itself; `sure`: match by id alone.
 SAID = """CREATE TEMPORARY TABLE {name} AS SELECT CAST(0 AS UNSIGNED) AS contact, l.email, CAST(0 AS SIGNED) AS born,
   d.channel, d.reason, d.channel_id, d.comments, CAST(0 AS SIGNED) AS at, CAST(0 AS UNSIGNED) AS root,
   CAST(0 AS SIGNED) AS own, CAST(0 AS SIGNED) AS sure FROM leads l, lead_donotcontact d WHERE 0;"""
 FOUND = "l.id, l.email, s.born, s.channel, s.reason, s.channel_id, s.comments, s.at, s.root, s.own, s.sure"
-# The same row of before: its email, or where that was changed the second that it was added in.
+# The id must belong to the same person: the same email or, if that was changed, the same second of creation. Contacts
+# with the same email are matched too.
 MATCH = f"""INSERT INTO found SELECT {FOUND} FROM said s JOIN leads l ON l.id = s.contact
   WHERE s.sure = 1 OR l.email = s.email OR (s.born > 0 AND FLOOR(UNIX_TIMESTAMP(l.date_added)) = s.born);
 INSERT INTO found SELECT {FOUND} FROM said s JOIN leads l ON l.email = s.email WHERE s.email <> '';"""
-# Who unsubscribed stays so, as with Mautic itself.
+# An unsubscription (reason 1) replaces other reasons and is never replaced, as in Mautic itself.
 LAY = """UPDATE lead_donotcontact d JOIN found f ON f.contact = d.lead_id AND f.channel = d.channel
   SET d.reason = f.reason, d.date_added = FROM_UNIXTIME(f.at), d.comments = f.comments
   WHERE d.reason <> 1 AND f.reason = 1;
@@ -83,7 +86,7 @@ SELECT 'laid', ROW_COUNT();
 SELECT 'unknown', COUNT(*) FROM said s WHERE s.own = 1 AND NOT EXISTS (SELECT 1 FROM found f
   WHERE f.channel = s.channel AND (f.root = s.root OR f.contact = s.contact OR f.email = s.email));
 SELECT 'email', HEX(email) FROM found WHERE channel = 'email' AND email <> '' GROUP BY email;"""
-# What has a foreign key goes with its contact. Its row of the log, with its name, lets the next rollback know.
+# Rows with a foreign key are deleted with their contact. The audit row with its name lets the next rollback know.
 ERASE = """START TRANSACTION;
 INSERT INTO audit_log (user_id, user_name, bundle, object, object_id, action, details, date_added, ip_address)
   SELECT 0, 'System', 'lead', 'lead', g.contact, 'delete', g.details, FROM_UNIXTIME(g.at), '127.0.0.1'
@@ -97,24 +100,28 @@ UNLINKED = {
     "sync_object_mapping": "internal_object_name = 'lead' AND internal_object_id",
     "sync_object_field_change_report": r"object_type = 'Mautic\\LeadBundle\\Entity\\Lead' AND object_id",
 }
-"""What Mautic deletes with a contact though no foreign key says so (`IntegrationsBundle`, onLeadPostDelete)."""
+"""Rows that Mautic deletes with a contact though they have no foreign key (`IntegrationsBundle`, onLeadPostDelete)."""
 QUEUED = """SELECT id, HEX(body) FROM messenger_messages WHERE queue_name IN ('email', 'failed') AND id > {after}
   AND (delivered_at IS NULL OR delivered_at < '9999-12-31') ORDER BY id LIMIT {page};"""
 PERSON = ("email", "firstname", "lastname", "company")
 NOBODY = "mautic.lead.lead.anonymous"
-"""What Mautic calls a contact of which it knows nothing."""
+"""Mautic's name for a contact of which it knows nothing."""
 
 
 def withdrawals(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Tell what was said since a time: how much, and a page of each kind after what was told before.
+    """Return the opt-outs and erasures since a time: their numbers, and one page of each.
 
-    `final`: the tenant has just been closed, and what its visitors have at hand comes to its end first.
+    Request: since? (epoch seconds), after? [id of the last opt-out row, id of the last erased contact] of the page
+    before, page? (rows, PAGE at most; 0: none), count? (default: true), final? (the tenant has just been closed: let
+    the requests in progress finish first, then stop PHP). Returns now, contacts, opt_outs and erasures (0 without
+    `count`), said (opt-outs: OPT_OUT, and `merged` if contacts were merged into this one), erased [{contact, at,
+    name}].
     """
     since = int(request.get("since") or 0)
     opt_outs, erasures = (int(after) for after in request.get("after") or (0, 0))
     if request.get("final"):
         end_requests(PATIENCE)
-        # Whatever is not answered by now never is.
+        # Requests that are not answered by now never will be.
         run("systemctl", "stop", FPM)
     merges = NOT_MERGED if sql(f"SHOW TABLES LIKE '{MERGES}';", "mautic") else ""
     said, erased = OPT_OUTS.format(since=since), ERASURES.format(since=since) + merges
@@ -156,7 +163,7 @@ def _erasure(value: str) -> dict[str, Any]:
 
 
 def _noted(details: bytes) -> str:
-    """Return the name in the details of an erasure's row, "" where there is none."""
+    """Return the name in the details of an erasure's audit row, "" if there is none."""
     for read in (unserialized, json.loads):
         with suppress(ValueError, LookupError, RecursionError):
             found = read(details)
@@ -166,11 +173,12 @@ def _noted(details: bytes) -> str:
 
 
 def withdraw(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Say in this copy what was said in another: who opted out has, who was erased is no more. Again it adds nothing.
+    """Apply opt-outs and erasures of another copy in this closed one; safe to repeat.
 
-    Mails to either that wait in the queue are dropped, since nobody looks again before those are sent; `batch` is the
-    operation by whose number they are kept. `left` of the answer: contacts that may be those who were erased, or others
-    who have their numbers, and are left alone.
+    Queued mails to these people are dropped, since Mautic does not check again before sending; they are kept under the
+    number of the operation, `batch`. Request: said?, erased? (as `withdrawals` returns them), batch?. Returns opt_outs
+    and erasures (how many were applied), unknown (opt-outs without a contact here), mails (dropped), and left: contacts
+    that have the id of an erased one but may be somebody else, and are left alone. Raises CtlError for an open tenant.
     """
     if not CLOSED.exists():
         raise CtlError("it is open, and its contacts are not changed behind its users' backs")
@@ -200,7 +208,10 @@ def _lay(said: Iterable[Mapping[str, Any]]) -> tuple[int, int, set[str]]:
 
 
 def _merged(said: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], int, str, int, bool, bool]]:
-    """Return each opt-out for those too who were merged into its contact: here they are by themselves yet."""
+    """Return each opt-out again for every contact that was merged into its contact, as these may still exist here.
+
+    The tuples are (opt-out, contact or 0, email or "", time of creation 0, is its own False, match by id alone).
+    """
     merged = [(one, int(who["contact"]), str(who["name"])) for one in said for who in one.get("merged") or ()]
     people = _people({contact for _, contact, _ in merged})
     found = []
@@ -211,7 +222,7 @@ def _merged(said: Iterable[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], 
 
 
 def _people(contacts: Iterable[int]) -> dict[int, dict[str, str]]:
-    """Return what is known of contacts, by number: PERSON as by `_same`, and `ip`, addresses with spaces between."""
+    """Return {id: fields} of the contacts that exist: PERSON, normalised by `_same`, and `ip`, separated by spaces."""
     if not (ids := ",".join(str(contact) for contact in contacts)):
         return {}
     there = {row[0] for row in sql("SHOW COLUMNS FROM leads;", "mautic")}
@@ -230,7 +241,7 @@ def _people(contacts: Iterable[int]) -> dict[int, dict[str, str]]:
 
 
 def _same(text: str) -> str:
-    """Return a text so that texts are the same that differ in capitals and spaces, or in what a wire cleans."""
+    """Normalise a text to compare it: case, spaces and characters that cannot be printed or decoded do not matter."""
     seen = "".join(one if one.isprintable() else " " for one in text.replace("\N{REPLACEMENT CHARACTER}", " "))
     return " ".join(seen.split()).casefold()[:NAME]
 
@@ -240,7 +251,7 @@ def _called(person: Mapping[str, str]) -> str:
 
 
 def _fits(name: str, person: Mapping[str, str]) -> bool:
-    """Tell whether a contact is the one that Mautic called so: rather not, as it is deleted for good."""
+    """Return whether a contact has the name that Mautic noted; False in doubt, as a match is deleted for good."""
     name, called = _same(name), _called(person)
     if person["email"] or called:
         return name in {person["email"], called} - {""}
@@ -248,7 +259,7 @@ def _fits(name: str, person: Mapping[str, str]) -> bool:
 
 
 def _is_another(name: str, person: Mapping[str, str]) -> bool:
-    """Tell whether a contact is surely not the one that Mautic called so: who got a name since may be the same."""
+    """Return whether a contact is surely not the one that Mautic noted; one that got its name later may be the same."""
     name = _same(name)
     if not name or name == NOBODY or _fits(name, person):
         return False
@@ -288,7 +299,7 @@ def _erase(erased: Sequence[Mapping[str, Any]]) -> tuple[int, int, set[str]]:
 
 
 def _details(name: str) -> str:
-    """Write a name as Mautic does: its log is read by PHP."""
+    """Return audit details with a name as Mautic writes them, in PHP's serialised form, as PHP reads the log."""
     name = name.replace("\0", "")
     return f'a:1:{{s:4:"name";s:{len(name.encode())}:"{name}";}}'
 
@@ -298,9 +309,9 @@ def _text(value: str) -> str:
 
 
 def _drop_mails(addresses: set[str], batch: int) -> int:
-    """Take the mails to one of these addresses from the queue, and keep them where nothing sends; return how many.
+    """Move queued mails to any of these addresses into the bot's table, where nothing sends them; return how many.
 
-    Mautic asks whether somebody opted out when it puts a mail there, and not when it sends it.
+    Mautic checks opt-outs when it queues a mail, not when it sends it.
     """
     if not addresses or not sql("SHOW TABLES LIKE 'messenger_messages';", "mautic"):
         return 0

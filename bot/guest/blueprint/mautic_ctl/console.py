@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - SQL is made of constants
-"""`console`: one of Mautic's own commands, which the bot has found to be allowed."""
+"""`console`: runs one of Mautic's own commands; the bot has checked before that the command is allowed."""
 
 import re
 from collections.abc import Mapping
@@ -13,11 +13,15 @@ LIMIT = 20_000
 SECONDS = 300
 FAILED = f"SELECT id FROM messenger_messages WHERE queue_name = 'failed' AND NOT ({A_HIT}) ORDER BY id LIMIT 500;"
 _RUNS, _LATE = 75, 124
-"""Exit codes of flock and of timeout."""
+"""Exit codes of flock (the lock is taken) and of timeout (the time is over)."""
 
 
 def run_console(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Run it as cron would: under the job's own lock, and not in a tenant that is closed."""
+    """Run a command as cron would: under the job's own lock, and not in a closed tenant.
+
+    Request: words. Returns code and output. Raises CtlError when the tenant is closed, outbound mail is off and the
+    command sends, the command runs already, or it takes longer than SECONDS.
+    """
     (words,) = asked(request, "words")
     if CLOSED.exists():
         raise CtlError("it is closed, and nothing may be sent or changed until it is opened")
@@ -26,12 +30,12 @@ def run_console(request: Mapping[str, Any]) -> dict[str, Any]:
     job = re.search(rf"^[^#].* mautic-cron \d+ \d+ {re.escape(words[0])}(.*)$", CRONTAB.read_text(), re.MULTILINE)
     options = [option for option in (job[1].split() if job else []) if option not in words]
     if words == ["messenger:failed:retry"]:
-        # It asks of each whether to try it, and there is nobody to ask: named, it tries them.
+        # Without ids the command asks about each message, and nobody could answer; with ids and --force it does not.
         failed = [row[0] for row in sql(FAILED, "mautic")]
         if not failed:
             return {"code": 0, "output": "No mail is in the queue of failed ones."}
         options = [*failed, "--force"]
-    # Not by root, whose file the job could not open: it would never run again.
+    # Not as root: the job could not open a lock file of root's and would never run again.
     lock = [
         "flock",
         "--nonblock",

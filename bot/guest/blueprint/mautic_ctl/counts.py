@@ -1,11 +1,11 @@
-"""`counts`: how much there is that would be lost."""
+"""`counts`: counts the data added since a time, which going back to a state of that time would lose."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from .system import sql
 
-# Each maximum is the end of an index of Mautic's own: no contact is read, of a million neither.
+# Each maximum is the end of one of Mautic's own indexes, so no contact is read, even among a million.
 COUNTS = """
 SELECT 'contacts', COUNT(*) FROM leads WHERE date_added >= FROM_UNIXTIME({since});
 SELECT 'submissions', COUNT(*) FROM form_submissions WHERE date_submitted >= FROM_UNIXTIME({since});
@@ -18,7 +18,10 @@ SELECT 'last_write', COALESCE(UNIX_TIMESTAMP(GREATEST(
 
 
 def counts(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Count what came since a time; all datetimes of Mautic are UTC, and so is the session."""
+    """Count contacts, submissions and opt-outs since a time, and return the time of the last write (0: none).
+
+    All of Mautic's datetimes are UTC, so the session is UTC too.
+    """
     rows = sql("SET time_zone = '+00:00';" + COUNTS.format(since=int(request.get("since") or 0)), "mautic")
     found = {name: int(float(number)) for name, number in rows}
     return found | {"last_write": found["last_write"] if found["last_write"] > 86400 else 0}

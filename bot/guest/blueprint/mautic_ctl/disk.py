@@ -1,4 +1,4 @@
-"""`disk`: what a tenant has of its disk, counted as that counts which limits it."""
+"""`disk`: measures a tenant's disk usage, counted in the same way as the limit on it."""
 
 import fcntl
 import os
@@ -12,9 +12,9 @@ from .system import run
 
 ROOT = Path("/")
 QGROUPS = Path("/sys/fs/btrfs")
-"""Where the kernel (5.9 and later) tells of the quota groups of btrfs, to who is in a container too."""
+"""Where the kernel (5.9 and later) shows the quota groups of btrfs, inside containers too."""
 _FS_INFO, _INO_LOOKUP = 0x8400941F, 0xD0009412
-"""ioctls of btrfs that anybody may ask: which filesystem, and which subvolume of it."""
+"""ioctls of btrfs that need no privileges: which filesystem, and which subvolume of it."""
 _ROOT_FOLDER = 256
 _HAS_LIMIT = 1
 UNTOLD = "nothing here tells it"
@@ -27,27 +27,29 @@ def disk(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def used(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {used}: the bytes of all files, counted one by one, where nothing has counted them."""
+    """Return {used}: the bytes of all files, counted one by one, for filesystems that keep no count; 0 on failure."""
     ended = run("du", "-sxk", "/", timeout=100)
     return {"used": 1024 * int(ended.stdout.split()[0]) if ended.stdout else 0}
 
 
 def sync(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Put on disk what is not there yet, so that it is counted."""
+    """Write cached data to disk, so that it is counted."""
     os.sync()
     return {}
 
 
 def measure(known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, in bytes, what is used of which limit (each None where that cannot be known), and what can still be
-    written (`free`). `why`, for people: why it is not known what is used, "" where it is.
+    """Return {used, limit, free, why}, in bytes.
 
-    On btrfs a limit counts all that a subvolume refers to, shared with snapshots and clones or not, and that stands in
-    its quota group, where LXD's own figure does not count what is shared. Elsewhere `known`, LXD's used and the plan's
-    limit, are of one measure. What can be written ends where the pool does, too.
+    `used` and `limit` are None if they cannot be known. `free` is what can still be written. `why` explains to people
+    why `used` is not known; "" if it is. `known` is {used, limit}: LXD's figure, and the plan's limit.
 
-    Where the kernel finds the quotas of a pool inconsistent the figures of its groups stand still, and no limit is
-    enforced, until they are counted anew.
+    On btrfs a limit counts everything that a subvolume refers to, whether or not snapshots and clones share it. The
+    subvolume's quota group has that count, while LXD's own figure leaves shared data out. On other filesystems LXD's
+    figure and the plan's limit in `known` count in the same way. Free space is also limited by that of the pool.
+
+    If the kernel finds a pool's quotas inconsistent, it stops updating the counts and enforces no limit until
+    everything is counted again.
     """
     space = os.statvfs(ROOT)
     free = space.f_bavail * space.f_frsize
@@ -65,7 +67,7 @@ def measure(known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_inconsistent(groups: Path) -> bool:
-    """Whether the figures of these groups stand still; False also of kernels before 6.1, which do not tell."""
+    """Return whether the kernel has stopped counting these groups; False before Linux 6.1, which does not tell."""
     told = groups / "inconsistent"
     return told.exists() and told.read_text().strip() == "1"
 
@@ -74,7 +76,7 @@ def _counted(group: Path) -> tuple[int | None, int | None]:
     def figure(name: str) -> int:
         return int((group / name).read_text())
 
-    # What is reserved is written, and counted with the next commit.
+    # Reserved data is already written, and is counted with the next commit.
     used = figure("referenced") + figure("rsv_data")
     return used, figure("max_referenced") if figure("limit_flags") & _HAS_LIMIT else None
 
@@ -88,7 +90,7 @@ def _quota_group() -> Path | None:
 
 
 def _subvolume() -> tuple[uuid.UUID, int] | None:
-    """Return the filesystem and the number of the subvolume, None where it is not btrfs."""
+    """Return the filesystem's UUID and the subvolume's number, None if it is not btrfs."""
     folder = os.open(ROOT, os.O_RDONLY | os.O_DIRECTORY)
     try:
         asked = bytearray(4096)

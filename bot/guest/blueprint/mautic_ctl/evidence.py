@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - every name in SQL is quoted, or is a constant
-"""`evidence`: what a tenant is made of, to be held against what it is after an upgrade."""
+"""`evidence`: reports versions, schema, row counts and a client's own files, to compare before and after an upgrade."""
 
 import re
 from collections import Counter
@@ -32,27 +32,27 @@ SELECT CONCAT_WS(' ', k.table_name, 'foreign key', k.constraint_name, GROUP_CONC
   GROUP BY k.table_name, k.constraint_name, k.referenced_table_name, r.update_rule, r.delete_rule;
 """
 LINES, LETTERS = 8000, 500_000
-"""What of a schema is told at most; a form's results are a table each, and the last to count."""
+"""The most lines and characters of a schema that are returned. Tables of form results, one per form, come last."""
 RESULTS = "form_results_"
 TABLES = 2000
 PATIENCE = 5.0
-"""Seconds that one table may be counted for."""
+"""Seconds that counting one table may take."""
 BUDGET = 50.0
-"""The same of all of them."""
+"""Seconds that counting all tables may take."""
 ERRORS = 40
 LOG_LINE = re.compile(r"\[([^]]+)\] (?!request\.ERROR)\w+\.(?:ERROR|CRITICAL|ALERT|EMERGENCY): (.*)")
 TAIL = 4 << 20
 
 
 def evidence(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Tell versions, schema, counts, what is the client's own, and the errors in the log.
+    """Return versions, schema, row counts, the client's own files, and the errors in the log.
 
-    Asked: since? (epoch seconds, of the errors), patience? (seconds for the count of one table: what takes longer is
-    not counted, and is among `uncounted`).
+    Request: since? (epoch seconds; errors from then on), patience? (seconds for counting one table; a table that takes
+    longer is listed in `uncounted` instead).
 
-    `schema` is a line for each table, column, index and foreign key; equal schemas have equal lines, in this order.
-    `whole`: none was left out. `plugins`: the client's own, with their versions, and whether Mautic loads them (only
-    known once `mautic:plugins:reload` has run on this tree).
+    `schema` has a line for each table, column, index and foreign key; equal schemas have equal lines in equal order.
+    `whole`: no line was left out. `plugins`: the client's own, with their versions, and whether Mautic loads them
+    (known only once `mautic:plugins:reload` has run on this tree).
     """
     schema = sql("SET SESSION group_concat_max_len = 65535;" + SCHEMA)
     lines, whole = shortened([row[0] for row in schema])
@@ -74,7 +74,7 @@ def evidence(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shortened(lines: Iterable[str]) -> tuple[list[str], bool]:
-    """Return a schema's lines in order, and whether they are all of it: what there is no room for is left out."""
+    """Return a schema's lines in order, cut at LINES and LETTERS, and whether none was cut."""
     ordered = sorted(lines, key=lambda line: (line.startswith(RESULTS), line))
     kept, letters = [], 0
     for line in ordered[:LINES]:
@@ -86,7 +86,7 @@ def shortened(lines: Iterable[str]) -> tuple[list[str], bool]:
 
 
 def _counts(patience: float) -> tuple[dict[str, int], list[str]]:
-    """Count the rows of each table, small ones first; of large ones as many as there is time for."""
+    """Return the rows of each table, and the tables that there was no time to count; small tables come first."""
     tables = sql(
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'mautic'"
         f" AND table_type = 'BASE TABLE' ORDER BY table_rows, table_name LIMIT {TABLES};"
@@ -97,14 +97,14 @@ def _counts(patience: float) -> tuple[dict[str, int], list[str]]:
 
 
 def _plugins(own: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return {name: {version, loads}}: a plugin that Mautic does not load is missing, or is not in its table at all."""
+    """Return {name: {version, loads}}; Mautic does not load plugins that its table marks as missing or lacks."""
     rows = sql("SELECT bundle, IFNULL(version, ''), is_missing FROM plugins;", "mautic", force=True)
     told = {name: (version, missing == "0") for name, version, missing in rows}
     return {name: dict(zip(("version", "loads"), told.get(name, ("", False)), strict=True)) for name in own}
 
 
 def _errors(since: float) -> dict[str, int]:
-    """Count the errors in Mautic's log since a time, by what they say; numbers in them are told as `#`."""
+    """Count the errors in Mautic's logs since a time by their text, in which numbers are replaced with `#`."""
     moment = datetime.fromtimestamp(since, UTC).isoformat()
     found: Counter[str] = Counter()
     secrets = known_secrets()

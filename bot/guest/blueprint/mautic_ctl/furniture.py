@@ -1,4 +1,4 @@
-"""`furnish`: what we put into a tenant, brought to a version: files, units, and what of it a database has to know."""
+"""`furnish`, `unfurnish`: installs a version of the bot's files and units in a tenant, or the previous one again."""
 
 import json
 import os
@@ -32,30 +32,31 @@ from .version import BASIC, FURNITURE, furniture_version
 from .workers import LOOK, LOOK_UNIT
 
 TAR = Path("/root/furniture.tar")
-"""What the bot pushes before: the files and links, from the root on."""
+"""The archive that the bot pushes first: files and links, with paths from the root."""
 ROOT = Path("/")
 FORMER, KEPT = STATE / "furniture-former.tar", STATE / "furniture-former.json"
-"""What stood here before, and {"version", "before"}: before which version, and which that was."""
+"""The replaced files, and {"version", "before"}: the version that replaced them, and the version they belong to."""
 DATABASE_CONFIG = Path("/etc/mysql/mariadb.conf.d/80-mautic.cnf")
 DATABASE_RUNS = Path("/run/mysqld/mysqld.pid")
-"""What MariaDB leaves at each start of its own."""
+"""The file that MariaDB writes at each start."""
 
 PLACEHOLDER = "@PHP@"
-"""What stands for the version of PHP in our files and their names."""
+"""The placeholder for the version of PHP in the furniture's files and their names."""
 
 READER = (
     "CREATE USER IF NOT EXISTS 'www-data'@'localhost' IDENTIFIED VIA unix_socket;"
     " GRANT SELECT ON mautic.* TO 'www-data'@'localhost';"
 )
-"""Who looks before PHP is started: by its socket, without a password. Mautic runs as www-data too, and may do more."""
+"""Lets mautic-look read the database over its socket, without a password. This gives nothing away: Mautic runs as
+www-data too, and may do more."""
 
 
 def furnish(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay the furniture, and have what runs go by it; again with the same version it changes nothing.
+    """Install the pushed furniture and reload the services that use it; for the present version, update settings only.
 
-    `every`: seconds after which a job runs whatever there is to do, 0: never. `slot`: as `take_slot` has it. A tenant
-    goes on to serve; where MariaDB has to be started anew, jobs are ended before, and pages that are asked for wait for
-    a second or two. What cannot be laid whole is put back as it was.
+    Request: version, every (seconds after which a job runs even with nothing to do; 0: never), slot? (see `take_slot`).
+    Returns version and before. The tenant keeps serving; if MariaDB must be restarted, jobs are stopped before, and
+    page requests wait for a second or two. If anything fails, the previous files are put back and the error is raised.
     """
     version, every = asked(request, "version", "every")
     before = furniture_version()
@@ -66,7 +67,7 @@ def furnish(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"version": version, "before": before}
     await_systemd()
     with tarfile.open(TAR) as tar:
-        # What was cut in the middle has kept what was before that.
+        # After an interruption the previous files are already kept.
         if read_json(KEPT) != {"version": version, "before": before}:
             own = (CRONTAB, SETTINGS, DATABASE_PLAN)
             names = [for_php(name) for name in tar.getnames()]
@@ -76,7 +77,7 @@ def furnish(request: Mapping[str, Any]) -> dict[str, Any]:
             write_cron_settings(every=int(every), **asked_slot(request))
             lay(tar)
             if MAUTIC.is_dir():
-                # A tenant of before kept them shut.
+                # Tenants with older furniture did not let Mautic add themes.
                 release = trees.read_listing(trees.LISTING)
                 trees.open_themes(MAUTIC, trees.own_entries(trees.THEMES, MAUTIC, release, release) if release else ())
             if plan := planned_pool():
@@ -86,14 +87,17 @@ def furnish(request: Mapping[str, Any]) -> dict[str, Any]:
             with suppress(Exception):
                 _put_back()
             raise
-    # Last, so that what was cut in the middle is done again.
+    # Written last, so that an interrupted run is repeated.
     write(FURNITURE, json.dumps({"version": version}))
     TAR.unlink(missing_ok=True)
     return {"version": version, "before": before}
 
 
 def unfurnish(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Put back what stood in a tenant before it was furnished with a version; where it was not, nothing changes."""
+    """Put back the files that a version replaced; do nothing if the tenant was not furnished with that version.
+
+    Request: version. Returns the version that is there afterwards.
+    """
     (version,) = asked(request, "version")
     kept = read_json(KEPT)
     if kept.get("version") != version:
@@ -109,7 +113,7 @@ def unfurnish(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def for_php(text: str) -> str:
-    """Return a name, or the content, of a file of ours as it is for the PHP that is installed here."""
+    """Return a furniture file's name or content with the installed version of PHP filled in."""
     return text.replace(PLACEHOLDER, PHP)
 
 
@@ -121,16 +125,17 @@ def _put_back() -> None:
 
 
 def _go_by_it() -> None:
-    """Have what runs go by the files that are there now."""
+    """Reload or restart the services that use the furniture, so that its present files take effect."""
     systemctl("daemon-reload")
-    # Alone: what is being started while the journal ends dies of SIGPIPE, which systemd takes for a good end.
+    # Not together with other units: a service that starts while the journal stops dies of SIGPIPE, which systemd takes
+    # for a clean exit.
     run("systemctl", "try-restart", "systemd-journald")
     systemctl("start", "mariadb")
     _restart_database()
     await_database()
     wake_rested()
     sql(READER)
-    # What does not run is not started: a blueprint in the making, or a tenant that is closed.
+    # Services that do not run are not started: this may be a blueprint in the making, or a closed tenant.
     run("systemctl", "try-reload-or-restart", "nginx", FPM, timeout=120)
     run("systemctl", "try-restart", "cron")
     if LOOK_UNIT.exists():
@@ -141,9 +146,9 @@ def _go_by_it() -> None:
 
 
 def lay(tar: tarfile.TarFile) -> None:
-    """Put files and links into place, each as a whole, those that are as they should be left alone.
+    """Install files and links, each atomically, and leave unchanged ones alone.
 
-    While outbound mail is off, the jobs that send are none in the new crontab either, from its first moment on.
+    While outbound mail is off, the new crontab has the sending jobs commented out from its first moment.
     """
     for member in tar:
         path = ROOT / for_php(member.name)
@@ -166,7 +171,7 @@ def lay(tar: tarfile.TarFile) -> None:
 
 
 def _restart_database() -> None:
-    """Start MariaDB anew where its configuration is newer than it."""
+    """Restart MariaDB if its configuration is newer than its last start."""
     began = DATABASE_RUNS.stat().st_mtime if DATABASE_RUNS.exists() else 0.0
     if DATABASE_CONFIG.exists() and DATABASE_CONFIG.stat().st_mtime >= began:
         restart_database()

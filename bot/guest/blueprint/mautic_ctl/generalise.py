@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - every value in SQL goes through sql_text(), or is a constant
-"""`generalise`: an installed Mautic becomes a blueprint."""
+"""`generalise`: turns an installed Mautic into a blueprint."""
 
 import os
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ IDENTITY_TABLES = [
     "ip_addresses",
     "messenger_messages",
 ]
-"""Tables that a clone must not inherit rows of: they name other people, open doors, or would be sent twice."""
+"""Tables whose rows a clone must not inherit: they name other people, give access, or would be sent twice."""
 
 FORGET = "".join(f"DELETE FROM {table}; " for table in IDENTITY_TABLES)
 
 
 def generalise(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Close to the outside, take every identity away, stop all services."""
+    """Close the container to the outside, delete every trace of an identity, and stop all services."""
     mautic_version()
     CLOSED.touch()
     systemctl("stop", "cron", "mautic-worker@*")
@@ -50,7 +50,7 @@ def generalise(_request: Mapping[str, Any]) -> dict[str, Any]:
     EDGE.write_text(edge_conf(""))
     for link in WANTS.glob("mautic-worker@*.service"):
         link.unlink()
-    # Empty, not absent: systemd then makes one at boot, without taking the boot for a first installation.
+    # Empty, not absent: systemd then generates an id at boot, without treating the boot as a first installation.
     os.truncate("/etc/machine-id", 0)
     bus = Path("/var/lib/dbus/machine-id")
     if bus.exists() and not bus.is_symlink():
@@ -60,7 +60,7 @@ def generalise(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def in_one_transaction(statements: str) -> str:
-    """Return SQL that executes statements with one commit; a table that is not there is passed over."""
+    """Return SQL that executes statements with one commit and skips those whose table does not exist."""
     return (
         "DELIMITER //\nBEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1146 BEGIN END; SET FOREIGN_KEY_CHECKS = 0; "
         f"START TRANSACTION; {statements} COMMIT; SET FOREIGN_KEY_CHECKS = 1; END//\nDELIMITER ;\n"
@@ -68,7 +68,7 @@ def in_one_transaction(statements: str) -> str:
 
 
 def forget_files() -> None:
-    """Delete locks (stale by now, and believed by Mautic), temporary files, logs, sessions, heartbeats."""
+    """Delete locks (stale, but Mautic would respect them), temporary files, logs, sessions and heartbeats."""
     for folder in (
         *(MAUTIC / f"var/{name}" for name in ("cache/run", "tmp", "logs")),
         Path("/var/lib/php/sessions"),

@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - SQL is made of constants
-"""`health`: everything that Mautic itself never reports."""
+"""`health`: checks services, jobs, queues, logs, disk and memory, which Mautic itself never reports."""
 
 import re
 import time
@@ -33,22 +33,23 @@ from .workers import LOOK, LOOK_UNIT, workers
 
 SERVICES = ("mariadb", FPM, "nginx", "cron")
 CRON_RUNS = Path("/run/crond.pid")
-"""What cron leaves at each start of its own."""
+"""The file that cron writes at each start."""
 UPTIME = Path("/proc/uptime")
 PAGE_LATE = 8.0
-"""Seconds after which no login page is expected any more: who asks for all of this waits for twenty."""
+"""Seconds that the login page may take: the caller waits twenty seconds for the whole health check."""
 
 FAILED = "failed"
-"""The queue of what Mautic gave up on: nobody takes it up by itself."""
+"""The queue of messages that Mautic gave up on; no worker takes them."""
 MOST = 5000
-"""Rows that are looked at, at most, of what is found one by one: a figure that is as high says “many”."""
+"""The most rows that are read where rows are found one by one; a figure as high as this means “many”."""
 MOST_READ = 2000
-"""Messages that are read, at most, to tell what they are: some are as long as mails get."""
-# Each is quick with 1,000,000 contacts and 5,000,000 mails, and while they are sent (`tests/bot/blueprint/
-# test_large_tenants.py`): counted is within an index, and of what has no index that says it all no more than MOST rows.
-# What waits in a queue is all of it but what is being delivered; its oldest is the first that came in. Segments are
-# stale where none was built: then their job stands still, while one alone has a filter that Mautic cannot build. What a
-# client's endpoint refused, as Mautic notes since 7, waits for that endpoint.
+"""The most messages whose bodies are read to tell their kind: some are as long as mails get."""
+# Each query is quick with 1,000,000 contacts and 5,000,000 mails, and while they are sent (`tests/bot/blueprint/
+# test_large_tenants.py`): it counts within an index or, without a sufficient index, at most MOST rows.
+# All messages in a queue wait except those being delivered, and the oldest is the first that came in. Segments are
+# stale only if none was built lately: then their job does not run, while a single stale segment may have a filter that
+# Mautic cannot build. Webhooks that a client's endpoint refused, which Mautic notes since 7, wait for that endpoint and
+# do not count.
 HEALTH_SQL = f"""
 SET time_zone = '+00:00';
 SELECT 'contacts', COUNT(*), COALESCE(SUM(date_identified IS NOT NULL), 0) FROM leads;
@@ -111,9 +112,9 @@ OVERDUE = (
     "late_exports",
     "late_reports",
 )
-"""What of it means that work is overdue. An import that died is taken up by nobody: people are told of it for a day."""
+"""The figures of HEALTH_SQL that mean overdue work. An import that died is never resumed: it is reported for a day."""
 HELD = ("overdue_events", "message_queue", "late_exports", "late_reports")
-"""What of it waits on purpose while outbound mail is off."""
+"""The figures of overdue work that waits on purpose while outbound mail is off."""
 UNCONFIGURED = frozenset(
     [
         "mautic:email:fetch",
@@ -123,23 +124,24 @@ UNCONFIGURED = frozenset(
         "mautic:contacts:cleanup_exported_files",
     ]
 )
-"""Jobs that fail where a client has not set up what they are for, or its release does not have them: never late."""
+"""Jobs that fail if a client has not set up what they are for, or the release does not have them: never late."""
 
 NOTHING = "nothing"
 LOOKED = {NOTHING: "nothing to do", "off": "not set up"}
-"""What a heartbeat says of a job for which PHP was not started, and in words. An older tenant's says none of it."""
+"""A heartbeat's values of `looked` for a job for which PHP was not started, in words. Older furniture writes none."""
 CATCHES_UP = 2 * 900 + 900
-"""Seconds after which the jobs have done what waited for them while the tenant was closed or off."""
+"""Seconds in which the jobs catch up with what waited while the tenant was closed or off."""
 ABOUT_TO_RUN = frozenset(["active", "activating", "reloading"])
-"""States of a service that is none that is down: a worker ends each hour and waits for its restart; one that cannot
-start shows in what it should do."""
+"""States of a service that is not down: a worker ends each hour and waits for its restart. A service that cannot start
+shows in the work that it does not do."""
 
 
 def health(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Look at everything that Mautic itself never reports: services, crons, queues, logs, space.
+    """Check everything that Mautic itself never reports: services, jobs, queues, logs, disk and memory.
 
-    The request says from where on each figure is bad (`limits`, as the settings' [health] has them, 0: never), the
-    plan's `memory` in bytes, and what the bot knows of the `disk` (see `disk.measure`).
+    Request: limits (above which each figure is bad, as in [health] of the settings; 0: never), memory? (of the plan, in
+    bytes), disk? (what the bot knows of the disk, see `disk.measure`). Returns healthy, checks {name: {ok, text}},
+    facts {…}.
     """
     (limits,) = asked(request, "limits")
     checks: dict[str, dict[str, Any]] = {}
@@ -159,7 +161,7 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
         status, is_login, seconds = login_page(known.get("domain", "localhost"), PAGE_LATE)
         check("login page", is_login, f"{status} in {seconds:.2f} s")
     except OSError as error:
-        # A timeout has no words of its own.
+        # A timeout has no text of its own.
         check("login page", False, f"nginx does not answer ({error.strerror or 'it took too long'})")
 
     began = float(known.get("since", time.time()))
@@ -174,7 +176,7 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
         (facts["last_login"], facts["last_active"]) = map(int, rows["users"][0])
         sent = rows.get("emails_day", [["0", "0"]])[0]
         (facts["emails_day"], facts["emails_failed_day"]) = map(int, sent)
-        # A table that this Mautic does not have tells nothing.
+        # A table that this version of Mautic lacks counts as empty.
         for name in (*OVERDUE, "failed_events"):
             facts[name] = int(rows.get(name, [["0"]])[0][0])
         if not _queues_webhooks():
@@ -184,12 +186,12 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
         waiting = [f"{facts[name]} {name.replace('_', ' ')}" for name in OVERDUE if facts[name]]
         check("work", not waiting or time.time() - since < CATCHES_UP, ", ".join(waiting) or "on time")
         facts["queues"] = queues = {name: {"due": int(n), "age": int(age)} for name, n, age in rows.get("queue", [])}
-        # While the tenant was closed or off nothing waited for its worker.
+        # The time in which the tenant was closed or off does not count as waiting.
         open_for = int(time.time() - max(began, _workers_run_since()))
         waited = {name: min(queue["age"], open_for) for name, queue in queues.items()}
         facts["outbound_off"] = off = outbound.held()
         if off:
-            # What waits does so on purpose.
+            # Its mail waits on purpose.
             waited["email"] = 0
         facts["queue_age"] = max(waited.values(), default=0)
         bad = [f"{queue['due']} in {name}, oldest {in_minutes(queue['age'])}" for name, queue in queues.items()
@@ -225,7 +227,7 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _queues_webhooks() -> bool:
-    """Whether webhooks wait for their job: its table is not looked at where they are sent at once, as by default."""
+    """Return whether webhooks are queued for their job; by default they are sent at once, and the job reads nothing."""
     for path in (PROVIDER, LOCAL):
         if path.exists() and (mode := re.search(r"""['"]queue_mode['"]\s*=>\s*['"](\w+)""", path.read_text())):
             return mode[1] == "command_process"
@@ -239,7 +241,7 @@ def _unit_states() -> dict[str, str]:
 
 
 def cron_times(crontab: str) -> dict[str, tuple[int, int]]:
-    """Return {command: (seconds between its runs, seconds that one may take)} of a crontab's calls of mautic-cron."""
+    """Return {command: (seconds between runs, seconds that a run may take)} for a crontab's calls of mautic-cron."""
     times = {}
     for line in crontab.splitlines():
         match = re.match(r"([\d*]\S*)\s+(\S+)\s+\S+\s+\S+\s+(\S+)\s+www-data\s+mautic-cron\s+\d+\s+(\d+)\s+(\S+)", line)
@@ -259,12 +261,14 @@ def cron_times(crontab: str) -> dict[str, tuple[int, int]]:
 def cron_states(
     times: Mapping[str, tuple[int, int]], beats: Mapping[str, Mapping[str, Any]], since: float, now: float
 ) -> dict[str, dict[str, Any]]:
-    """Return {command: {last_success, rc, late, why, looked}}: late when no success came within two periods and a
-    quarter, or when it was only looked at (`looked`) for twice as long as it may be without a run, and a quarter.
+    """Return {command: {last_success, rc, late, why, looked}} for the jobs.
 
-    One that runs may take its time. `times` are what `cron_times` returns, `beats` the heartbeats by command (`:` as
-    `_`). `since`: when the tenant began, or began again: what it did not do while it was closed or off is late a period
-    later only.
+    A job is late if it has not succeeded for two periods and a quarter of an hour (two periods and its time limit while
+    an earlier run has not ended). A job with nothing to do is also late if PHP has not been started for it for that
+    time and twice `every`. UNCONFIGURED jobs are never late. `looked`: PHP was not started for the job.
+
+    `times`: the result of `cron_times`. `beats`: the heartbeats by command, with `_` for `:`. `since`: when the tenant
+    started or was opened again, from which on the time counts: what it missed while closed or off is not late at once.
     """
     states = {}
     for command, (period, limit) in times.items():
@@ -291,31 +295,32 @@ def cron_states(
 
 
 def _moment(told: Any) -> float | None:
-    """A number of a heartbeat; None: it tells none."""
+    """Return a number from a heartbeat, None if it is not a number."""
     return told if isinstance(told, int | float) else None
 
 
 def _jobs_run_since() -> float:
-    """When jobs could run again: cron was started, or a seal was taken away, which is a change of its folder."""
+    """Return when jobs could run again: at cron's start, or when a marker was removed, which changes its folder."""
     return max((path.stat().st_mtime for path in (CRON_RUNS, CLOSED.parent) if path.exists()), default=0.0)
 
 
 def _workers_run_since() -> float:
-    """When workers could run again: after the boot, or when a seal was taken away. Their own restarts are no excuse."""
+    """Return when workers could run again: at boot, or when a marker was removed; their own restarts do not count."""
     return max(time.time() - float(UPTIME.read_text().split()[0]), CLOSED.parent.stat().st_mtime)
 
 
 def count_errors(lines: Iterable[str], since: str) -> int:
     """Count log lines of level ERROR or worse that are not older than `since` (ISO time, UTC).
 
-    An ERROR of a request is a page that is not there, or that somebody may not see: strangers ask for those all day.
+    `request.ERROR` does not count: it is a page that does not exist or is forbidden, and strangers request those all
+    day.
     """
     pattern = re.compile(r"\[([^]]+)\] (?!request\.ERROR)\w+\.(ERROR|CRITICAL|ALERT|EMERGENCY):")
     return sum(1 for line in lines if (match := pattern.match(line)) and match[1] >= since)
 
 
 def _log_errors() -> int:
-    """Errors of the last day; of each long log its last 4 MB."""
+    """Count the errors of the last day, in the last 4 MiB of each log."""
     now = datetime.now(UTC)
     total = 0
     days = (now - timedelta(days=1), now)
@@ -329,14 +334,14 @@ def _log_errors() -> int:
 
 
 def above(figure: float, limit: float) -> bool:
-    """Whether a figure is bad; a limit of 0 means that none is."""
+    """Return whether a figure is above its limit; a limit of 0 means that no figure is."""
     return bool(limit) and figure > limit
 
 
 def within(used: int | None, limit: int | None, percent: float, more: str = "", why: str = "") -> tuple[bool, str]:
-    """Whether a figure is not above so many percent of its limit, and in words; what is not known is no trouble.
+    """Return whether a figure is at most `percent` of its limit, and a text for people; an unknown figure is fine.
 
-    `more` is said of it in any case, and `why` is why it is not known.
+    `more` is added to the text. `why` explains why `used` is not known.
     """
     if used is None:
         return True, f"usage can't be measured{f' ({why})' if why else ''}{more}"
@@ -353,10 +358,11 @@ def in_minutes(seconds: float) -> str:
 
 
 def _memory() -> tuple[int, int | None]:
-    """Bytes in use by the container and the most that it may have, by its control group where that can be seen.
+    """Return the container's memory in use and its limit (None: no limit), in bytes, as its control group counts them.
 
-    Without what gives way, and fills whatever is left over time: cached files (shared memory, which a control group
-    counts as such, does not) and the kernel's own caches.
+    Memory that the kernel can reclaim is left out, as it fills up over time: cached files and the kernel's own caches.
+    Shared memory, which a control group counts as cache, is included since it cannot be reclaimed. Returns (0, None)
+    where the control group cannot be read.
     """
     for folder, usage, most, gives_way in (
         (Path("/sys/fs/cgroup"), "memory.current", "memory.max", ("active_file", "inactive_file", "slab_reclaimable")),
@@ -371,7 +377,7 @@ def _memory() -> tuple[int, int | None]:
             figures = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             cached = sum(int(figures.get(name, 0)) for name in gives_way)
             limit = (folder / most).read_text().strip()
-            # Without one it is "max", or as much as can be addressed.
+            # Without a limit the file says "max", or the highest possible number.
             limited = limit.isdecimal() and int(limit) < 1 << 60
             return max(0, int((folder / usage).read_text()) - cached), int(limit) if limited else None
     return 0, None

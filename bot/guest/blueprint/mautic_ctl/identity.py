@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - every value in SQL goes through sql_text(), or is a constant
-"""`identity`: a clone becomes a tenant."""
+"""`identity`: turns a clone of a blueprint into a tenant."""
 
 import json
 import os
@@ -41,14 +41,16 @@ from .system import (
 from .workers import set_workers
 
 BCRYPT = 'echo password_hash(rtrim(stream_get_contents(STDIN), "\\n"), PASSWORD_BCRYPT, ["cost" => 10]);'
-"""PHP's own cost. A higher one protects passwords that people choose; this one is random, and someone waits for it."""
+"""PHP code that hashes a password, at PHP's default cost: a higher cost protects passwords that people choose, but this
+one is random, and somebody waits for the hash."""
 
 
 def identity(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a clone an identity and open it. Again with the same request it changes nothing that can be seen.
+    """Give a clone its identity and open it; a repeated request changes nothing visible.
 
-    What a clone must not inherit is deleted while it is closed (or when it was a tenant of another name), never in a
-    tenant that is in use.
+    Data that a clone must not inherit is deleted only while the container is closed, or if it was a tenant of another
+    name; never in a tenant that is in use. Returns `fresh` (whether that data was deleted) and `seconds`. Raises
+    CtlError for invalid values, and when the database or a service refuses.
     """
     began = time.monotonic()
     hostname, domain, site_url, admin, db_password, secret_key, pool, children, workers = asked(
@@ -82,9 +84,10 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     if fresh:
         local |= sender(admin, domain)
     before = write_parameters(local, provider)
-    # It takes long, and only MariaDB is to know: what is written down first may be there before PHP-FPM begins.
+    # Hashing takes long, and only the database needs the hash: it runs beside the rest, after the files are written,
+    # so that they may be in place before PHP-FPM starts.
     hashing = php(BCRYPT, password)
-    # The container was started just now, and what has not begun yet begins with what is written down by now.
+    # The container has just been started: services that have not started yet will read the files written above.
     await_systemd()
     reload = ["systemctl", "try-reload-or-restart", FPM, "nginx"]
     reloading = subprocess.Popen(reload, stderr=subprocess.PIPE, text=True)
@@ -111,7 +114,7 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     if reloading.returncode:
         raise CtlError(f"{FPM} and nginx could not be reloaded: {(problem.splitlines() or [''])[0]}")
     if str(before.get("site_url", "")).split(":")[0] != site_url.split(":")[0]:
-        # Whether cookies are secure is compiled in.
+        # Whether cookies are secure is part of the compiled cache.
         ended = console("cache:clear")
         if ended.returncode:
             raise CtlError(f"cache:clear failed with {ended.returncode} after the change of scheme")
@@ -119,16 +122,16 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     since = known.get("since") if not fresh else None
     write(IDENTITY, json.dumps({"hostname": hostname, "domain": domain, "since": since or int(time.time())}))
     CLOSED.unlink(missing_ok=True)
-    # The first page after a boot takes PHP longest: it is asked for beside the rest, and whatever comes of it is right.
+    # The first page after a boot takes PHP longest: request it beside the rest, and ignore the result.
     threading.Thread(target=_warm, args=(domain,)).start()
     set_workers(int(workers))
     return {"fresh": fresh, "seconds": round(time.monotonic() - began, 3)}
 
 
 def sender(admin: Mapping[str, Any], domain: str) -> dict[str, str]:
-    """Return whom a new tenant's mail is from, until its people say: Mautic's own default names a stranger's domain.
+    """Return the sender parameters of a new tenant's mail, until its users set others.
 
-    Whoever is not named is called by the domain.
+    Mautic's own default names a stranger's domain. An admin without a name gets the tenant's domain as a name.
     """
     name = " ".join(filter(None, (admin.get("first_name"), admin.get("last_name"))))
     return {"mailer_from_email": admin["email"], "mailer_from_name": name or domain}
@@ -140,14 +143,17 @@ def _warm(domain: str) -> None:
 
 
 def rename_machine(hostname: str, domain: str, *, new: bool) -> None:
-    """Set the host's name, mail name, machine-id (kept unless it is another's) and SSH's keys (where SSH is)."""
+    """Set the host name, mail name, machine-id and SSH host keys (if sshd is installed).
+
+    With `new`, machine-id and keys are replaced; otherwise they are created only if they are missing or invalid.
+    """
     socket.sethostname(hostname)
     write(Path("/etc/hostname"), f"{hostname}\n")
     write(Path("/etc/mailname"), f"{domain}\n")
     write(Path("/etc/hosts"), f"127.0.0.1 localhost\n127.0.1.1 {domain} {hostname}\n::1 localhost ip6-localhost\n")
     machine_id = Path("/etc/machine-id")
     if new or not re.fullmatch(r"[0-9a-f]{32}\n?", machine_id.read_text() if machine_id.exists() else ""):
-        # In place: systemd may have mounted something over it.
+        # Write in place: systemd may have mounted something over this file.
         machine_id.write_text(os.urandom(16).hex() + "\n")
     if Path("/usr/sbin/sshd").exists():
         keys = list(Path("/etc/ssh").glob("ssh_host_*"))

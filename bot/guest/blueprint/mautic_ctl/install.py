@@ -1,4 +1,4 @@
-"""`install`: Mautic into an empty database, to be a blueprint."""
+"""`install`: installs Mautic into an empty database, for a blueprint."""
 
 import json
 import os
@@ -32,26 +32,26 @@ from .system import (
 from .trees import FOLDERS, WRITABLE
 
 PATIENCE = 30.0
-"""Seconds within which the login page has to be there after a reload."""
+"""Seconds within which the login page must answer after a reload."""
 
 BASELINE = STATE / "migrations-baseline.json"
 
 
 def install(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Install Mautic once, to be a blueprint; does nothing when that is done."""
+    """Install Mautic for a blueprint; do nothing if it is installed already."""
     (site_url,) = asked(request, "site_url")
     version = mautic_version()
     systemctl("start", "mariadb", FPM, "nginx")
     await_database()
     tables = {row[0] for row in sql("SELECT table_name FROM information_schema.tables WHERE table_schema='mautic';")}
     if tables:
-        # The installer would drop them, whatever its options say.
+        # The installer would drop the tables, whatever its options say.
         if BASELINE.exists() and _is_installed():
             return {"version": version, "already": True}
         raise CtlError(
             "the database `mautic` has tables already, and installing would drop them; start from a new container"
         )
-    # Before anything is written there: from now on it can be told what was not the release's.
+    # Before anything else is written there: the listing later tells which files are not the release's.
     trees.write_listing(trees.LISTING, trees.files_of(MAUTIC))
     for folder in FOLDERS:
         (MAUTIC / folder).mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
         f"CREATE OR REPLACE USER 'mautic'@'localhost' IDENTIFIED BY {sql_text(database_password)};"
         "GRANT ALL PRIVILEGES ON mautic.* TO 'mautic'@'localhost';"
     )
-    # The secrets go by the file, not by argv. site_url must not be in it: Mautic would count as installed.
+    # Secrets go into the file, not into argv. site_url must not be in it: Mautic would count as installed.
     before = {
         "db_driver": "pdo_mysql", "db_host": "localhost", "db_port": 3306, "db_table_prefix": "", "db_name": "mautic",
         "db_user": "mautic", "db_password": database_password, "admin_firstname": "Admin", "admin_lastname": "Mautic",
@@ -85,7 +85,7 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
         LOCAL.unlink()  # It holds the admin's password.
         said = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
         raise CtlError(f"mautic:install did not finish (exit code {ended.returncode}): {' / '.join(said[-4:])}")
-    # The installer leaves `temp` or a guess of its own; it is replaced again in each clone.
+    # The installer leaves `temp` or a value of its own as the key; each clone gets another one.
     write_parameters({"secret_key": os.urandom(32).hex()}, PROVIDER_PARAMETERS)
     for words in (["cache:clear"], ["mautic:plugins:reload"], ["messenger:setup-transports"]):
         ended = console(*words)
@@ -96,7 +96,7 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
     record_all()
     _write_baseline()
     systemctl("reload", FPM, "nginx")
-    # PHP is away for a moment while it is reloaded.
+    # PHP does not answer for a moment while it reloads.
     give_up = time.monotonic() + PATIENCE
     while not (seen := login_page(site_url.split("//")[-1].split("/")[0]))[1]:
         if time.monotonic() > give_up:
@@ -106,7 +106,10 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_installed() -> bool:
-    """By what the installer leaves: both keys in local.php, and the admin's row. Its exit code says nothing."""
+    """Return whether Mautic is installed: local.php has both keys, and the database has the admin's row.
+
+    The installer's exit code does not tell.
+    """
     before = read_parameters()
     if not before.get("db_driver") or not before.get("site_url"):
         return False
@@ -120,7 +123,7 @@ def migration_figures(status: str) -> dict[str, int]:
 
 
 def _write_baseline() -> None:
-    """Write down how migrations stand after the installation: only a change means anything."""
+    """Write down the figures of Mautic's migrations after the installation; only a change from them means anything."""
     STATE.mkdir(parents=True, exist_ok=True)
     figures = migration_figures(console("doctrine:migrations:status").stdout)
     write(BASELINE, json.dumps({"version": mautic_version(), **figures}))

@@ -1,4 +1,4 @@
-"""`logs`: the last lines of a log, without the secrets that may stand in them."""
+"""`logs`: returns the last lines of a log, with secrets masked."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from .parameters import read_parameters
 from .system import FPM, MAUTIC, CtlError, asked, run
 
 MAUTICS = ("mautic_prod-*.php", "prod-*.php")
-"""Mautic's two logs, each a file a day: of what is its own, and of all else (mail and other messages, the database)."""
+"""Mautic's two logs, one file per day each: its own entries, and all others (mail and other messages, the database)."""
 FILES = {
     "mautic": (MAUTIC / "var/logs", MAUTICS),
     "nginx": (Path("/var/log/nginx"), ("error.log",)),
@@ -19,10 +19,10 @@ FILES = {
 }
 UNITS = {"mariadb": "mariadb", "cron": "cron"}
 BEGINS = re.compile(r"\[\d{4}-\d\d-\d\d")
-"""What an entry begins with; a trace has lines as `[stacktrace]`."""
+"""The beginning of an entry; a trace has lines such as `[stacktrace]`, which must not match."""
 LIMIT = 60_000
 SECRETIVE = re.compile(r"passw(or)?d|secret|token|api_?key|authorization|cookie|dsn|credential", re.IGNORECASE)
-# No pattern may look at a character more than a few times, whatever stands in a line: a log holds what visitors send.
+# No pattern may read a character more than a few times, whatever a line contains: a log holds what visitors send.
 ASSIGNED = re.compile(
     rf"""((?:{SECRETIVE.pattern})[\w-]{{0,64}}["']?\s*(?:=>|[:=])\s*)(?:(?:bearer|basic)\s+)?("[^"]*"|'[^']*'|[^\s"',;&)}}\]]+)""",
     re.IGNORECASE,
@@ -31,7 +31,10 @@ IN_ADDRESS = re.compile(r"(://[^\s:/@]*):[^\s@/]+@")
 
 
 def logs(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the last lines of one log."""
+    """Return {text}: the last lines of one log, LIMIT characters at most. Raises CtlError for an unknown log.
+
+    Request: what (a key of FILES or UNITS), lines.
+    """
     what, lines = asked(request, "what", "lines")
     if what in UNITS:
         found = run(
@@ -47,7 +50,7 @@ def logs(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tail(files: Iterable[Path]) -> list[str]:
-    """The lines of files, as one; of a long file those of its last part."""
+    """Return the lines of files in order; of a long file only those in its last 4 * LIMIT bytes."""
     found: list[str] = []
     for path in files:
         with path.open("rb") as log:
@@ -57,10 +60,10 @@ def _tail(files: Iterable[Path]) -> list[str]:
 
 
 def _by_time(logs: Iterable[Iterable[str]]) -> list[str]:
-    """Several of Mautic's logs as one, by the moments that entries begin with; a trace stays with its entry."""
+    """Merge several of Mautic's logs by the times of their entries; a trace stays with its entry."""
     entries: list[tuple[str, list[str]]] = []
     for log in logs:
-        # What stands before the first entry is the rest of one.
+        # Lines before the first entry are the rest of an earlier one.
         entries.append(("", []))
         for line in log:
             if BEGINS.match(line):
@@ -71,7 +74,7 @@ def _by_time(logs: Iterable[Iterable[str]]) -> list[str]:
 
 
 def known_secrets() -> list[str]:
-    """The values that Mautic's own configuration keeps secret."""
+    """Return the secret values in Mautic's own configuration, [] if it cannot be read."""
     with suppress(CtlError):
         return [
             value
@@ -82,13 +85,13 @@ def known_secrets() -> list[str]:
 
 
 def words_of(ended: "subprocess.CompletedProcess[str]", lines: int = 3) -> str:
-    """Return what a command of Mautic's that failed said, in short, without secrets: of an error its beginning."""
+    """Return a short message of a failed Mautic command, without secrets: the first error lines, or the last output."""
     wrong, said = ([line.strip() for line in of.splitlines() if line.strip()] for of in (ended.stderr, ended.stdout))
     return masked(" / ".join(wrong[:lines] or said[-lines:]), known_secrets())
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:
-    """Return a text without these secrets, and without what looks like one."""
+    """Return a text with these secrets, and everything that looks like a secret, replaced with `***`."""
     for secret in secrets:
         text = text.replace(secret, "***")
     return IN_ADDRESS.sub(r"\1:***@", ASSIGNED.sub(r"\1***", text))

@@ -1,6 +1,7 @@
 # ruff: noqa: S608 - every value in SQL goes through sql_text(), or is a constant
-"""`record`, `migrate`, `up_to_date`: Mautic's migrations. What ran is read in the table that records them, not in what
-is said.
+"""`record`, `migrate`, `up_to_date`: runs Mautic's migrations, and checks the table that records them.
+
+What ran is read from that table, not from the command's output.
 """
 
 import re
@@ -14,20 +15,22 @@ from .system import MAUTIC, CtlError, console, console_for, sql, sql_text
 from .trees import BEFORE, must_be_closed
 
 SYNC = "doctrine:migrations:sync-metadata-storage"
-"""Makes the table."""
+"""The command that creates the table of migrations."""
 PREFIX = "Mautic\\Migrations\\"
 SECONDS = 3600
-"""What a migration of a large client may take."""
+"""Seconds that the migrations of a large client may take."""
 LIMIT = 20_000
 ROWS = {"inserted": "Handler_write", "updated": "Handler_update", "deleted": "Handler_delete"}
-"""What MariaDB counts of its whole work."""
+"""MariaDB's counters of written rows, for the whole server."""
 LATE = 124
 """Exit code of timeout."""
 
 
 def record(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Record the migrations of the tree that serves as done where nothing is recorded: Mautic's installer means to, and
-    fails silently (mautic#17126). Only of a schema that is of this very version.
+    """Record the serving tree's migrations as done if none is recorded, and return {recorded: how many}.
+
+    Mautic's installer should do this, but fails silently (mautic#17126). Only correct for a schema of exactly this
+    version.
     """
     if recorded() is None:
         record_all()
@@ -36,7 +39,7 @@ def record(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def record_all() -> None:
-    """Record all migrations of the tree that serves as done."""
+    """Record all migrations of the serving tree as done."""
     for words in ([SYNC], ["doctrine:migrations:version", "--add", "--all"]):
         ended = console(*words)
         if ended.returncode:
@@ -44,13 +47,13 @@ def record_all() -> None:
 
 
 def migrate(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Run what is new, of a closed tenant whose tree was swapped; a migration that fails is an answer, too.
+    """Run the new migrations of a closed tenant whose tree was swapped; a failed migration is an answer, not an error.
 
-    Where nothing is recorded, those of the old tree are recorded first. What a pre-check skips is recorded once all
-    have ended well. Asked: seconds? that it may take.
+    If nothing is recorded, the old tree's migrations are recorded as done first. Migrations that a pre-check skips are
+    recorded once all have succeeded. Request: seconds? (the time limit).
 
-    Returns done, code, ran and skipped (versions), unregistered (how many no file is there of), rows {inserted,
-    updated, deleted} by all of the database meanwhile, seconds, output.
+    Returns done, code, ran and skipped (versions), unregistered (how many recorded migrations have no file), rows
+    {inserted, updated, deleted} (by the whole server meanwhile), seconds, output.
     """
     must_be_closed()
     if recorded() is None:
@@ -71,7 +74,7 @@ def migrate(request: Mapping[str, Any]) -> dict[str, Any]:
         if code == 0:
             _record_as_done(left)
     except CtlError as error:
-        # A full disk ends MariaDB itself.
+        # A full disk stops MariaDB itself.
         code, output = code or 1, f"{output}\nThen {error}."
     return {
         "done": code == 0,
@@ -86,7 +89,11 @@ def migrate(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def up_to_date(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Say whether all migrations of the tree that serves are recorded, and what Mautic itself says to it (`code`)."""
+    """Return whether all migrations of the serving tree are recorded, and the exit code of Mautic's own check.
+
+    Returns up_to_date (both say so), code, new (versions that are not recorded), unregistered (how many recorded
+    migrations have no file).
+    """
     done = recorded() or set()
     ended = console("doctrine:migrations:up-to-date")
     new = available(MAUTIC) - done
@@ -104,10 +111,10 @@ def available(tree: Path) -> set[str]:
 
 
 def recorded() -> set[str] | None:
-    """Return the names that are recorded; None: there is no table that could record any."""
+    """Return the names of recorded migrations, None if the table does not exist."""
     if not sql("SHOW TABLES LIKE 'migrations';", "mautic"):
         return None
-    # The client prints a backslash as two.
+    # MariaDB's client prints a backslash as two.
     return {row[0].replace("\\\\", "\\") for row in sql("SELECT version FROM migrations;", "mautic")}
 
 
@@ -126,6 +133,6 @@ def _short(versions: Iterable[str]) -> list[str]:
 
 
 def _rows() -> dict[str, int]:
-    """Rows that the whole database has written since it was started."""
+    """Return {kind: rows} that the whole server has written since it was started."""
     told = dict(sql("SHOW GLOBAL STATUS LIKE 'Handler_%';"))
     return {name: int(told.get(counter, 0)) for name, counter in ROWS.items()}

@@ -1,9 +1,9 @@
 # ruff: noqa: S608 - SQL is made of constants, column names and numbers
-"""`mail`, `release`: the mail that waits is counted, and sent, dropped or held.
+"""`mail`, `release`: counts the mail that waits, and sends it, drops it or keeps it back.
 
-While outbound mail is off, the jobs that send stand as comments in the crontab, and the workers take page hits only.
-Both lie on the disk, so that they outlive a boot, and need nothing of the image that the tenant was made from. What
-Mautic sends at once (a form's answer, a test mail) goes through the same queue, so it waits too.
+While outbound mail is off, the jobs that send are commented out in the crontab, and the workers process page hits only.
+Both are files, so they survive a reboot and need nothing from the image that the tenant was made from. What Mautic
+sends at once (a form's answer, a test mail) goes through the same queue, so it waits too.
 """
 
 import os
@@ -34,7 +34,7 @@ from .system import (
 from .workers import start_workers
 
 OFF = STATE / "outbound-off"
-"""While this is there outbound mail is off; since when it tells."""
+"""The marker that outbound mail is off, since its modification time."""
 DROP_IN = Path("/etc/systemd/system/mautic-worker@.service.d/outbound-off.conf")
 PAGE_HITS = "# Outbound mail is off.\n[Service]\nExecStart=\nExecStart=/usr/local/bin/mautic-worker hit\n"
 SENDERS = (
@@ -45,7 +45,7 @@ SENDERS = (
     "mautic:reports:scheduler",
     "mautic:contacts:scheduled_export",
 )
-"""The jobs that send, or put into the queue what is sent."""
+"""The jobs that send, or queue what is sent."""
 COMMENTED = "#outbound-off# "
 
 PENDING = f"""emails e JOIN email_list_xref x ON x.email_id = e.id
@@ -56,22 +56,24 @@ PENDING = f"""emails e JOIN email_list_xref x ON x.email_id = e.id
   AND NOT EXISTS (SELECT 1 FROM lead_donotcontact d WHERE d.lead_id = ll.lead_id AND d.channel = 'email')
   AND NOT EXISTS (SELECT 1 FROM message_queue m WHERE m.lead_id = ll.lead_id AND m.channel = 'email'
     AND m.channel_id = e.id AND m.status <> 'sent')"""
-"""Contacts that mautic:broadcasts:send sends a segment email to: EmailBundle/Entity/EmailRepository,
-getPublishedBroadcastsQuery and getEmailPendingQuery, without variants, exclusions and categories."""
+"""Contacts to whom mautic:broadcasts:send would send a segment email: EmailBundle/Entity/EmailRepository,
+getPublishedBroadcastsQuery and getEmailPendingQuery, without their handling of variants, exclusions and categories."""
 
 QUEUED = "queue_name = 'email' AND (delivered_at IS NULL OR delivered_at < '9999-12-31')"
-"""`messenger_messages` that a worker sends: what is handled stays for a moment, with a time of the year 9999."""
+"""Rows of `messenger_messages` that a worker will send. A handled row stays for a moment, with a time in the year 9999.
+"""
 
 A_HIT = "body LIKE BINARY '%HitNotification%'"
-"""`messenger_messages` that are no mail, but of a page or a mail that was opened: MessengerBundle/Message/
-PageHitNotification and EmailHitNotification. One of a contact that was merged or deleted meanwhile fails for good."""
+"""Rows of `messenger_messages` that are not mail, but report a page or mail that was opened: MessengerBundle/Message/
+PageHitNotification and EmailHitNotification. The report of a contact that was merged or deleted meanwhile fails for
+good."""
 
 MOST = 20_000
-"""What is counted of each kind at most."""
+"""The most rows of a kind that are counted."""
 AT_ONCE = 5000
-"""Rows that are dropped by one transaction."""
+"""Rows that are dropped in one transaction."""
 UNHURRIED, IN_SERVICE = 10, 1
-"""Seconds that one count may take: where nothing works yet, and where visitors and jobs wait for the same database."""
+"""Seconds that one count may take: before jobs and workers run, and while visitors and jobs use the same database."""
 
 COUNTS = f"""
 SET time_zone = '+00:00';
@@ -94,7 +96,7 @@ SENT = """
 SELECT COUNT(*) - (SELECT COUNT(*) FROM email_stats WHERE is_failed = 1 AND {since}) FROM (
   SELECT 1 FROM email_stats WHERE {since} LIMIT 1000000) found;
 """
-"""Mail sent since a time, of a million at most."""
+"""Counts the mail sent since a time, a million at most."""
 KINDS = ("queue", "messages", "events", "broadcasts")
 
 TABLE = """CREATE TABLE IF NOT EXISTS mautic_ops_dropped (
@@ -103,18 +105,18 @@ TABLE = """CREATE TABLE IF NOT EXISTS mautic_ops_dropped (
   DEFAULT CHARSET = utf8mb4;"""
 WHY = "Dropped by the operators of this Mautic"
 WITHDRAWN = "messenger_messages, withdrawn"
-"""The source of mails to who opted out or was erased: these are kept, and are not brought back with the rest."""
+"""The source of mails to people who opted out or were erased: they are kept, but not brought back with the rest."""
 
 DROPS: dict[str, tuple[str, str, str]] = {
     "messenger_messages": (QUEUED, "DELETE FROM messenger_messages WHERE id IN ({ids});", ""),
-    # Tried as often as it may be: it is never taken up again, and still counts as one that this contact has.
+    # Marked as tried as often as allowed: it is never picked up again, but still counts as a message to the contact.
     "message_queue": (
         f"{due.MESSAGES.replace('m.', '')} AND scheduled_date <= {due.NOW}",
         "UPDATE message_queue SET attempts = max_attempts WHERE id IN ({ids});",
         "UPDATE message_queue t JOIN mautic_ops_dropped d ON d.row_id = t.id AND d.source = 'message_queue'"
         " SET t.attempts = JSON_VALUE(d.content, '$.attempts');",
     ),
-    # As Mautic does itself where a contact leaves a campaign: its history tells why.
+    # As Mautic itself does when a contact leaves a campaign: the contact's history tells why.
     "campaign_lead_event_log": (
         "id IN (SELECT l.id FROM campaign_lead_event_log l JOIN campaigns c ON c.id = l.campaign_id"
         f" WHERE {due.EVENTS} AND l.trigger_date <= {due.NOW})",
@@ -132,14 +134,18 @@ DROPS: dict[str, tuple[str, str, str]] = {
         "UPDATE emails t JOIN mautic_ops_dropped d ON d.row_id = t.id AND d.source = 'emails' SET t.is_published = 1;",
     ),
 }
-"""Of each table: which rows wait, and what drops them, and what brings them back, where that is not to put them back.
+"""{table: (condition of waiting rows, statements that drop them, statements that bring them back)}.
 
-A segment email is unpublished, since whom it would go to stands in no table.
+Without the last, rows are inserted again. A segment email is unpublished, since no table lists its future recipients.
 """
 
 
 def mail(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Count the mail that waits, and what was sent since a time."""
+    """Count the mail that waits, and the mail sent since a time.
+
+    Request: since? (epoch seconds). Returns kinds {kind: n}, waits (their sum), oldest (epoch seconds, 0: none), off,
+    sent (0 without `since`).
+    """
     since = int(request.get("since") or 0)
     asked = SENT.format(since=f"date_sent >= '1970-01-01' + INTERVAL {since} SECOND")
     sent = sql(asked, "mautic", force=True) if since else []
@@ -147,11 +153,14 @@ def mail(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def release(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Send, drop or hold what waits, or bring back what was dropped, which is then held.
+    """Send, drop or keep back waiting mail, or bring back dropped mail, which is then kept back.
 
-    Without a choice mail is held where any waits and nothing has worked for `late` seconds. Safe to run again: a batch
-    that was dropped stays one. `unmute`: jobs and workers, which had been kept from it, begin. `page`: wait so
-    many seconds at most for the login page.
+    Request: choice? (send, drop, off, back), late?, batch? (the number under which dropped mail is kept), only? (bring
+    back only this batch), unmute?, page?. Without a choice, mail is kept back if outbound mail is off already, or if
+    some waits and no job has succeeded for `late` seconds. Safe to repeat: a batch that was dropped stays one batch.
+    `unmute`: remove the marker that keeps jobs and workers from running, and start the workers. `page`: wait so many
+    seconds at most for the login page. Returns choice, waits, oldest, kinds, dropped. Raises CtlError for an unknown
+    choice, if the login page does not answer, and, with `page`, if the tenant is not closed.
     """
     choice, late, batch = request.get("choice") or "", int(request.get("late") or 0), int(request.get("batch") or 0)
     if choice not in ("", "send", "drop", "off", "back"):
@@ -161,14 +170,14 @@ def release(request: Mapping[str, Any]) -> dict[str, Any]:
     await_database()
     counted = _counted()
     if not choice:
-        # What was too much to be counted in time may be most of all.
+        # Mail that could not be counted in time may be the most of all.
         may_wait = counted["waits"] or "broadcasts" not in counted["kinds"]
         waits_late = may_wait and _last_worked() < time.time() - late
         choice = "off" if OFF.exists() or waits_late else "send"
     dropped = 0
     works = not (MUTE.exists() or CLOSED.exists())
     if choice in ("off", "back") or (choice == "drop" and works):
-        # First of all: a worker would send what is being put back, or is about to be dropped.
+        # Before anything else: a worker would send what is being put back, or is about to be dropped.
         _hold()
     if choice == "back":
         _bring_back(int(request.get("only") or 0))
@@ -188,14 +197,14 @@ def release(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def held() -> dict[str, Any] | None:
-    """Return since when outbound mail is off (epoch seconds) and how much waits, or None where it is on."""
+    """Return {since (epoch seconds), waits} if outbound mail is off, None if it is on."""
     if not OFF.exists():
         return None
     return {"since": int(OFF.stat().st_mtime), "waits": _counted(IN_SERVICE)["waits"]}
 
 
 def _last_worked() -> float:
-    """When a job last succeeded: some run each minute, and none while the tenant is closed or off."""
+    """Return when a job last succeeded (0: never): some run each minute, but none while the tenant is closed or off."""
     return max((float(read_json(beat).get("last_success") or 0) for beat in BEATS.glob("*.json")), default=0.0)
 
 
@@ -208,9 +217,9 @@ def _counted(patience: int = UNHURRIED) -> dict[str, Any]:
 
 
 def _drop(batch: int) -> int:
-    """Keep the rows that wait in a table of ours, and take them from Mautic's; return how many the batch has.
+    """Move the waiting rows from Mautic's tables into the bot's; return how many the batch has.
 
-    Some thousands at a time, so that nobody waits for long; what is dropped waits no longer, and is not found again.
+    AT_ONCE rows at a time, so that nobody waits for long; dropped rows no longer match the condition.
     """
     sql(TABLE, "mautic")
     for table, (waits, drop, _) in DROPS.items():
@@ -228,7 +237,7 @@ def _drop(batch: int) -> int:
 
 
 def keep_withdrawn(ids: Iterable[str], batch: int) -> None:
-    """Take mails from the queue that must not be sent, and keep them in the table of what was dropped."""
+    """Remove mails that must not be sent from the queue, and keep them in the bot's table of dropped rows."""
     table = "messenger_messages"
     columns = [row[0] for row in sql(f"{TABLE} SHOW COLUMNS FROM {table};", "mautic")]
     _keep(table, columns, ",".join(ids), batch, WITHDRAWN, DROPS[table][1])
@@ -245,7 +254,7 @@ def _keep(table: str, columns: Iterable[str], ids: str, batch: int, source: str,
 
 
 def _bring_back(only: int = 0) -> None:
-    """Put all that was dropped, or only one batch of it, back where it waited."""
+    """Put everything that was dropped, or only one batch, back where it waited."""
     if not sql("SHOW TABLES LIKE 'mautic_ops_dropped';", "mautic"):
         return
     which = f"source <> '{WITHDRAWN}'" + (f" AND batch = {only}" if only else "")
@@ -266,13 +275,13 @@ def _bring_back(only: int = 0) -> None:
 
 
 def without_senders(crontab: str) -> str:
-    """Return a crontab with the jobs that send as comments."""
+    """Return a crontab with the sending jobs commented out."""
     lines = rf"^(?=[^#\n].* mautic-cron \d+ \d+ (?:{'|'.join(SENDERS)})\b)"
     return re.sub(lines, COMMENTED, crontab, flags=re.MULTILINE)
 
 
 def hold_back() -> None:
-    """Turn outbound mail off: jobs and workers that send do not, over boots too."""
+    """Turn outbound mail off, across reboots too: jobs and workers stop sending."""
     _hold()
 
 
@@ -283,7 +292,7 @@ def _hold() -> None:
     write(DROP_IN, PAGE_HITS)
     write(CRONTAB, without_senders(CRONTAB.read_text()))
     systemctl("daemon-reload")
-    # Those that a seal keeps from running stay as they are.
+    # Only running workers: those of a closed or muted tenant stay stopped.
     systemctl("try-restart", "mautic-worker@*")
     _end_senders()
 
@@ -295,12 +304,12 @@ def _let_go() -> None:
     write(CRONTAB, CRONTAB.read_text().replace(COMMENTED, ""))
     systemctl("daemon-reload")
     systemctl("try-restart", "mautic-worker@*")
-    # Last: while it is there, what was cut before is done again.
+    # Removed last: while the marker is there, an interrupted run is repeated.
     OFF.unlink(missing_ok=True)
 
 
 def _end_senders() -> None:
-    """End the sending jobs that run, or wait for their second."""
+    """Stop the sending jobs that run or still wait for their second."""
     give_up = time.monotonic() + 5
     while jobs := _senders():
         for job in jobs:
@@ -313,7 +322,7 @@ def _senders() -> list[int]:
     found = []
     for folder in Path("/proc").glob("[1-9]*"):
         with suppress(OSError):
-            # Also the shell of cron that has yet to begin it.
+            # This also matches cron's shell that has not started the job yet.
             command = (folder / "cmdline").read_bytes()
             if any(sender.encode() in command for sender in SENDERS):
                 found.append(int(folder.name))

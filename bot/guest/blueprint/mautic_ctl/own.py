@@ -1,13 +1,13 @@
-"""`send_own`, `take_own`: what is a tenant's own goes from its container into one that was made anew.
+"""`send_own`, `take_own`: streams a tenant's own data from its container into a freshly cloned one.
 
-The one that sends is believed in nothing. The one that takes writes as www-data or as mysql, never as root; it makes
-files, folders and links only, none outside of where they belong, none with more than the plain rights, and follows no
-link. What was sent before is not sent again: while the tenant serves nearly all is sent, and once it is closed what has
-changed since, of large files only the blocks.
+The receiver does not trust the sender. It writes as www-data or mysql, never as root; it creates only files, folders
+and links, none outside the places where they belong, none with special mode bits, and it follows no link. Nothing is
+sent twice: nearly everything is sent while the tenant serves, and only the changes since then once it is closed; of
+large files only the changed blocks.
 
-A line is `+`, JSON, a tab, and content by base64. JSON: `a` area, `p` path in it, `k` kind (`f` file, `d` folder, `l`
-link, `x` gone, `r` all that came before is void); of a file `n` it is made anew, `o` offset, and in its last line
-`s` size, `m` mode, `t` time; of a link `to`. A line with a point alone ends it.
+A line is `+`, JSON, a tab, and content as base64. JSON: `a` area, `p` path in the area, `k` kind (`f` file, `d` folder,
+`l` link, `x` deleted, `r` discard everything received before); for a file `n` create it, `o` offset, and in its last
+line `s` size, `m` mode, `t` time in ns; for a link `to`. A line with only a point ends the stream.
 """
 
 import base64
@@ -30,7 +30,7 @@ from .trees import LISTING, OWN_FOLDERS
 from .wire import Wire
 
 OWN, LAID = MAUTIC.with_name("mautic.own"), MAUTIC.with_name("mautic.laid")
-"""Where a tree's own comes to lie, and files that were laid, or changed, among those of the release."""
+"""Where the receiver puts the tree's own data, and files that the client added or changed among the release's."""
 DATABASE = Path("/var/lib/mysql")
 OWN_DATABASE = DATABASE.with_name("mysql.own")
 SESSIONS = Path("/var/lib/php/sessions")
@@ -42,27 +42,27 @@ INTO: dict[str, tuple[Path, str]] = {
     "beats": (BEATS, "www-data"),
     "database": (OWN_DATABASE, "mysql"),
 }
-"""Where each area comes to lie, and as whose."""
+"""The folder that receives each area, and the user who owns it."""
 SENT, TAKEN = STATE / "own-sent.json", STATE / "own-taken.json"
-"""What was sent, and the word of the last time that all of it was taken: see `send_own`."""
+"""What was sent, and the word of the last complete transfer: see `send_own`."""
 BLOCK = 256 << 10
-"""Bytes of a line's content."""
+"""Bytes of content per line at most."""
 NOT_SENT = ("ibtmp1", "mariadb.pid", "mysqld.pid")
-"""What of MariaDB's folder is of one run of it."""
+"""Files in MariaDB's folder that belong to one run of it."""
 VERSION_OF = ("app/migrations", "app/release_metadata.json")
-"""What tells which release it was, and which migrations are behind it."""
+"""Files that tell the tenant's release, and which migrations it has."""
 RACY = 2_000_000_000
-"""Nanoseconds within which a second change of a file may have left its time as it was."""
+"""Nanoseconds within which a second change of a file may leave its timestamp unchanged."""
 PATIENCE = 600.0
-"""Seconds within which the next line has to come."""
+"""Seconds within which the next line must arrive."""
 
 
 def send_own(request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
-    """Send what is the client's own; a tenant that serves goes on to.
+    """Send the client's own data; a serving tenant keeps serving.
 
-    Asked: word (of this time), known? (the word of the last time, as the other side tells it: what was sent then is not
-    sent again), same? (the other side has the same release, so files of it that were changed by hand are sent too).
-    Returns files, bytes, seconds.
+    Request: word (an id of this transfer), known? (the word of the last transfer, as the receiver reports it: what was
+    sent then is not sent again), same? (the receiver has the same release, so files of the release that were changed by
+    hand are sent too). Returns files, bytes, seconds.
     """
     (word,) = asked(request, "word")
     began, sending = time.monotonic(), _Sending(wire)
@@ -73,11 +73,11 @@ def send_own(request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
         sending.say({"k": "r"})
     laid = before.get("laid")
     if laid is None:
-        # It takes some tenths of a second, so only once; the last time nobody is served meanwhile.
+        # This takes some tenths of a second, so it is done once, not again when the closed tenant serves nobody.
         found = trees.own(MAUTIC, release, {})
         laid = [*found["overlay"], *(found["changed"] if is_same else ())]
     else:
-        # Mautic saves into folders of the release's there, and there are few files in them.
+        # Only `media` is read again: Mautic saves into folders of the release there, and they have few files.
         laid = [name for name in laid if not name.startswith("media/")] + _laid_in_media(release, is_same=is_same)
     known, now = before.get("entries", {}), {}
     for area, top in (*_tops(), *(("laid", name) for name in laid)):
@@ -85,7 +85,7 @@ def send_own(request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
             name = f"{area}/{path}"
             if entry := sending.entry(area, path, known.get(name)):
                 now[name] = entry
-    # What is in a folder goes before it.
+    # Delete the contents of a folder before the folder itself.
     for name in sorted(known.keys() - now.keys(), reverse=True):
         area, _, path = name.partition("/")
         sending.say({"a": area, "p": path, "k": "x"})
@@ -99,13 +99,13 @@ def send_own(request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
 
 
 def _laid_in_media(release: Mapping[str, str], *, is_same: bool) -> list[str]:
-    """Return what lies among the release's files in `media`, as `trees.own` tells it; nothing where none are known."""
+    """Return the client's files among the release's in `media`, as `trees.own` does; none if no listing is known."""
     files = trees.files_of(MAUTIC, "media").items() if release else ()
     return [name for name, seen in files if name not in release or (is_same and release[name] != seen)]
 
 
 def _tops() -> Iterator[tuple[str, str]]:
-    """Yield the area and path of what is sent whole; what is not there is none."""
+    """Yield (area, path) of everything that is sent as a whole; a path need not exist."""
     release = trees.read_listing(LISTING)
     yield "tree", "config"
     for name in _names(MAUTIC / "var"):
@@ -121,7 +121,7 @@ def _tops() -> Iterator[tuple[str, str]]:
     yield from (("sessions", name) for name in _names(SESSIONS))
     yield from (("beats", name) for name in _names(BEATS))
     for name in _names(DATABASE):
-        # The packages' own flags begin so.
+        # Flag files of the Debian packages begin with `debian-`.
         if name not in NOT_SENT and not name.startswith("debian-"):
             yield "database", name
 
@@ -131,7 +131,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _walk(root: Path, top: str) -> Iterator[str]:
-    """Yield a path below a root and all below that, folders first, as paths from the root; no link is followed."""
+    """Yield a path and everything below it, relative to `root`, each folder before its contents; follow no link."""
     waits = [top]
     while waits:
         path = waits.pop()
@@ -142,7 +142,7 @@ def _walk(root: Path, top: str) -> Iterator[str]:
 
 
 class _Sending:
-    """Sends entries by lines, and counts."""
+    """Sends entries as lines, and counts files and bytes."""
 
     def __init__(self, wire: Wire) -> None:
         self.files = self.bytes = 0
@@ -153,7 +153,7 @@ class _Sending:
         self._wire.pass_on(b"+" + json.dumps(told).encode() + b"\t" + base64.b64encode(content) + b"\n")
 
     def entry(self, area: str, path: str, known: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        """Send an entry where it is not as it was sent; return what it is now, None for what is not sent."""
+        """Send an entry if it has changed since it was sent; return its present state, None if it cannot be sent."""
         at, full = {"a": area, "p": path}, FROM[area] / path
         try:
             seen = os.lstat(full)
@@ -170,7 +170,7 @@ class _Sending:
                     self.say(at | link)
                 return link
         except (FileNotFoundError, NotADirectoryError):
-            # It was there just now.
+            # It was deleted meanwhile.
             pass
         return None
 
@@ -179,7 +179,7 @@ class _Sending:
             number = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO):
-                # It is no file any more.
+                # It is no longer a file.
                 return None
             raise
         with open(number, "rb", buffering=0) as file:
@@ -201,7 +201,7 @@ class _Sending:
                     digest = base64.b64encode(hashlib.blake2b(block, digest_size=12).digest()).decode()
                     is_known = sent[len(entry["blocks"]) :][:1] == [digest]
                     entry["blocks"].append(digest)
-                # What is nothing but zeros need not be sent where there is nothing yet.
+                # A block of zeros need not be sent into a new file.
                 if not is_known and not (made and not block.strip(b"\0")):
                     self.say({**at, "k": "f", "o": offset}, block)
                 offset += len(block)
@@ -212,14 +212,15 @@ class _Sending:
 
 
 def take_own(request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
-    """Take what `send_own` sends elsewhere, in a container that is closed; `adopt` puts it into its place.
+    """Receive in a closed container what `send_own` sends elsewhere; `adopt` then moves it into place.
 
-    Tells first the word of the last time that was taken to its end. Asked: word (of this time). Returns files, bytes.
+    First sends `known`, the word of the last complete transfer. Request: word (an id of this transfer). Returns files,
+    bytes. Raises CtlError for an open container, invalid lines, and a stream that ends early.
     """
     (word,) = asked(request, "word")
     trees.must_be_closed()
     known = str(read_json(TAKEN).get("word") or "")
-    # What is cut in the middle is taken anew.
+    # After an interruption everything is sent again.
     TAKEN.unlink(missing_ok=True)
     taking = _Taking(INTO)
     wire.tell({"ok": True, "known": known})
@@ -237,24 +238,24 @@ def take_own(request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
 
 
 class _Taking:
-    """Writes what comes, as whose it is."""
+    """Writes received lines as the user who owns their area."""
 
     def __init__(self, into: Mapping[str, tuple[Path, str]]) -> None:
         self.files = self.bytes = 0
         self._into = into
         self._user = "root"
         self._open: tuple[str, int] = ("", -1)
-        # The groups of root may open more than those whose the files are.
+        # Root's groups may give access to more than the files' owners have.
         os.setgroups([])
         self._make_folders()
 
     def end(self) -> None:
-        """Close what is open, as root again."""
+        """Close the open file and become root again."""
         self._close()
         self._become("root")
 
     def take(self, line: bytes) -> None:
-        """Write one line; raises CtlError for one that is none, or leads elsewhere."""
+        """Apply one line; raises CtlError for an invalid line, or a path that leads elsewhere."""
         try:
             head, _, content = line[1:].partition(b"\t")
             told, found = json.loads(head), base64.b64decode(content, validate=True)
@@ -317,7 +318,10 @@ class _Taking:
             self._close()
 
     def _folder(self, base: Path, parents: Iterable[str]) -> int:
-        """Open the folder of an entry, made where it is missing; a link on the way is no folder."""
+        """Open the folder of an entry and return its descriptor; missing folders are created.
+
+        Raises CtlError where a link or file is in the way.
+        """
         flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
         number = os.open(base, flags)
         try:
@@ -346,7 +350,7 @@ class _Taking:
             self._user = user
 
     def _forget(self) -> None:
-        """Delete what came before, of what is not in its place yet."""
+        """Delete everything received so far that is not in its final place."""
         self._close()
         self._become("root")
         for folder in (OWN, LAID, OWN_DATABASE):
@@ -368,7 +372,7 @@ def _is_folder(folder: int, name: str) -> bool:
 
 
 def _gone(folder: int, name: str) -> None:
-    """Delete what is there by a name, if anything is."""
+    """Delete the file, link or folder of this name, if there is one."""
     try:
         os.unlink(name, dir_fd=folder)
     except FileNotFoundError:

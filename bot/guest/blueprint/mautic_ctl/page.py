@@ -1,4 +1,4 @@
-"""The login page, asked for from inside."""
+"""Requests the login page over the inside socket."""
 
 import re
 import socket
@@ -16,13 +16,13 @@ LINK = re.compile(
     r"""<(?:link|script)\b[^>]{0,500}?\b(?:href|src)=["'](/(?!/)[\w.~/-]{1,200}\.(?:css|js)(?:\?[\w.=&-]{0,99})?)["']"""
 )
 ASSETS = 40
-"""Links of a page that are asked for."""
+"""Links of a page that are requested at most."""
 
 
 def login_page(domain: str, patience: float = 30) -> tuple[int, bool, float]:
-    """Ask for the login page by the inside socket; return (status, it is a login page, seconds).
+    """Request the login page over the inside socket; return (status, whether it is a login page, seconds).
 
-    Raises TimeoutError when it is not whole within `patience` seconds. Of one without end the first MOST bytes count.
+    Raises TimeoutError when the page is not complete within `patience` seconds. Reads no more than about MOST bytes.
     """
     began = time.monotonic()
     status, answer = _get(domain, LOGIN, patience)
@@ -47,8 +47,9 @@ def _get(domain: str, path: str, patience: float) -> tuple[int, bytes]:
 
 
 def assets(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask for the login page and every script and style that it links to, and tell of each by its path (without its
-    query): status, bytes (with its head) and seconds. What is on another host is not asked for.
+    """Request the login page and every script and style sheet that it links to on the same host.
+
+    Returns {assets: {path without query: {status, bytes (headers included), seconds}}}.
     """
     domain = read_json(IDENTITY).get("domain", "localhost")
     found: dict[str, dict[str, Any]] = {}
@@ -69,10 +70,10 @@ def assets(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def wait_for_page(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Wait until the login page is there inside, closed or not; raises CtlError after so many seconds."""
+    """Wait until the inside socket serves the login page, closed or not. Raises CtlError after `seconds`."""
     domain = read_json(IDENTITY).get("domain", "localhost")
     began = time.monotonic()
-    # Mautic writes an error into its log for each request that finds no database, and so many are a finding for a day.
+    # Mautic logs an error for each request that finds no database, and so many errors would be a finding for a day.
     await_database(request["seconds"])
     while True:
         try:

@@ -1,8 +1,9 @@
-"""`pages`: what visitors see, each asked for once by the inside socket, closed or not, and nothing is changed by it.
+"""`pages`: requests the pages that visitors see, once each over the inside socket, without changing anything.
 
-What a GET does was read in Mautic's own source. A download is counted whoever asks (before 7), and the link in a mail
-unsubscribes its contact at once: both are asked for in a copy that is thrown away alone. A form or landing page leaves
-no trace of who is not tracked, as of a private address, a robot, or somebody who asks not to be.
+This works whether the tenant is closed or not. The effects of each GET were checked in Mautic's source: Mautic before 7
+counts every download, and the link in a mail unsubscribes its contact at once, so both are requested only in a copy
+that will be deleted. Forms and landing pages record nothing of visitors that Mautic does not track, such as private
+addresses, robots, or clients that ask not to be tracked.
 """
 
 import base64
@@ -20,24 +21,24 @@ from .page import INSIDE_SOCKET
 from .system import IDENTITY, CtlError, read_json, sql
 
 LINKED, LEFT_OUT = 40, 40
-"""Files that pages link, and what is left out, that are told of."""
+"""How many linked files are requested, and how many left-out paths are reported."""
 READ = 8 << 20
-"""Bytes of one answer that are read."""
+"""Bytes of one answer that are read at most."""
 BODY, BODIES = 2 << 20, 6 << 20
-"""Bytes of one body that is told, and of all of them."""
+"""Bytes at most of one returned body, and of all of them."""
 PATIENCE = 20.0
 """Seconds for one answer."""
 PATH = 300
-"""Characters of a path that is told."""
+"""Characters at most of a reported path."""
 HOPS = 3
-"""Redirects on the same host that are followed."""
+"""Redirects on the same host that are followed at most."""
 NOBODY = "mautic-ops-nobody"
-"""The mark of a mail that was never sent."""
+"""The tracking hash of a mail that was never sent."""
 HEADERS = {"User-Agent": "Wget (mautic-ctl)", "X-Forwarded-Proto": "https", "DNT": "1", "Sec-GPC": "1"}
 MARKS = {"login": b'name="_username"', "tracking": b"MauticJS"}
-"""What makes a page what it is."""
+"""Bytes by which a page is recognised."""
 PICTURED = ("login", "form", "landing", "unsubscribe")
-"""Pages whose content is told. That of `preferences` would tell of a contact."""
+"""Pages whose content is returned. The content of `preferences` would reveal a contact."""
 NOW = (
     "(publish_up IS NULL OR publish_up <= UTC_TIMESTAMP()) AND (publish_down IS NULL OR publish_down > UTC_TIMESTAMP())"
 )
@@ -46,7 +47,7 @@ NEWEST = {
     "landing": "SELECT id, alias FROM pages WHERE is_published = 1 AND COALESCE(is_preference_center, 0) = 0"
     " AND {now} ORDER BY id DESC LIMIT 1",
     "asset": "SELECT id, alias FROM assets WHERE is_published = 1 AND {now} ORDER BY id DESC LIMIT 1",
-    # Of a million mails the last ones alone: none of them need have a mark.
+    # Only the latest mails: if none of a million had a tracking hash, the query would read them all.
     "preferences": "SELECT id, tracking_hash FROM (SELECT id, tracking_hash, lead_id FROM email_stats ORDER BY id DESC"
     " LIMIT 1000) newest WHERE tracking_hash IS NOT NULL AND lead_id IS NOT NULL ORDER BY id DESC LIMIT 1",
 }
@@ -60,11 +61,11 @@ COUNTED = {
     "asset": "counted",
     "preferences": "unsubscribes",
 }
-"""What is asked for in a copy alone, and why; all that is left out has such a word (`bot.model.pages.Why`)."""
+"""Pages that are requested only in a copy, and why; every left-out page has such a reason (`bot.model.pages.Why`)."""
 
 
 class Inside(http.client.HTTPConnection):
-    """A connection to the inside socket; `give_up` is when the answer has to be whole."""
+    """A connection to the inside socket; `give_up` is the time by which the answer must be complete."""
 
     def __init__(self, host: str, patience: float) -> None:
         super().__init__(host)
@@ -72,18 +73,18 @@ class Inside(http.client.HTTPConnection):
         self.line = socket.socket(socket.AF_UNIX)
 
     def connect(self) -> None:
-        # Its own attribute is emptied as soon as there are headers.
+        # `http.client` clears its own `sock` once it has read the headers, so `line` keeps the socket.
         self.sock = self.line
         self.hurry()
         self.line.connect(str(INSIDE_SOCKET))
 
     def hurry(self) -> None:
-        """Let nothing last longer than is left."""
+        """Set the socket's timeout to the time that is left."""
         self.line.settimeout(max(0.001, self.give_up - time.monotonic()))
 
 
 def ask(domain: str, path: str, patience: float) -> tuple[int, str, bytes, bool, str]:
-    """Ask once: (status, content type, what was read, whether there was more, where it leads to)."""
+    """Request a path once; return (status, content type, body, whether the body was cut at READ, redirect target)."""
     connection = Inside(domain, patience)
     body = b""
     try:
@@ -103,7 +104,7 @@ def ask(domain: str, path: str, patience: float) -> tuple[int, str, bytes, bool,
 
 
 class Looks:
-    """All that is asked for at one time, within so many seconds."""
+    """One round of requests, with a time limit of `seconds` for all of them."""
 
     def __init__(self, domain: str, seconds: float) -> None:
         self.domain = domain
@@ -113,12 +114,12 @@ class Looks:
         self.bodies: dict[str, bytes] = {}
 
     def leave_out(self, what: str, why: str) -> None:
-        """Say what was not looked at."""
+        """Record what was not requested, and why."""
         if len(self.left_out) < LEFT_OUT:
             self.left_out[what[:PATH]] = why
 
     def page(self, key: str, path: str, told: str = "") -> None:
-        """Ask for one; `told` stands in the place of a path that tells of a contact."""
+        """Request one page; `told` replaces a path that would reveal a contact."""
         told = told or path
         if told in self.pages:
             return
@@ -145,7 +146,7 @@ class Looks:
             self.bodies[told] = body
 
     def _answer(self, path: str, give_up: float) -> tuple[int, str, bytes, bool]:
-        """Ask, and once more where it leads to, as long as that is here."""
+        """Request a path and follow up to HOPS redirects on the same host; return status 0 when no answer came."""
         for _ in range(1 + HOPS):
             try:
                 status, kind, body, cut, leads = ask(self.domain, path, give_up - time.monotonic())
@@ -158,7 +159,7 @@ class Looks:
         return status, kind, body, cut
 
     def here(self, base: str, link: str) -> str:
-        """Return the path and query that a link leads to, "" where that is elsewhere, or no page."""
+        """Return the path and query that a link leads to, "" for another host or an invalid link."""
         try:
             parts = urlsplit(urljoin(f"https://{self.domain}{base}", link.strip()))
             if parts.scheme not in ("http", "https") or parts.hostname != self.domain:
@@ -170,7 +171,7 @@ class Looks:
         return f"{path}?{query}" if query else path
 
     def linked(self) -> None:
-        """Ask for what the pages link, and for what their style sheets do: pictures and fonts."""
+        """Request the files that the pages link to, then those that style sheets link to: pictures and fonts."""
         for kind, links in (("html", self._links), ("css", self._urls)):
             bodies = [(told, body) for told, body in self.bodies.items() if self.pages[told]["type"] == f"text/{kind}"]
             for path in dict.fromkeys(path for told, body in bodies for path in links(told, body)):
@@ -197,7 +198,7 @@ class Looks:
                 yield path
 
     def answer(self) -> dict[str, Any]:
-        """Return it all, with as many bodies as there is room for: first those of the pages themselves."""
+        """Return {pages, left_out}, with as many bodies as fit into BODIES, those of the pages themselves first."""
         room = BODIES
         for told, body in sorted(self.bodies.items(), key=lambda one: self.pages[one[0]]["key"] == "linked"):
             if len(body) > min(room, BODY) or self.pages[told]["cut"]:
@@ -216,7 +217,7 @@ class Links(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take what the browser would ask for by itself."""
+        """Collect the links that a browser would load by itself."""
         has = {name: value or "" for name, value in attrs}
         if tag == "link" and {"stylesheet", "icon", "preload"} & set(has.get("rel", "").lower().split()):
             self.found.append(has.get("href", ""))
@@ -226,7 +227,10 @@ class Links(HTMLParser):
 
 
 def pages(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Find what there is to look at, and look at it; `thrown_away`: in a copy, where changes do not matter."""
+    """Find the pages that a tenant has and request them.
+
+    Request: seconds (for all of it), thrown_away? (it is a copy, where changes do not matter).
+    """
     domain = read_json(IDENTITY).get("domain", "localhost")
     looks = Looks(domain, float(request["seconds"]))
     looks.page("login", "/s/login")
@@ -250,7 +254,7 @@ def pages(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _newest(query: str) -> list[str]:
-    """Return the first row; tables without a time of publication are asked without it."""
+    """Return a query's first row, [] for none; tables without publish dates are queried without them."""
     try:
         rows = sql(query.format(now=NOW), "mautic")
     except CtlError:

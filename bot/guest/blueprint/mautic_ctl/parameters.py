@@ -1,4 +1,4 @@
-"""Mautic's own parameters: the client's in local.php, the provider's beside it."""
+"""Reads and writes Mautic's parameters: the client's in local.php, the provider's in parameters_local.php beside it."""
 
 import json
 from collections.abc import Mapping
@@ -10,19 +10,19 @@ from .system import MAUTIC, CtlError, output_of, php, write
 LOCAL, PROVIDER = MAUTIC / "config/local.php", MAUTIC / "config/parameters_local.php"
 
 PROVIDER_PARAMETERS: dict[str, Any] = {
-    # The defaults lose mail: no queue, no failure queue, retries within seconds.
+    # Mautic's defaults lose mail: no queue, no failure queue, retries within seconds.
     "messenger_dsn_email": "doctrine://default?queue_name=email",
     "messenger_dsn_hit": "doctrine://default?queue_name=hit",
     "messenger_dsn_failed": "doctrine://default?queue_name=failed",
     "messenger_retry_strategy_max_retries": 5,
     "messenger_retry_strategy_delay": 60000,
     "messenger_retry_strategy_multiplier": 3.0,
-    # Updates are the provider's to make, and a client's figures are nobody else's.
+    # The provider makes updates, and nobody else may see a client's statistics.
     "system_update_url": "",
     "stats_update_url": "",
     "sysinfo_disabled": True,
 }
-"""Parameters the client's own settings page cannot undo."""
+"""Parameters that the client's own settings page cannot override."""
 
 RENDER_PARAMETERS = """
 $job = json_decode(stream_get_contents(STDIN), true);
@@ -41,7 +41,7 @@ ADMIN_PARAMETERS = ("admin_firstname", "admin_lastname", "admin_username", "admi
 
 
 def trusted_host(domain: str) -> str:
-    """Return Mautic's `trusted_hosts` pattern that fits this domain alone."""
+    """Return a pattern for Mautic's `trusted_hosts` that matches only this domain."""
     return "^" + domain.replace(".", r"\.") + "$"
 
 
@@ -52,7 +52,10 @@ def provider_parameters(domain: str, edge_address: str) -> dict[str, Any]:
 
 
 def render_parameters(local: Mapping[str, Any], provider: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what local.php sets (`before`), and the text of both files with these keys set; admin_* go."""
+    """Return what local.php sets (`before`), and both files' text with these keys set and admin_* removed.
+
+    The keys of the result are `before`, `local` and `provider`. Raises CtlError if local.php cannot be read.
+    """
     job = {"local": str(LOCAL), "set": local, "remove": ADMIN_PARAMETERS, "provider": provider}
     try:
         rendered: dict[str, Any] = json.loads(output_of(php(RENDER_PARAMETERS, json.dumps(job)), "read local.php"))
@@ -62,17 +65,17 @@ def render_parameters(local: Mapping[str, Any], provider: Mapping[str, Any]) -> 
 
 
 def read_parameters() -> dict[str, Any]:
-    """Return what local.php sets."""
+    """Return the parameters that local.php sets."""
     before: dict[str, Any] = render_parameters({}, {})["before"]
     return before
 
 
 def write_parameters(local: Mapping[str, Any], provider: Mapping[str, Any]) -> dict[str, Any]:
-    """Set keys in local.php (admin_* go), replace parameters_local.php; return what local.php held before."""
+    """Set keys in local.php, remove admin_* there, replace parameters_local.php; return what local.php set before."""
     rendered = render_parameters(local, provider)
     write(LOCAL, rendered["local"], 0o640, "www-data", "www-data")
     write(PROVIDER, rendered["provider"], 0o640, group="www-data")
-    # Compiled copies are told apart by the second; two writes within one would pass for the same.
+    # PHP compares compiled copies by a time in whole seconds, so it would miss a second write within one.
     for compiled in Path("/var/cache/php-opcache").glob(f"*{MAUTIC}/config/*.bin"):
         compiled.unlink(missing_ok=True)
     before: dict[str, Any] = rendered["before"]

@@ -1,27 +1,27 @@
-"""Reads what PHP's `serialize` wrote: by ourselves, as a tenant has the standard library alone."""
+"""Parses the output of PHP's `serialize`, since a tenant has only Python's standard library."""
 
 from typing import Any
 
 
 class Object(dict[Any, Any]):
-    """An object of PHP's: its properties, without the classes that they are of."""
+    """A PHP object: its properties by name, without the prefix that names a property's class."""
 
     name = ""
 
 
 def unserialized(text: bytes) -> Any:
-    """Return what PHP's `serialize` wrote. Raises ValueError, LookupError or RecursionError where it is none of it."""
+    """Return the value that PHP's `serialize` wrote. Raises ValueError, LookupError or RecursionError otherwise."""
     return _Php(text).value()
 
 
 class _Php:
-    """Reads what PHP's `serialize` wrote."""
+    """A parser for one serialised text."""
 
     def __init__(self, text: bytes) -> None:
         self.text = text
         self.at = 0
         self.seen: list[Any] = []
-        """Values in their order, to which later ones refer by number from 1 on."""
+        """All values in order; later ones refer to them by number, counted from 1."""
 
     def value(self) -> Any:
         """Read the next value."""

@@ -1,4 +1,4 @@
-"""Whom a mail goes to that waits in Mautic's queue."""
+"""Reads the recipients of mail that waits in Mautic's queue."""
 
 import re
 from base64 import b64decode
@@ -10,21 +10,22 @@ from .php import Object, unserialized
 MAILBOX = r"[\w.!#$%&*+/?^{|}~'-]+@[\w.-]+\w"
 ADDRESS = re.compile(MAILBOX)
 CLASSES = 8
-"""Of which a mail is made at most, each the parent of the one before."""
+"""The most classes of a serialised mail, each the parent of the one before."""
 WRITTEN_BY = ("from", "sender", "replyto", "returnpath")
 FIELDS = re.compile(
     r"(?<![\w-])(?P<field>from|sender|reply-?to|return-?path|to|cc|bcc|recipients?|subject|text|html|body)"
     rf'(?="?\s*[:;=])|(?P<address>{MAILBOX})',
     re.IGNORECASE,
 )
-"""Fields of a mail, however it is written down, and addresses."""
+"""The fields of a mail in any notation, and addresses."""
 
 
 def sent_to(body: bytes) -> set[str]:
-    """Return the addresses that a message goes to.
+    """Return the addresses to which a queued message goes, in lower case.
 
-    Symfony writes one with slashes before quotes, and as base64 where it is not UTF-8. Where that is not understood, it
-    is whoever it names, but for those that it is from: who has the sender's address would lose all that waits.
+    Symfony writes a message with slashes before quotes, and as base64 if it is not UTF-8. From a message that cannot be
+    parsed, all addresses are returned except the senders': otherwise a contact with the sender's address would match,
+    and all waiting mail would be dropped.
     """
     with suppress(ValueError):
         body = b64decode(body, validate=True)
@@ -39,17 +40,18 @@ def sent_to(body: bytes) -> set[str]:
             field = found["field"].lower().replace("-", "")
         else:
             address = found["address"].lower()
-            # An apostrophe may be a quotation mark before it.
+            # A leading apostrophe may be a quotation mark before the address.
             (senders if field in WRITTEN_BY else others).update({address, address.lstrip("'")})
     return others - senders
 
 
 def _recipients(message: Any) -> set[str]:
-    """Return whom a message in Symfony's queue goes to.
+    """Return the recipients of a message in Symfony's queue, none for a page hit or an opened mail.
 
-    A `SendEmailMessage` has an envelope, which names recipients if it was given some, and an `Email` that is a list: of
-    its own values, and last that of its parent class, the innermost of which begins with the headers. Mautic's has the
-    data of each recipient by address (`MauticMessage`, metadata), for services that mail many by one message.
+    A `SendEmailMessage` has an envelope, which may name recipients, and an `Email`. The `Email` is a list of its own
+    values and, last, the list of its parent class; the innermost list begins with the headers. Mautic's `MauticMessage`
+    also has data for each recipient by address (metadata), for services that send one message to many. Raises
+    ValueError, LookupError, AttributeError or TypeError for any other object.
     """
     if message.name.endswith("HitNotification"):
         return set()

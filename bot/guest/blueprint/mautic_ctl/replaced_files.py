@@ -1,4 +1,4 @@
-"""What files were before they were replaced, kept until the next time, so that they can be put back."""
+"""Keeps the previous versions of replaced files, so that they can be put back."""
 
 import io
 import os
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _ABSENT = ".absent"
-"""The member that names what was not there."""
+"""The member of the archive that lists paths that did not exist."""
 
 
 def keep(archive: Path, root: Path, names: Iterable[str]) -> None:
-    """Keep what is at some paths below a root, as a whole or not at all; `archive` is replaced."""
+    """Replace `archive` atomically with a copy of the files and links at some paths below `root`."""
     new, absent = archive.with_suffix(".new"), []
     archive.parent.mkdir(parents=True, exist_ok=True)
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
@@ -31,7 +31,7 @@ def keep(archive: Path, root: Path, names: Iterable[str]) -> None:
 
 
 def put_back(archive: Path, root: Path) -> None:
-    """Put back what was kept, each file as a whole, and take away what was not there; again it changes nothing."""
+    """Put back each kept file atomically, and delete files that did not exist before; safe to repeat."""
     with tarfile.open(archive) as tar:
         for member in tar:
             file = tar.extractfile(member) if member.isreg() else None

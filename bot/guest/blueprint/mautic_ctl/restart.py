@@ -1,4 +1,4 @@
-"""`restart`: what does one job in a tenant, begun anew."""
+"""`restart`: restarts the services of one part of a tenant."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ PARTS = {"cron": ["cron"], "web": [FPM, "nginx"], "database": ["mariadb"]}
 
 
 def restart(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Restart a part."""
+    """Restart a part: worker, cron, web or database. Raises CtlError for any other, or if there are no workers."""
     (part,) = asked(request, "part")
     units = workers() if part == "worker" else PARTS.get(part, [])
     if part == "cron" and LOOK_UNIT.exists():

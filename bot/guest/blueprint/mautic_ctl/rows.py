@@ -1,5 +1,5 @@
 # ruff: noqa: S608 - every name in SQL is quoted
-"""How many rows tables have: counted beside other work, in a time that has an end."""
+"""Counts the rows of tables beside other work, within a time limit."""
 
 import re
 import time
@@ -8,19 +8,19 @@ from collections.abc import Iterable
 from .system import CtlError, await_database, sql
 
 PATIENCE, BUDGET = 1.0, 2.0
-"""Seconds that one table may be counted for, and all of them."""
+"""Seconds that counting may take: for one table, and for all of them."""
 LARGE = 50_000
-"""Rows from which on a table is counted by itself; MariaDB tells about how many it has without counting."""
+"""Rows from which a table is counted by itself; MariaDB estimates a table's rows without counting."""
 AT_ONCE = 25
-"""Small tables that are counted by one program."""
+"""Small tables that are counted by one run of the client."""
 LEAST = 0.05
-"""Seconds that each of the small tables has at least."""
+"""Seconds that each table has at least."""
 
 
 def rows(tables: Iterable[str], patience: float = PATIENCE, budget: float = BUDGET) -> dict[str, int]:
-    """Return the rows of tables, 0 of one that there is not; what would take too long to count is left out.
+    """Return {table: rows}, with 0 for a missing table; tables that take too long to count are left out.
 
-    The database may be starting. What it refuses is left out too: it is not known.
+    The database may still be starting. Tables that it refuses to count are left out too, as their rows are unknown.
     """
     wanted = {name for name in tables if re.fullmatch(r"\w+", name)}
     began = time.monotonic()

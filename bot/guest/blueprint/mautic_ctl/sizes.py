@@ -1,4 +1,4 @@
-"""`resize`: what a plan gives MariaDB, PHP and the workers."""
+"""`resize`: applies a plan's sizes to MariaDB, PHP and the workers."""
 
 import re
 import time
@@ -12,17 +12,18 @@ from .workers import set_workers
 DATABASE_PLAN = Path("/etc/mysql/mariadb.conf.d/90-plan.cnf")
 PHP_PLAN = PHP_FOLDER / PHP / "fpm/pool.d/zz-plan.conf"
 PATIENCE = 60
-"""Seconds that MariaDB may take to give memory back."""
+"""Seconds that MariaDB may take to release memory."""
 CHUNK = 128 << 20
-"""Bytes to which MariaDB rounds the size of its pool."""
+"""Bytes to which MariaDB rounds the size of its buffer pool."""
 GROWS = Path("/usr/local/bin/mautic-pool")
-"""What lets the pool grow towards its size where it is full; with older furniture it is whole from the start."""
+"""The script that lets a full pool grow towards its planned size. With older furniture, which lacks it, the pool starts
+at its full size."""
 SHARE = 8
-"""The part of its size that a pool begins with: MariaDB takes 2 % of it for itself, used or not."""
+"""A pool starts at one SHARE-th of its planned size: MariaDB takes 2 % of the pool's size for itself, used or not."""
 
 
 def bytes_of(size: str) -> int:
-    """Return the bytes of a MariaDB size such as `768M`; raises CtlError."""
+    """Return the bytes of a MariaDB size such as `768M`; raises CtlError for other text."""
     match = re.fullmatch(r"([1-9]\d*)([KMG]?)", size)
     if not match:
         raise CtlError(f"“{size}” is not a size for MariaDB; write one such as 768M")
@@ -30,35 +31,35 @@ def bytes_of(size: str) -> int:
 
 
 def first_size(plan: int) -> int:
-    """Return the bytes that a pool begins with which may have so many."""
+    """Return the bytes with which a pool of `plan` bytes starts."""
     return min(plan, max(CHUNK, plan // SHARE)) if GROWS.exists() else plan
 
 
 def write_pool(plan: int) -> None:
-    """Write down the size of the pool that the next start goes by; the second line is for who lets it grow."""
+    """Write the pool size for MariaDB's next start; the second line of the file is for the script at GROWS."""
     text = f"# Sizes of the tenant's plan.\n# pool = {plan}\n[mysqld]\ninnodb_buffer_pool_size = {first_size(plan)}\n"
     write(DATABASE_PLAN, text)
 
 
 def planned_pool() -> int:
-    """Return the bytes that the pool may have, 0: nothing says so."""
+    """Return the planned bytes of the pool, 0 if no plan is written down."""
     told = DATABASE_PLAN.read_text() if DATABASE_PLAN.exists() else ""
     found = re.findall(r"^(?:# pool|innodb_buffer_pool_size) = (\w+)$", told, re.MULTILINE)
     return bytes_of(found[0]) if found else 0
 
 
 def write_sizes(pool: str, children: int) -> None:
-    """Write down the sizes that the next start, or reload, goes by."""
+    """Write the sizes that take effect at the next start or reload."""
     write_pool(bytes_of(pool))
     write(PHP_PLAN, f"; Sizes of the tenant's plan.\n[www]\npm.max_children = {children}\n")
 
 
 def resize(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Go by other sizes, without a break: MariaDB resizes its pool in use, PHP finishes what it is at.
+    """Apply new sizes without interruption: MariaDB resizes its pool while running, PHP finishes its current requests.
 
-    Who gives a tenant more wants it used: the pool has its whole size at once, until MariaDB is started anew.
-    What does not run is started: where the disk was full until now it ended. What MariaDB holds of a bigger pool is
-    given back by the end of it.
+    More memory is meant to be used, so the pool gets its full size at once; at its next start MariaDB begins small
+    again. MariaDB and PHP are started if they do not run, as a full disk may have stopped them. When this returns,
+    MariaDB has released the memory of a larger pool. Raises CtlError if that takes longer than PATIENCE.
     """
     pool, children, workers = asked(request, "innodb_buffer_pool", "fpm_children", "email_workers")
     pool_bytes = bytes_of(pool)

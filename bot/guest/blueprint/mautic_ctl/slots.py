@@ -1,4 +1,4 @@
-"""When a tenant's heavy jobs begin: at its own second of every five minutes, so that a host's tenants take turns."""
+"""Schedules a tenant's heavy jobs at its own second of every five minutes, so that a host's tenants take turns."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,8 @@ from typing import Any
 from .system import CRONTAB, CtlError, write
 
 SETTINGS = Path("/etc/default/mautic-cron")
-"""What mautic-cron reads: `every`, seconds after which a job runs whatever there is to do, 0: never; and `slot`."""
+"""The settings that mautic-cron reads: `slot`, and `every`, the seconds after which a job runs even with nothing to do
+(0: never)."""
 CYCLE = 300
 HEAVY = {
     "mautic:segments:update": (0, 15),
@@ -16,26 +17,26 @@ HEAVY = {
     "mautic:campaigns:trigger": (10, 15),
     "mautic:import": (0, 3),
 }
-"""The jobs that may take long, with their first minute of the hour, and how many there are between two runs.
+"""The jobs that may take long, with their first minute of the hour and the minutes between two runs.
 
-Of the first three one tenant runs one in every five minutes, so that a slot lets one of each tenant's begin.
+Of the first three jobs a tenant starts one every five minutes, so each slot of CYCLE starts one of them per tenant.
 """
 
 
 def in_slot(crontab: str, slot: int | None) -> str:
-    """Return a crontab with the heavy jobs at the minutes of a slot; None: as it is, for all at the same minutes."""
+    """Return a crontab with the heavy jobs moved to the minutes of a slot; with None, return it unchanged."""
     if slot is None:
         return crontab
     for job, (first, period) in HEAVY.items():
         minutes = ",".join(str((first + slot // 60) % period + start) for start in range(0, 60, period))
-        # The job may stand as a comment, while outbound mail is off.
+        # The job is commented out while outbound mail is off.
         line = rf"^(#outbound-off# )?[\d*]\S*( +\* +\* +\* +\* .* mautic-cron \d+ \d+ {job}\b)"
         crontab = re.sub(line, rf"\g<1>{minutes}\2", crontab, flags=re.MULTILINE)
     return crontab
 
 
 def cron_settings() -> dict[str, int]:
-    """Return what mautic-cron is told: {every, slot}, each only where it is."""
+    """Return mautic-cron's settings {every, slot}; a setting that is not in the file is missing."""
     try:
         text = SETTINGS.read_text()
     except FileNotFoundError:
@@ -44,14 +45,14 @@ def cron_settings() -> dict[str, int]:
 
 
 def write_cron_settings(**told: int) -> None:
-    """Tell mautic-cron what it goes by; what is not told stays."""
+    """Write settings for mautic-cron; settings that are not given keep their values."""
     lines = [f"{key}={value}" for key, value in sorted({**cron_settings(), **told}.items())]
     said = "# Written by the bot. every: seconds after which a job runs whatever there is to do; 0: never."
     write(SETTINGS, "\n".join([said, *lines, ""]))
 
 
 def asked_slot(request: Mapping[str, Any]) -> dict[str, int]:
-    """Return {slot} of a request, a second of CYCLE, or {} where it names none; raises CtlError."""
+    """Return {slot} of a request, or {} when it names none. Raises CtlError when it is not a second of CYCLE."""
     slot = request.get("slot")
     if slot is None:
         return {}
@@ -61,7 +62,7 @@ def asked_slot(request: Mapping[str, Any]) -> dict[str, int]:
 
 
 def take_slot(request: Mapping[str, Any]) -> None:
-    """Have the heavy jobs begin in the slot of a request; where it names none nothing changes."""
+    """Move the heavy jobs to the slot of a request; do nothing when it names none."""
     if told := asked_slot(request):
         write_cron_settings(**told)
         before = CRONTAB.read_text()

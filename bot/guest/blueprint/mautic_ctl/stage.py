@@ -1,4 +1,4 @@
-"""`stage`, `discard`: a release is unpacked beside the one that serves, with what is the client's own in it."""
+"""`stage`, `discard`: unpacks a release beside the one that serves, with the client's own files in it."""
 
 import hashlib
 import json
@@ -15,17 +15,19 @@ from .system import MAUTIC, CtlError, asked, in_words, mautic_version, php_versi
 from .trees import BEFORE, FOLDERS, LISTING, NEXT, NEXT_LISTING, STAGED, WRITABLE
 
 ARCHIVE = Path("/root/release")
-"""What the bot pushes before: the release's archive, a zip or a tar."""
+"""The release's archive, a zip or a tar, which the bot pushes first."""
 METADATA = "app/release_metadata.json"
 LEAVE = 256 << 20
-"""Bytes that stay free beside a staged tree: the database goes on to be written."""
+"""Bytes that must stay free beside a staged tree, as the database keeps growing."""
 NOT_SERVED = ("upgrade.php", "index_dev.php")
-"""The web updater that older trees have, and the development front of 4.x."""
+"""Files that are deleted from a release: the web updater of older trees, and 4.x's front controller for development."""
 
 
 def stage(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Unpack the pushed archive beside the tree that serves, which goes on; again it only brings up to date what is
-    the client's own. Asked: version, sha256. Refuses what does not run here.
+    """Unpack the pushed archive beside the serving tree, which keeps serving.
+
+    Repeated for the same release, this only updates the client's own files in it. Request: version, sha256. Raises
+    CtlError for a missing or different archive, a release that does not run here, and too little free space.
     """
     version, sha256 = asked(request, "version", "sha256")
     began, before = time.monotonic(), mautic_version()
@@ -34,14 +36,14 @@ def stage(request: Mapping[str, Any]) -> dict[str, Any]:
     release, following = trees.read_listing(LISTING), trees.read_listing(NEXT_LISTING)
     own = trees.own(MAUTIC, release, following)
     for folder in trees.OWN_FOLDERS:
-        # What the client has taken away meanwhile goes from the staged tree, too.
+        # What the client has deleted meanwhile is deleted from the staged tree too.
         for name in trees.own_entries(folder, NEXT, following, following):
             if name not in own[folder]:
                 trees.remove(NEXT / folder / name)
         for name in own[folder]:
             trees.copy(MAUTIC / folder / name, NEXT / folder / name)
     for name in own["overlay"]:
-        # What of it is in `media` is moved at the swap, as it is by then.
+        # Files in `media` are moved at the swap, in their state at that time.
         if name not in following and not name.startswith("media/"):
             trees.copy(MAUTIC / name, NEXT / name)
     write(STAGED, json.dumps({"version": version, "sha256": sha256}))
@@ -51,7 +53,7 @@ def stage(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def discard(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Delete what is staged, and the tree of before: what serves is left alone."""
+    """Delete the staged tree and the previous tree; the serving tree is left alone."""
     STAGED.unlink(missing_ok=True)
     for path in (NEXT, BEFORE, NEXT_LISTING, ARCHIVE):
         trees.remove(path)
@@ -64,7 +66,7 @@ def _staged() -> dict[str, Any]:
 
 def _unpack(version: str, sha256: str, before: str) -> None:
     STAGED.unlink(missing_ok=True)
-    # Nobody goes back to it any more, and deleting it takes time while nobody is served.
+    # Nobody goes back to the previous tree any more, and deleting it at the swap would prolong the downtime.
     for path in (NEXT, NEXT_LISTING, BEFORE):
         trees.remove(path)
     if not ARCHIVE.is_file():
@@ -94,7 +96,7 @@ def _unpack(version: str, sha256: str, before: str) -> None:
 
 
 def rights(tree: Path) -> None:
-    """Give a tree the owners and rights that a blueprint's has."""
+    """Give a tree the owners and modes that a blueprint's tree has. Raises CtlError."""
     folders = [str(tree / name) for name in WRITABLE]
     for words in (
         ["chown", "-R", "root:root", str(tree)],
@@ -110,7 +112,7 @@ def rights(tree: Path) -> None:
 
 
 def _look_into() -> tuple[dict[str, Any], int]:
-    """Return what the archive says of itself, and its bytes when it is unpacked."""
+    """Return the archive's release metadata and its unpacked size in bytes. Raises CtlError without metadata."""
     try:
         if zipfile.is_zipfile(ARCHIVE):
             with zipfile.ZipFile(ARCHIVE) as zipped:
@@ -128,12 +130,12 @@ def _look_into() -> tuple[dict[str, Any], int]:
 
 
 def _on_disk(size: int) -> int:
-    """Whole blocks of 4 KiB, and one for the file itself."""
+    """Return the bytes that a file takes: whole blocks of 4 KiB, and one block for the file itself."""
     return (size + 8191) // 4096 * 4096
 
 
 def check_runs_here(metadata: Mapping[str, Any], before: str, php: str, mariadb: str) -> None:
-    """Refuse, by CtlError, a release that wants another PHP, MariaDB or Mautic than these."""
+    """Raise CtlError if a release needs another PHP, MariaDB or present Mautic than these versions."""
     version = metadata["version"]
     least, most = (str(metadata.get(f"{edge}_php_version") or "") for edge in ("minimum", "maximum"))
     if (least and numbers(php) < numbers(least)) or (most and numbers(php) > numbers(most)):
@@ -147,7 +149,7 @@ def check_runs_here(metadata: Mapping[str, Any], before: str, php: str, mariadb:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """Return the numbers that a version begins with: (5, 2, 12) of `5.2.12+double`."""
+    """Return the numbers that a version begins with, such as (5, 2, 12) for `5.2.12+double`."""
     found = []
     for part in version.split("+")[0].split("-")[0].split("."):
         if not part.isdecimal():

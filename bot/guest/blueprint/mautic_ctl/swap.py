@@ -1,4 +1,4 @@
-"""`swap`: the staged tree becomes the one that serves, and has what the client had; the old one is kept beside."""
+"""`swap`: makes the staged tree serve, with the client's own files moved into it, and keeps the old tree beside it."""
 
 import os
 import time
@@ -11,15 +11,16 @@ from .system import FPM, MAUTIC, CtlError, asked, await_systemd, mautic_version,
 from .trees import BEFORE, CLIENTS, LISTING, NEXT, NEXT_LISTING, STAGED
 
 LINK = ".moved~"
-"""What a link to something that is about to be moved is called until it has been."""
+"""The suffix of a link in the old tree until its target has been moved."""
 CACHED = ("cache", "tmp")
-"""What of `var` is of one version; all else in it (logs, imports, the spool) is carried over."""
+"""Folders in `var` that hold for one version only; all else in it (logs, imports, the spool) is carried over."""
 
 
 def swap(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Swap the trees of a closed tenant; PHP is not started again. Cut anywhere, it is done again to its end.
+    """Swap the trees of a closed tenant; PHP is stopped and not started again. An interrupted swap can be repeated.
 
-    Asked: version. What is large is moved, not copied, and a link to it is left in the old tree.
+    Request: version. Large folders are moved, not copied, and a link to each is left in the old tree. Raises CtlError
+    when the tenant is open, or the version is not staged.
     """
     (version,) = asked(request, "version")
     began = time.monotonic()
@@ -37,7 +38,7 @@ def swap(request: Mapping[str, Any]) -> dict[str, Any]:
         raise CtlError(f"{version} is not staged")
     if NEXT_LISTING.exists():
         _carry(trees.read_listing(LISTING), trees.read_listing(NEXT_LISTING))
-        # What was cut before this is carried over again, and after it nothing is.
+        # A swap that was interrupted before this line carries everything over again; afterwards it skips this step.
         NEXT_LISTING.replace(LISTING)
     STAGED.unlink(missing_ok=True)
     before = str(read_json(BEFORE / "app/release_metadata.json").get("version"))
@@ -50,27 +51,27 @@ def _carry(release: Mapping[str, str], following: Mapping[str, str]) -> None:
     for name in _entries(BEFORE / "var"):
         if name not in CACHED:
             _move(f"var/{name}")
-    # The data for looking addresses up is not of a version, and takes long to get.
+    # The data for IP lookups does not depend on the version, and takes long to download.
     _move("var/cache/ip_data")
     for folder in ("media/files", "media/images"):
         for name in _entries(MAUTIC / folder) if _is_there(BEFORE / folder) else ():
             if not os.path.lexists(BEFORE / folder / name):
                 (MAUTIC / folder / name).rename(BEFORE / folder / name)
         _move(folder)
-    # Mautic saves into folders of the release's, too (`media/dashboards`), and goes on to until it is closed.
+    # Mautic also saves into folders of the release (`media/dashboards`), until the tenant is closed.
     own = {name.removesuffix(LINK) for name in trees.own_below("media", BEFORE, release, following)}
     for name in sorted(own.difference(CLIENTS)):
         _move(name)
     _open_media(own)
     for folder in trees.OWN_FOLDERS:
-        # As they are now: what was staged may be some minutes old.
+        # Copy the present state: the staged copies may be some minutes old.
         for name in trees.own_entries(folder, BEFORE, release, following):
             trees.copy(BEFORE / folder / name, MAUTIC / folder / name)
     trees.open_themes(MAUTIC, trees.own_entries(trees.THEMES, BEFORE, release, following))
 
 
 def _open_media(own: Collection[str]) -> None:
-    """Give the folders that were made on the way to the client's own files to the web server, which saves there."""
+    """Give the folders above the client's own files to the owner of `media`, the web server, which saves there."""
     media = MAUTIC / "media"
     if not _is_there(media):
         return
@@ -91,7 +92,7 @@ def _entries(folder: Path) -> list[str]:
 
 
 def _move(name: str) -> None:
-    """Move a part of the old tree into the one that serves, in the place of what a release has there."""
+    """Move a part of the old tree into the serving tree, where it replaces what the release has."""
     old, new = BEFORE / name, MAUTIC / name
     link = old.with_name(f"{old.name}{LINK}")
     if not os.path.lexists(old):
@@ -100,7 +101,7 @@ def _move(name: str) -> None:
         return
     if old.is_symlink() and os.path.realpath(old) == os.path.realpath(new):
         return
-    # The link is there before it is needed: nobody could tell later that one is missing.
+    # Create the link before the move: after an interruption nothing would tell that it is missing.
     trees.remove(link)
     link.symlink_to(os.path.relpath(new, old.parent))
     _make_way(new.parent)
@@ -110,7 +111,7 @@ def _move(name: str) -> None:
 
 
 def _make_way(folder: Path) -> None:
-    """Make a folder of the tree that serves, and those above it; a link or file in its place would lead elsewhere."""
+    """Create a folder of the serving tree and its parents; links and files in their place would lead elsewhere."""
     here = MAUTIC
     for part in folder.relative_to(MAUTIC).parts:
         here = here / part

@@ -1,4 +1,4 @@
-"""Small means: files, programs, SQL, and where things are."""
+"""Helpers: files, programs, SQL and well-known paths."""
 
 import json
 import os
@@ -20,13 +20,13 @@ LOCK = Path("/run/mautic-ctl.lock")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 DATABASE_SOCKET = Path("/run/mysqld/mysqld.sock")
 PHP_FOLDER = Path("/etc/php")
-"""Where Debian has a folder for each version of PHP."""
+"""The folder in which Debian keeps a folder for each version of PHP."""
 BEFORE_SUITES = "8.2"
-"""The PHP of tenants where nothing says it."""
+"""The version of PHP to assume if PHP_FOLDER shows none."""
 
 
 def php_series(folder: Path = PHP_FOLDER) -> str:
-    """Return the version of PHP that is installed, as Debian names it: `8.2`; of several the newest that serves."""
+    """Return the installed version of PHP as Debian names it (`8.2`): the newest one that has PHP-FPM."""
     found = [path.parent.name for path in folder.glob("[0-9]*.[0-9]*/fpm")]
     numbers = [name for name in found if re.fullmatch(r"\d+\.\d+", name)]
     return max(numbers, key=lambda name: [int(part) for part in name.split(".")], default=BEFORE_SUITES)
@@ -34,11 +34,11 @@ def php_series(folder: Path = PHP_FOLDER) -> str:
 
 PHP = php_series()
 PROGRAM, FPM = f"php{PHP}", f"php{PHP}-fpm"
-"""The program, and the service that makes pages."""
+"""The command-line program, and the service that serves pages."""
 
 
 class CtlError(Exception):
-    """What went wrong, in one sentence for a person, without secrets."""
+    """An error whose text is one sentence for a person, without secrets."""
 
 
 def asked(request: Mapping[str, Any], *keys: str) -> list[Any]:
@@ -50,7 +50,7 @@ def asked(request: Mapping[str, Any], *keys: str) -> list[Any]:
 
 
 def in_words(number: float) -> str:
-    """Bytes for people, in the units that sizes are given in: `1.3 GiB`."""
+    """Return a number of bytes for people, in the units that sizes are given in: `1.3 GiB`."""
     unit = "B"
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(number) < 1000 or unit == "TiB":
@@ -67,9 +67,9 @@ def sql_text(value: str) -> str:
 
 
 def write(path: Path, text: str, mode: int = 0o644, owner: int | str = -1, group: int | str = -1) -> None:
-    """Replace a file as a whole; it is one's own unless told otherwise.
+    """Replace a file atomically; it belongs to the calling user unless `owner` or `group` say otherwise.
 
-    The new file is made by a name that must be free, so that no link planted there is followed.
+    The new file is created under a name that must be free, so that no link planted there is followed.
     """
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ def write(path: Path, text: str, mode: int = 0o644, owner: int | str = -1, group
 
 
 def empty(folder: Path) -> None:
-    """Delete what a folder holds; a folder that is not there is empty."""
+    """Delete the contents of a folder, if it exists."""
     if folder.is_dir():
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
@@ -91,7 +91,7 @@ def empty(folder: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return a file's JSON object, empty where the file is not there or not whole."""
+    """Return a file's JSON object, {} if the file is missing, incomplete or holds something else."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -108,26 +108,26 @@ def run(*argv: str, stdin: str = "", user: str | None = None, timeout: float = 6
 
 
 def systemctl(*words: str) -> None:
-    """Run systemctl; raises CtlError with what it says."""
+    """Run systemctl; raises CtlError with its first error line."""
     ended = run("systemctl", *words, timeout=300)
     if ended.returncode:
         raise CtlError(f"systemctl {' '.join(words)} failed: {ended.stderr.strip().partition(chr(10))[0]}")
 
 
 def console(*words: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """Run one of Mautic's commands as www-data; the caller judges it, since its exit code cannot be trusted."""
+    """Run one of Mautic's commands as www-data; the caller judges the result, as the exit code cannot be trusted."""
     return run(PROGRAM, str(MAUTIC / "bin/console"), *words, "-n", "--no-ansi", user="www-data", timeout=timeout)
 
 
 def console_for(seconds: int, *words: str) -> subprocess.CompletedProcess[str]:
-    """The same, which `timeout` ends after so many seconds, with the exit code 124."""
+    """Run one of Mautic's commands as `console` does, but stop it after `seconds`, with the exit code 124."""
     limit = ["timeout", "--kill-after=10", str(seconds)]
     php = [PROGRAM, str(MAUTIC / "bin/console")]
     return run(*limit, *php, *words, "-n", "--no-ansi", user="www-data", timeout=seconds + 30)
 
 
 def await_systemd(deadline: float = 60) -> None:
-    """Wait until a container that has just been started takes orders; raises CtlError after `deadline` seconds."""
+    """Wait until systemd in a freshly started container accepts commands; raises CtlError after `deadline` seconds."""
     give_up = time.monotonic() + deadline
     while not Path("/run/systemd/private").exists():
         if time.monotonic() > give_up:
@@ -150,10 +150,10 @@ def await_database(deadline: float = 60) -> None:
 
 
 def sql(statements: str, database: str = "", *, force: bool = False) -> list[list[str]]:
-    """Execute statements as the database's root, by socket, and return all rows.
+    """Execute statements as the database's root, over its socket, and return all rows.
 
-    Raises CtlError with the error's number, never its text, which may hold a secret; with `force` a statement that
-    fails is passed over.
+    Raises CtlError with the error's number, never its text, which may hold a secret; with `force`, skips a statement
+    that fails.
     """
     argv = ["mariadb", "--batch", "--skip-column-names", "--default-character-set=utf8mb4"]
     ended = run(*argv, *["--force"] * force, *[database] * bool(database), stdin=statements)
@@ -164,7 +164,7 @@ def sql(statements: str, database: str = "", *, force: bool = False) -> list[lis
 
 
 def php(code: str, stdin: str) -> "subprocess.Popen[str]":
-    """Start PHP on a piece of code as www-data (a client's own code may run), with `stdin` on its way to it."""
+    """Start PHP on a piece of code with `stdin` as its input, as www-data because a client's own code may run."""
     process = subprocess.Popen(
         [PROGRAM, "-n", "-d", "display_errors=stderr", "-r", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, user="www-data", group="www-data", extra_groups=[], cwd="/", text=True,
@@ -176,7 +176,7 @@ def php(code: str, stdin: str) -> "subprocess.Popen[str]":
 
 
 def output_of(process: "subprocess.Popen[str]", doing: str) -> str:
-    """Return what a started PHP printed; raises CtlError when it failed."""
+    """Return the output of a PHP process; raises CtlError when it failed or printed nothing."""
     output = process.communicate(timeout=60)[0]
     if process.returncode or not output:
         raise CtlError(f"PHP could not {doing}")
@@ -189,7 +189,7 @@ def php_version() -> str:
 
 
 def mautic_version() -> str:
-    """Return the version that the files say; raises CtlError when there is no Mautic."""
+    """Return Mautic's version, read from its files; raises CtlError when there is no Mautic."""
     found = read_json(MAUTIC / "app/release_metadata.json").get("version")
     if not found:
         raise CtlError(f"there is no Mautic in {MAUTIC}")

@@ -1,8 +1,8 @@
-"""The trees of Mautic in a tenant: the one that serves, the staged one beside it, the one of before; what is whose.
+"""The trees of Mautic in a tenant (serving, staged, previous), and which of their files are the client's own.
 
-`/var/www/mautic.next` is a release that is staged, `/var/www/mautic.before` what served before the last swap. Which
-files a release brought is written down when it is laid, so that what is the client's own can be told: in a tenant of
-before that, it is what the staged release does not have.
+`/var/www/mautic.next` is the staged release, `/var/www/mautic.before` the tree that served before the last swap. The
+files that a release brings are listed when it is unpacked; all others are the client's own. In older tenants without
+such a listing, the client's own files are those that the staged release does not have.
 """
 
 import os
@@ -16,27 +16,27 @@ from .system import CLOSED, MAUTIC, STATE, CtlError, read_json, run, write
 
 NEXT, BEFORE = MAUTIC.with_name("mautic.next"), MAUTIC.with_name("mautic.before")
 LISTING, NEXT_LISTING = STATE / "release-files", STATE / "release-files.next"
-"""The files that a release brought, one a line: its path, its bytes, its time."""
+"""The files that a release brought, one per line: path, size in bytes, modification time."""
 STAGED = STATE / "staged.json"
-"""{"version", "sha256"} of the staged release, once it is whole."""
+"""{"version", "sha256"} of the staged release, once it is complete."""
 FOLDERS = ("var/cache", "var/logs", "var/tmp", "var/spool", "var/import", "media/files/temp", "media/images")
-"""What a release may come without and Mautic writes into."""
+"""Folders that Mautic writes into and a release may lack."""
 WRITABLE = ("config", "var", "media", "translations")
-"""What is the web server's; all else of a tree is root's."""
+"""Folders that www-data owns; root owns the rest of a tree."""
 THEMES = "themes"
-"""Where Mautic adds what its people upload, copy or hide; the release's themes in it are root's."""
+"""The folder to which Mautic adds the themes that its users upload, copy or hide; root owns the release's themes."""
 OWN_FOLDERS = ("plugins", "themes", "translations")
-"""Where the client's own things are whole folders, or files, beside the release's."""
+"""Folders in which the client's own entries, folders or files, are beside the release's."""
 CLIENTS = ("config", "var", "media/files", "media/images")
-"""Where what the client has counts, whatever a release brings."""
+"""Folders in which the client's files always win over a release's."""
 MOST = 200
-"""Names of each kind that are told."""
+"""Names of each kind that are reported at most."""
 
 
 def files_of(tree: Path, below: str = "") -> dict[str, str]:
-    """Return {path: bytes and time} of what a release brings; what is the client's in any case is not looked at.
+    """Return {path: "size mtime"} of a tree's files, without the folders in CLIENTS.
 
-    `below`: only what is in this folder of the tree.
+    `below`: only files in this folder of the tree.
     """
     found: dict[str, str] = {}
     for folder, folders, names in os.walk(tree / below):
@@ -44,7 +44,7 @@ def files_of(tree: Path, below: str = "") -> dict[str, str]:
         inside = "" if inside == "." else f"{inside}/"
         folders[:] = [name for name in folders if f"{inside}{name}" not in CLIENTS]
         for name in names:
-            # In a tree that serves one may go meanwhile.
+            # A file of a serving tree may disappear meanwhile.
             with suppress(FileNotFoundError):
                 seen = os.lstat(os.path.join(folder, name))
                 found[f"{inside}{name}"] = f"{seen.st_size} {int(seen.st_mtime)}"
@@ -59,17 +59,17 @@ def write_listing(path: Path, files: Mapping[str, str]) -> None:
 
 
 def read_listing(path: Path) -> dict[str, str]:
-    """Return what `write_listing` wrote; empty where nothing did."""
+    """Return what `write_listing` wrote, {} if there is no listing."""
     if not path.exists():
         return {}
     return dict(line.split("\t", 1) for line in path.read_text().splitlines() if "\t" in line)
 
 
 def own_entries(folder: str, tree: Path, release: Mapping[str, str], following: Mapping[str, str]) -> list[str]:
-    """Return the entries of a folder of `tree` that are the client's own: no file of them is in `release`.
+    """Return the names in a folder of `tree` that are the client's own: neither release has a file in them.
 
-    `following`: the files of the next release, which counts where the present one's are not known (empty), and whose
-    own entries are not replaced in any case.
+    `release`: the files of the present release, {} if they are not known. `following`: the files of the next release,
+    whose entries must not be replaced in any case.
     """
     theirs = {name.split("/")[1] for name in (*release, *following) if name.startswith(f"{folder}/")}
     there = tree / folder
@@ -77,10 +77,10 @@ def own_entries(folder: str, tree: Path, release: Mapping[str, str], following: 
 
 
 def own_below(folder: str, tree: Path, release: Mapping[str, str], following: Mapping[str, str]) -> list[str]:
-    """Return the paths in a folder of `tree` that are the client's own, however deep: neither release has them.
+    """Return the paths in a folder of `tree`, at any depth, that are the client's own: neither release has them.
 
-    A folder that is the client's own is told, and what is in it is not. No link is followed. Where the files of the
-    present release are not known (empty), theirs that the next one does not have are told, too.
+    Of a folder that is the client's own only its own path is returned. Links are not followed. If the files of the
+    present release are not known ({}), those that the next release lacks are returned too.
     """
     theirs: set[str] = set()
     for name in (*release, *following):
@@ -101,12 +101,12 @@ def own_below(folder: str, tree: Path, release: Mapping[str, str], following: Ma
 
 
 def own(tree: Path, release: Mapping[str, str], following: Mapping[str, str]) -> dict[str, Any]:
-    """Return what of a tree is the client's own.
+    """Return what belongs to the client in a tree.
 
-    `plugins`, `themes`, `translations`: names. `overlay`: other files that no release brought. `changed`: files of the
-    release that were changed, and what the next one brings by the name of something that is the client's own: nobody
-    carries those over. `known`: whether the present release's files are; else the last two are empty, and without the
-    next one's all are.
+    `plugins`, `themes`, `translations`: names. `overlay`: other files that the release did not bring. `changed`: files
+    of the release that were changed, and the client's own entries whose name the next release uses too: these are not
+    carried over. `known`: whether the present release's files are known. If not, `overlay` and `changed` are empty;
+    without the next release's files too, all lists are empty.
     """
     is_told = bool(release or following)
     found: dict[str, Any] = {
@@ -130,7 +130,7 @@ def own(tree: Path, release: Mapping[str, str], following: Mapping[str, str]) ->
 
 
 def open_themes(tree: Path, own_themes: Iterable[str] = ()) -> None:
-    """Let Mautic add themes to a tree, and change the client's own; the sticky bit keeps the release's as they are."""
+    """Let Mautic add themes to a tree and change the client's own; the sticky bit protects the release's themes."""
     folder = tree / THEMES
     folder.mkdir(exist_ok=True)
     shutil.chown(folder, "root", "www-data")
@@ -141,16 +141,19 @@ def open_themes(tree: Path, own_themes: Iterable[str] = ()) -> None:
 
 
 def in_short(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `own` found, as short as it is told."""
+    """Return the result of `own` with its lists cut to MOST names each."""
     return {name: value[:MOST] if isinstance(value, list) else value for name, value in found.items()}
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file or a folder with its rights in the place of what is there; blocks are shared where they can be."""
+    """Replace a file or folder with a copy that keeps owner and mode; blocks are shared if the filesystem can.
+
+    Raises OSError when the copy fails.
+    """
     remove(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_file() and not source.is_symlink():
-        # There may be thousands of them.
+        # Without starting `cp`, as there may be thousands of files.
         shutil.copy2(source, target)
         seen = source.stat()
         os.chown(target, seen.st_uid, seen.st_gid)
@@ -161,7 +164,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, link or folder, if it is there; no link is followed."""
+    """Delete a file, link or folder if it exists; links are not followed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -169,11 +172,11 @@ def remove(path: Path) -> None:
 
 
 def must_be_closed() -> None:
-    """Refuse, by CtlError, to go on where visitors are let in."""
+    """Raise CtlError unless the tenant is closed to visitors."""
     if not CLOSED.exists():
         raise CtlError("it is open, and its code and database are not changed under its visitors")
 
 
 def staged_version() -> str:
-    """Return the version of the staged release, "" where none is staged whole."""
+    """Return the version of the staged release, "" if none is completely staged."""
     return str(read_json(STAGED).get("version") or "") if NEXT.is_dir() else ""

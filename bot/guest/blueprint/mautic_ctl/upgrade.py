@@ -1,6 +1,6 @@
-"""`reload`, `upgrade`: the steps of an upgrade in a closed tenant, each by itself elsewhere, here all in one go.
+"""`reload`, `upgrade`: upgrades a closed tenant in one request, with the steps that are also verbs of their own.
 
-What nobody is served meanwhile counts in tenths of a second: one request instead of six saves one of them each.
+Every tenth of a second counts, since nobody is served meanwhile: one request instead of six saves a tenth for each.
 """
 
 import json
@@ -20,11 +20,11 @@ from .system import FPM, MAUTIC, CtlError, asked, await_database, console, mauti
 from .trees import must_be_closed
 
 PAGE = 60
-"""Seconds within which the login page has to be there."""
+"""Seconds within which the login page must answer."""
 
 
 def reload(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Tell Mautic of its plugins, and start PHP on the tree that serves."""
+    """Make Mautic register its plugins, write down the migration figures, and restart PHP on the tree that serves."""
     ended = console("mautic:plugins:reload")
     if ended.returncode:
         raise CtlError(f"mautic:plugins:reload ended with {ended.returncode}: {words_of(ended)}")
@@ -36,12 +36,13 @@ def reload(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgrade(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Swap, warm what is not warm, migrate, reload, and look at the login page and what it links to.
+    """Swap the trees, build the cache unless it was carried over, migrate, reload, and request the login page.
 
-    Asked: version, seconds? of the migrations, tables? whose rows are counted. Returns `phases` {name: seconds},
-    whether the cache had been `carried`, what `migrate` returns (`migrated`), `up_to_date`, the `assets`, and the rows
-    from before and after the migrations (`had`, `has`; what takes too long to count is in neither); a migration that
-    failed ends it there, and what comes after is not in the answer.
+    Request: version, seconds? (limit of the migrations), tables? (whose rows are counted). Returns `version`, `phases`
+    {name: seconds}, `carried` (the cache was carried over), `migrated` (the answer of `migrate`), `up_to_date`,
+    `assets` (the login page and what it links to), and the rows before and after the migrations (`had`, `has`; tables
+    that take too long to count are missing). A failed migration ends the upgrade, and the answer then has nothing after
+    `migrated`.
     """
     (version,) = asked(request, "version")
     must_be_closed()
@@ -55,10 +56,10 @@ def _upgrade(request: Mapping[str, Any], version: str, beside: ThreadPoolExecuto
     def timed(name: str, began: float) -> None:
         phases[name] = round(time.monotonic() - began, 3)
 
-    # The database has nothing else to do until the migrations, and little after them.
+    # Rows are counted beside the other steps: the database is idle until the migrations, and nearly idle after them.
     counting = beside.submit(rows, request.get("tables") or ())
     began = time.monotonic()
-    # MariaDB begins meanwhile, where the container was started just now.
+    # MariaDB starts meanwhile if the container was started just now.
     swap(request)
     timed("swap", began)
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""`version`: which Mautic this is."""
+"""`version`, `base`: reports the versions of Mautic, of the Debian packages and of the furniture."""
 
 import re
 from collections.abc import Mapping
@@ -8,20 +8,20 @@ from typing import Any
 from .system import STATE, mautic_version, read_json
 
 FURNITURE = STATE / "furniture.json"
-"""{"version": n}: of what the bot has put into this tenant."""
+"""{"version": n}: the version of the furniture in this tenant."""
 PACKAGES = Path("/var/lib/dpkg/status")
 BASIC = 1
-"""The version of a tenant that says none."""
+"""The furniture version of a tenant that does not record one."""
 
 
 def version(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Say which Mautic this is, from its files."""
+    """Return {version, double}: Mautic's version, read from its files, and whether it is a stand-in for Mautic."""
     found = mautic_version()
     return {"version": found, "double": "double" in found}
 
 
 def base(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Tell which Debian packages are installed, and when the last of them was."""
+    """Return {since, packages}: when the Debian packages last changed (epoch seconds), and {name: version}."""
     text = PACKAGES.read_text(errors="replace")
     found = {}
     for paragraph in text.split("\n\n"):
@@ -32,6 +32,6 @@ def base(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def furniture_version() -> int:
-    """Return the version of what the bot has put into this tenant."""
+    """Return the version of the furniture in this tenant."""
     found = read_json(FURNITURE).get("version")
     return found if isinstance(found, int) else BASIC

@@ -1,4 +1,4 @@
-"""The way to who asked: answers are lines of JSON, and what comes in after the request is a word to go on."""
+"""The connection to the bot: sends answers as lines of JSON, and receives what the bot sends after its request."""
 
 import json
 import os
@@ -8,30 +8,30 @@ from contextlib import suppress
 from typing import Any
 
 PIECE = 1 << 20
-"""Bytes that are read at once."""
+"""Bytes per read at most."""
 HEARD = 10.0
-"""Seconds that who asked has to take an answer: LXD may lose what a program that ends has just said."""
+"""Seconds to wait until the bot has received an answer: LXD may lose the last output of a program that ends."""
 
 
 class Wire:
-    """Two open files: one that is asked through, one that is answered through."""
+    """Two open file descriptors: one to receive from the bot, one to send to it."""
 
     def __init__(self, asking: int, answering: int) -> None:
         self._asking = asking
         self._answering = answering
 
     def tell(self, answer: Mapping[str, Any]) -> None:
-        """Send one answer; what is no text (half a character, from a file's name) is replaced."""
+        """Send one answer; what cannot be encoded (half a character, from a file's name) is replaced."""
         self.pass_on(json.dumps(answer, ensure_ascii=False).encode(errors="replace") + b"\n")
 
     def pass_on(self, line: bytes) -> None:
-        """Send a line that is no answer; it brings its end."""
+        """Send a raw line, which must end with its own newline."""
         left = memoryview(line)
         while left:
             left = left[os.write(self._answering, left) :]
 
     def lines(self, seconds: float) -> Iterator[bytes]:
-        """Yield the lines that come in, for as long as the next one comes within so many seconds."""
+        """Yield received lines, without their newlines, until no data arrives for `seconds` or the bot disconnects."""
         heard = bytearray()
         while select.select([self._asking], [], [], seconds)[0] and (piece := os.read(self._asking, PIECE)):
             searched = len(heard)
@@ -42,10 +42,10 @@ class Wire:
                 searched = 0
 
     def goes_on(self, seconds: float) -> bool:
-        """Wait for a word, so many seconds at most. False: none came, or who asked is gone."""
+        """Wait at most `seconds` for the bot to send something; return False if nothing came or the bot is gone."""
         return bool(select.select([self._asking], [], [], seconds)[0]) and bool(os.read(self._asking, 4096))
 
     def until_heard(self) -> None:
-        """Wait until who asked needs no more."""
+        """Wait until the bot has received the answer, HEARD seconds at most."""
         with suppress(OSError):
             self.goes_on(HEARD)

@@ -1,23 +1,23 @@
-"""The database, asked by its socket: as much of MariaDB's protocol as a few small questions need."""
+"""A client for MariaDB's socket, with as much of the protocol as a few small queries need."""
 
 import socket
 
 SOCKET = "/run/mysqld/mysqld.sock"
 USER, NAME = "www-data", "mautic"
 SECONDS = 5.0
-"""What an answer may take; MariaDB itself ends a question after a second."""
+"""Seconds that an answer may take; MariaDB itself stops a statement after one second."""
 _CAPABILITIES = 0x1 | 0x8 | 0x200 | 0x8000 | 0x80000
-"""Long passwords, a database's name, protocol 4.1, secure connection, named plugins."""
+"""Long passwords, connection with a database, protocol 4.1, secure connection, plugin names."""
 _OK, _ERROR, _END, _NULL = 0x00, 0xFF, 0xFE, 0xFB
 _COM_QUERY, _COM_STATISTICS = b"\x03", b"\x09"
 
 
 class DatabaseAway(Exception):
-    """Nobody answers: MariaDB does not run, or is just beginning or ending."""
+    """MariaDB does not answer: it does not run, or is starting or stopping."""
 
 
 class DatabaseRefused(Exception):
-    """MariaDB answered with an error, or with what is no answer; `number` is MariaDB's, 0: none."""
+    """MariaDB answered with an error or an empty packet; `number` is MariaDB's error number, 0 if there is none."""
 
     def __init__(self, number: int = 0) -> None:
         super().__init__(f"MariaDB's error {number}")
@@ -25,7 +25,7 @@ class DatabaseRefused(Exception):
 
 
 class Database:
-    """One connection, made when it is needed and kept; as the socket tells who asks, there is no password."""
+    """One connection, opened on first use and kept. There is no password, since the socket identifies the user."""
 
     def __init__(self, path: str = SOCKET) -> None:
         self._path = path
@@ -33,20 +33,20 @@ class Database:
         self._heard = b""
 
     def rows(self, statement: str) -> list[list[str | None]]:
-        """Return all rows of one SELECT. Raises DatabaseAway, or DatabaseRefused."""
+        """Return all rows of one SELECT. Raises DatabaseAway or DatabaseRefused."""
         return [_values(row) for row in self._asked(_COM_QUERY + statement.encode())]
 
     def questions(self) -> int:
-        """Return how many statements MariaDB has been told by all who ask, this question itself not among them.
+        """Return how many statements MariaDB has received from all clients, without counting this request.
 
-        It costs a tenth of any statement. Raises as `rows`.
+        This costs a tenth of any statement. Raises the same errors as `rows`.
         """
         (told,) = self._asked(_COM_STATISTICS)
         number = told.partition(b"Questions: ")[2].partition(b" ")[0]
         return int(number) if number.isdigit() else 0
 
     def close(self) -> None:
-        """End the connection; the next question makes another."""
+        """Close the connection; the next query opens another."""
         if self._to:
             self._to.close()
         self._to, self._heard = None, b""
@@ -59,7 +59,7 @@ class Database:
             self.close()
             if not kept:
                 raise DatabaseAway from None
-        # What was kept may have ended meanwhile, as MariaDB does when it is restarted.
+        # A kept connection may have ended meanwhile, for example because MariaDB was restarted.
         try:
             return self._tried(command)
         except OSError:
@@ -77,7 +77,7 @@ class Database:
         self._to.settimeout(SECONDS)
         self._to.connect(self._path)
         self._checked(self._packet()[1])
-        # utf8mb4; an empty answer to a challenge that the socket makes needless.
+        # 0x2d is utf8mb4. The answer to the password challenge is empty: the socket authenticates the user.
         hello = _CAPABILITIES.to_bytes(4, "little") + (1 << 24).to_bytes(4, "little") + b"\x2d" + bytes(23)
         self._send(1, hello + f"{USER}\0".encode() + b"\0" + f"{NAME}\0mysql_native_password\0".encode())
         number, said = self._packet()
@@ -93,7 +93,7 @@ class Database:
             return [said]
         if said[0] == _OK:
             return []
-        # The columns are told of, which ends as the rows do.
+        # Skip the column definitions, which end like the rows.
         self._until_end()
         return self._until_end()
 
@@ -132,7 +132,7 @@ class Database:
 
 
 def _values(row: bytes) -> list[str | None]:
-    """The values of a row: each is NULL, or a length of one to nine bytes with as many bytes of text."""
+    """Return the values of a row: each is NULL, or a length (one to nine bytes) and that many bytes of text."""
     values: list[str | None] = []
     at = 0
     while at < len(row):

@@ -1,8 +1,8 @@
 """`mautic-look`: answers whether a job has anything to do.
 
 `mautic-cron` writes `<job> <token>` into /run/mautic-look/ask, and reads `<token> <answer>` from answer-<job>, where a
-job is written with `_` for `:`. The answers are: `due`; `nothing`; `off`, nobody has set up what the job is for; and
-`doubt`. Who gets none within some seconds is in doubt too.
+job is written with `_` for `:`. The answers are `due`, `nothing`, `off` (nobody has set up what the job is for) and
+`doubt`. If no answer comes within some seconds, `mautic-cron` assumes `doubt`.
 """
 
 import os
@@ -17,11 +17,11 @@ MAUTIC = "/var/www/mautic"
 CONFIG = ("config/local.php", "config/parameters_local.php")
 RELEASE = "app/release_metadata.json"
 AGAIN = 3600.0
-"""Seconds after which plugins are looked at again; sooner where the folder has changed."""
+"""Seconds after which plugins are read again; sooner if their folder has changed."""
 
 
 class Looks:
-    """What is known of one Mautic; its files are read again when they have changed."""
+    """Answers for one Mautic; keeps its files in memory and reads them again only when they have changed."""
 
     def __init__(self, rows: Callable[[str], list[list[str | None]]], mautic: str = MAUTIC) -> None:
         self._rows = rows
@@ -34,7 +34,7 @@ class Looks:
         try:
             return self._answer(command)
         except Exception:
-            # Whatever it is: PHP is started, and tells better what is wrong.
+            # Whatever the error is: PHP is started, and reports better what is wrong.
             return "doubt"
 
     def _answer(self, command: str) -> str:
@@ -54,7 +54,7 @@ class Looks:
         return "nothing"
 
     def _is_known(self) -> bool:
-        # `"version": "5.2.9"`, without the weight of a parser for JSON.
+        # Parses `"version": "5.2.9"` without the memory of a JSON parser.
         _, _, after = self._text(RELEASE).partition('"version"')
         major = after.partition('"')[2].partition(".")[0]
         return major.isdecimal() and int(major) in MAJORS
@@ -82,10 +82,10 @@ class Looks:
 
 
 def main() -> None:
-    """Answer until it is ended."""
+    """Answer requests until the process is stopped."""
     looks = Looks(Database().rows)
     answers = {command: _fifo(f"{RUN}/answer-{command.replace(':', '_')}") for command in RULES}
-    # Never written: who has to wait for its second reads here.
+    # Nobody writes to this FIFO: a job reads from it, with a timeout, to wait for its second.
     _fifo(f"{RUN}/wait")
     names = {command.replace(":", "_"): command for command in RULES}
     asked = _fifo(f"{RUN}/ask")
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def _fifo(path: str) -> int:
-    """Make a FIFO and open it at both ends, so that it is never at its end and nobody waits at its opening."""
+    """Create a FIFO and open it for reading and writing, so that reads never see its end and opening never blocks."""
     if os.path.lexists(path):
         os.unlink(path)
     os.mkfifo(path, 0o600)
@@ -109,7 +109,7 @@ def _fifo(path: str) -> int:
 
 def _tell(to: int, answer: bytes) -> None:
     try:  # noqa: SIM105 - contextlib is not worth its memory here
-        # What nobody fetched is nobody's any more.
+        # Discard an answer that nobody has read.
         os.read(to, 65536)
     except BlockingIOError:
         pass

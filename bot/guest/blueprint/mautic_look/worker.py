@@ -1,8 +1,8 @@
-"""`mautic-worker QUEUE[-NUMBER]`: a worker of Mautic's, for as long as its queue has messages.
+"""`mautic-worker QUEUE[-NUMBER]`: runs one of Mautic's workers while its queue has messages.
 
-It looks at the queue all the time, and runs `messenger:consume` from the first message on until there was none for a
-minute. Page hits, which are queued too, are taken while the queue itself is empty; where they wait beside a send, which
-may last for hours, the first worker has a second process for them.
+The process polls the queue, and runs `messenger:consume` from the first message until there has been none for a minute.
+Page hits, which are queued too, are processed while the queue itself is empty. If they wait during a send, which may
+last for hours, the first worker starts a second process for them.
 """
 
 import os
@@ -14,30 +14,31 @@ from .database import Database, DatabaseAway, DatabaseRefused
 
 CONSOLE = "/var/www/mautic/bin/console"
 PHP = "/usr/bin/php"
-"""Which Debian has lead to the newest that is installed."""
+"""Debian's link to the newest installed version."""
 EVERY = 1.5
-"""Seconds between two looks: a worker is to begin within two of the first message."""
+"""Seconds between two looks at the queue: a worker should start within two seconds of the first message."""
 HELPER_EVERY = 5.0
-"""The same of a second worker and of those after it."""
+"""The same for the second and later workers."""
 SURELY = 10.0
-"""Seconds after which the queue is looked at although nobody told the database anything: a message that is tried again
-later comes due by the time alone."""
+"""Seconds after which the queue is read even if the database has received no statement: a message that is to be retried
+becomes due by time alone."""
 IDLE = 60.0
 """Seconds without a message after which a worker ends."""
 BACK_OFF = 10.0
-"""Seconds after which one that failed is started again."""
+"""Seconds after which a failed worker is started again."""
 HITS = "hit"
 STARVED = 5
-"""Seconds that page hits wait, for a process of their own to take them."""
+"""Seconds that page hits must have waited before they get a process of their own."""
 SHARE = 100
-"""Messages that wait for each worker before the next one helps."""
+"""Messages that must wait per running worker before the next worker starts."""
 
 
 def waiting(queues: list[str], at_least: int, since: int = 0) -> str:
-    """Return the query that gives a row where so many messages are due, and have been for `since` seconds.
+    """Return the query that yields a row if at least `at_least` messages have been due for `since` seconds.
 
-    As Symfony's transport asks: one that a worker took an hour ago is due again, as that worker has died. What seems
-    to have been written in the future was written in another time zone, so its time tells nothing: it may be due.
+    It follows Symfony's transport: a message that a worker took an hour ago is due again, as that worker has died. A
+    message with a creation time in the future was written in another time zone; its time says nothing, so it counts as
+    due.
     """
     names = ", ".join(f"'{name}'" for name in queues)
     return (
@@ -50,14 +51,14 @@ def waiting(queues: list[str], at_least: int, since: int = 0) -> str:
 
 
 class Need:
-    """When a worker is started and ended; times are seconds of one clock."""
+    """Decides when a worker is started and stopped; times are seconds of one clock."""
 
     def __init__(self) -> None:
         self.last_due = 0.0
         self.not_before = 0.0
 
     def wanted(self, due: bool | None, now: float, *, runs: bool) -> bool:
-        """Return whether a worker should run, from whether messages are due; None: nobody can tell."""
+        """Return whether a worker should run; `due` says whether messages are due, None if that is unknown."""
         if due:
             self.last_due = now
         if runs:
@@ -65,12 +66,12 @@ class Need:
         return bool(due) and now >= self.not_before
 
     def ended(self, code: int, now: float) -> None:
-        """Note that a worker ended; one that failed is not started again at once."""
+        """Note that a worker has ended; after a failure it is not started again at once."""
         self.not_before = now + BACK_OFF if code else now
 
 
 class Queue:
-    """A queue that is looked at where something may have changed in it: a look costs more than to hear of none."""
+    """A queue that is read only if something may have changed in it: asking whether costs less than reading it."""
 
     def __init__(self, database: Database, queues: list[str], helper: int) -> None:
         self._database = database
@@ -78,19 +79,22 @@ class Queue:
         self._seen, self._changed, self._looked = -1, False, 0.0
 
     def due(self, now: float, *, runs: bool) -> bool | None:
-        """Return whether messages are due, for a worker that `runs` any at all; None: nobody can tell."""
+        """Return whether messages are due, None if the database does not answer.
+
+        For a worker that `runs` any message counts; to start one, as many as this helper waits for.
+        """
         try:
             return self._due(now, runs=runs)
         except DatabaseAway:
             return None
         except DatabaseRefused:
-            # In doubt a worker looks itself.
+            # In doubt a worker runs and looks for itself.
             return True
 
     def starve(self, *, taken: bool) -> bool:
-        """Whether page hits have waited although a worker runs: it takes none while its queue has anything else.
+        """Return whether page hits have waited although a worker runs, which takes none while other messages wait.
 
-        `taken`: a process of their own takes them, and any is enough for it to go on.
+        `taken`: a process of their own takes them; it continues while there is any page hit.
         """
         try:
             return bool(self._database.rows(waiting([HITS], 1, 0 if taken else STARVED)))
@@ -100,19 +104,19 @@ class Queue:
     def _due(self, now: float, *, runs: bool) -> bool:
         if not runs:
             told = self._database.questions()
-            # A statement is counted when it begins: what it writes may be there at the next look only.
+            # MariaDB counts a statement when it begins: what it writes may not be visible before the next look.
             before, self._changed = self._changed, told != self._seen
             self._seen = told
             if not (self._changed or before or now - self._looked >= SURELY):
                 return False
-            # This look itself is counted too.
+            # The query below is counted too.
             self._seen += 1
         self._looked = now
         return bool(self._database.rows(self._any if runs else self._first))
 
 
 class Consumer:
-    """A process of `messenger:consume`, where one is needed."""
+    """A process of `messenger:consume`, started and stopped as needed."""
 
     def __init__(self, queues: list[str]) -> None:
         self._queues = queues
@@ -124,13 +128,13 @@ class Consumer:
         return bool(self._child)
 
     def look(self) -> None:
-        """See whether it has ended."""
+        """Note it if the process has ended."""
         if self._child and (code := self._ended()) is not None:
             self._child = 0
             self._need.ended(code, time.monotonic())
 
     def go_by(self, due: bool | None) -> None:
-        """Start or end it, as messages are due or not; None: nobody can tell."""
+        """Start or stop the process, depending on whether messages are due; None: unknown."""
         wanted = self._need.wanted(due, time.monotonic(), runs=self.runs)
         if wanted and not self._child:
             self._child = self._start()
@@ -138,12 +142,12 @@ class Consumer:
             os.kill(self._child, signal.SIGTERM)
 
     def stop(self) -> None:
-        """Let it end after the message at hand."""
+        """Make the process end after its current message."""
         if self._child:
             os.kill(self._child, signal.SIGTERM)
 
     def join(self) -> None:
-        """Wait for its end."""
+        """Wait for the end of the process."""
         if self._child:
             os.waitpid(self._child, 0)
 
@@ -153,7 +157,7 @@ class Consumer:
         return os.posix_spawn(PHP, argv, os.environ, setsigmask=[])
 
     def _ended(self) -> int | None:
-        """The exit code of one that has ended, 0 of one that was told to; None: it runs."""
+        """Return the exit code of the process, 0 if SIGTERM ended it, None while it runs."""
         pid, status = os.waitpid(self._child, os.WNOHANG)
         if not pid:
             return None
@@ -162,7 +166,7 @@ class Consumer:
 
 
 def main() -> None:
-    """Look, and run workers, until a SIGTERM; the message at hand is worked on to its end."""
+    """Watch the queue and run workers until a SIGTERM; the current message is finished first."""
     name = sys.argv[1]
     queue, _, number = name.partition("-")
     helper = int(number or 1) - 1
