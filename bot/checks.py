@@ -215,7 +215,7 @@ def approvers(context: Context) -> str:
     return "every request can be approved by somebody else"
 
 
-def unknown_heads(context: Context, since: float = 0.0) -> list[tuple[int, str]]:
+def missing_heads(context: Context, since: float = 0.0) -> list[tuple[int, str]]:
     """Return the audit log heads in Slack's messages of the last week that the log lacks: (row, start of the hash).
 
     Newest first; empty without a channel. Raises NotPosted where Slack does not answer, and TooBusy where the bot found

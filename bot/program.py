@@ -23,7 +23,7 @@ import schedules
 from bot import checks, docs, local_stack
 from bot.engine.approvals import Approvals
 from bot.engine.context import Context
-from bot.engine.context import Edge as EdgeDoor
+from bot.engine.context import Edge as EdgeProtocol
 from bot.engine.guards import Change, Guards, Moment
 from bot.engine.registry import Registry
 from bot.engine.runner import Runner
@@ -57,7 +57,7 @@ DRAIN = 30.0
 """Seconds that all work in progress has together at shutdown; what is cut off continues at the next start."""
 
 
-def hold_after_a_restore(context: Context) -> None:
+def stop_after_restore(context: Context) -> None:
     """Cancel, leave to people or pause what waits in a database that was restored from a backup.
 
     A restored database lacks a row that the head file or Slack knows. Called before anything starts.
@@ -69,7 +69,7 @@ def hold_after_a_restore(context: Context) -> None:
         newest = audit.recent(context.database, limit=1)
         try:
             # Reads the messages since the newest row: hardly any, except after a restore.
-            lost = checks.unknown_heads(context, newest[0]["at"] if newest else 0.0)
+            lost = checks.missing_heads(context, newest[0]["at"] if newest else 0.0)
         except NotPosted as error:
             # The hourly job `integrity` reports a restore then.
             log.warning("whether the database is the newest one is not known: %s", error)
@@ -77,7 +77,7 @@ def hold_after_a_restore(context: Context) -> None:
         log.warning("the database was restored from a backup: what waited in it is cancelled")
 
 
-def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post: Post) -> Context:
+def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeProtocol, post: Post) -> Context:
     """Build the context that commands use, from LXD servers, their edges and the transport to Slack."""
     file, key = settings.state / "bot.db", settings.state / "vault.key"
     anew = key.exists() and not file.exists()
@@ -93,7 +93,7 @@ def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeDoor, post
     notice = ":test_tube: Simulated: there is no LXD here, and no real Mautic." if settings.lxd.simulated else ""
 
     def check(operation: Operation, actor: Actor) -> bool:
-        with context.fleet.looking_once():
+        with context.fleet.reading_once():
             Guards(context).refuse(Moment.APPROVAL, Change.of(operation, actor))
             plan = registry.plan(context, operation)
         return operation.is_of(plan)
@@ -208,7 +208,7 @@ def run() -> int:
     local_stack.note_team(settings, people.ours)
     app = make_app(settings.slack, client, inbox, people.forget)
     transport = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
-    hold_after_a_restore(context)
+    stop_after_restore(context)
     announcer.start()
     announcer.wake()
     runner.start()

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from bot.edge.edge import Edge
 from bot.edge.edges import ANSWER, Edges, each
 from bot.edge.simulated import SimulatedEdge
-from bot.engine.context import Edge as EdgeDoor
+from bot.engine.context import Edge as EdgeProtocol
 from bot.guest.blueprint.simulated import put_blueprint
 from bot.guest.simulated import close_candidate, run_mautic_ctl
 from bot.lxd.gateway import LxdGateway
@@ -80,7 +80,7 @@ def open_servers(settings: Settings) -> Mapping[str, Lxd]:
     return {settings.lxd.name: lxd}
 
 
-def open_edge(settings: Settings, servers: Mapping[str, Lxd]) -> EdgeDoor:
+def open_edge(settings: Settings, servers: Mapping[str, Lxd]) -> EdgeProtocol:
     """Return the reverse proxies of these LXD servers as one edge."""
     return SimulatedEdge(*servers.values()) if settings.lxd.simulated else real_edges(settings, servers)
 

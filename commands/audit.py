@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Literal
 
-from bot.checks import unknown_heads
+from bot.checks import missing_heads
 from bot.engine.context import Context
 from bot.engine.registry import fresh, query
 from bot.model.actor import Actor
@@ -45,7 +45,7 @@ def audit(context: Context, what: Literal["recent", "verify", "export"] = "recen
 def _unknown(context: Context) -> tuple[list[tuple[int, str]], str]:
     """Return the heads in Slack's messages that the log lacks, and a sentence why not all were compared, or ""."""
     try:
-        return unknown_heads(context), ""
+        return missing_heads(context), ""
     except TooBusy as error:
         return [], str(error)
     except NotPosted as error:

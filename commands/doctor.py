@@ -74,7 +74,7 @@ def _network(context: Context) -> str:
                 f"the bridge `{bridge}` on {name} has {found or 'no IPv4 address'}, but `lxd.subnet` is {wanted}. Set "
                 "`lxd.subnet` to the address of the bridge"
             )
-        if not lxd.keeps_in():
+        if not lxd.isolates_tenants():
             raise Refused(
                 f"the bridge on {name} was made by an earlier version, and lets tenants reach the host and private "
                 "networks. Run `make prepare` on the bot's machine to close that"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bot.engine.bases import newer_than, refuse_newest
+from bot.engine.bases import earliest_useful_base, refuse_newest
 from bot.engine.context import Context, Run
 from bot.engine.on_new_base import steps_on_new_base
 from bot.engine.registry import TenantsArgument, complete, not_half_way, operation, steps_of
@@ -85,7 +85,7 @@ def _one(context: Context, name: str, again: str, starts: float) -> Plan | Messa
 
 def _patch(context: Context, name: str, at: float) -> Plan:
     found = context.fleet.tenant(name)
-    newer_than(context, found)
+    earliest_useful_base(context, found)
     return as_rehearsed(context, found, "", at)
 
 

@@ -37,7 +37,7 @@ def purge(context: Context, tenant: TenantArgument, container: str = "") -> Plan
     serves = serving(its)
     meant = [one for one in its if one.role != Role.TENANT and container in ("", one.instance)]
     if not meant:
-        context.fleet.refuse_blindness(seen)
+        context.fleet.require_all_answered(seen)
     found = meant[0] if len(meant) == 1 else None
     name, offline = found.instance if found else container, found is not None and found == serves
     texts = {"is": _what(context, found), "stays": _not_affected(context, found)} if found else {}

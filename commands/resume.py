@@ -62,7 +62,7 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     def open_() -> str | None:
         host.start(found.instance)
-        containment.let_out(host, found.instance)
+        containment.reconnect(host, found.instance)
         # Before the tenant is opened, while no job runs inside.
         became = outbound.settle(run, host, found.instance, inputs.mail)
         host.mautic.open(found.instance)

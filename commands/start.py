@@ -77,7 +77,7 @@ def _refuse_beside_a_candidate(context: Context, tenant: str) -> None:
                 f"`{one.instance}` on {one.host} serves `{tenant}`, since request #{one.operation} was interrupted. If "
                 f"the data written there is not needed, first `/mautic purge {tenant} {one.instance}`."
             )
-    context.fleet.refuse_blindness(seen)
+    context.fleet.require_all_answered(seen)
 
 
 @steps_of(start)

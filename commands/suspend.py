@@ -65,9 +65,9 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
     def undo() -> None:
         host.start(found.instance, urgent=True)
-        containment.let_out(host, found.instance)
+        containment.reconnect(host, found.instance)
         outbound.settle_again(run, found)
-        with containment.unless_it_says_no():
+        with containment.ignoring_refusal():
             host.mautic.open(found.instance)
         wait_for_address(host.lxd, found.instance)
         host.lxd.update(found.instance, as_labels(state=State.LIVE))

@@ -30,7 +30,7 @@ def advisories(context: Context) -> None:
     seen = context.fleet.inventory(Role.TENANT)
     holes = known.advisories(context.settings)
     words = known.exposed(holes, seen.tenants)
-    cure = known.cure_of(holes, releases(context.settings), seen.tenants)
+    cure = known.best_upgrade(holes, releases(context.settings), seen.tenants)
     told = with_remedies(KIND, Found(f"{words}." if cure else words), {"cure": cure})
     found = Diagnosis((told,) if words else (), frozenset([KIND]) if seen.silent or wrong else frozenset())
     with context.database.transaction() as transaction:

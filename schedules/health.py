@@ -52,7 +52,7 @@ def health(context: Context) -> None:
         if one.tenant.name not in held and one.tenant.host not in passed
     }
     seen = health_checks.at_tenants(context, chosen.values(), fresh=False)
-    fallen = health_checks.at_fallen(context, inventory.tenants, passed - offline, held)
+    fallen = health_checks.look_at_stopped(context, inventory.tenants, passed - offline, held)
     readings = health_checks.readings([*seen.values(), *fallen.values()])
     hosts[EDGE] = _edge(seen.values())
     tenants = _diagnoses(context, seen, hosts[EDGE])
@@ -82,7 +82,7 @@ def health(context: Context) -> None:
     for host, found in hosts.items():
         told = counted.get(host, Diagnosis(unseen=frozenset(["quotas"])))
         hosts[host] = replace(found, findings=(*found.findings, *told.findings), unseen=found.unseen | told.unseen)
-    tenants |= _fallen_long(context, fallen)
+    tenants |= _long_down(context, fallen)
     # Tenants that an operation began on meanwhile are not judged either.
     held = _held(context, began)
     half_done = {operation.tenant for operation in context.operations.select("state = 'needs_attention'")}
@@ -116,7 +116,7 @@ def _held(context: Context, since: float) -> set[str]:
     return {row["tenant"] for row in rows}
 
 
-def _fallen_long(context: Context, fallen: Mapping[str, Look]) -> dict[str, Diagnosis]:
+def _long_down(context: Context, fallen: Mapping[str, Look]) -> dict[str, Diagnosis]:
     """Diagnose as stopped the tenants that are down for longer than a host needs to start all again; nothing else."""
     settles = SETTLES + len(fallen) * context.settings.capacity.start_delay
     down = metrics.down_since(context.database, context.now() - settles)

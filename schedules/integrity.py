@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from bot.checks import WEEK, unknown_heads
+from bot.checks import WEEK, missing_heads
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
 from bot.model.diagnosis import Diagnosis, Finding
@@ -21,7 +21,7 @@ def integrity(context: Context) -> None:
     """Compare the audit log with the checkpoints in the bot's Slack messages of the last week."""
     unseen: frozenset[str] = frozenset()
     try:
-        lost = unknown_heads(context)
+        lost = missing_heads(context)
     except TooBusy as error:
         # No new alarm, but an open incident stays: its proof may be among the messages that were not read.
         log.warning("%s", error)

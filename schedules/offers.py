@@ -222,7 +222,7 @@ def _request(context: Context, after: Operation, command: Command, arguments: di
         return
     actor = Actor(after.requester, context.people.roles_now(after.requester))
     context = replace(context, actor=actor, channel=after.channel, delivery=key, follows=after.id)
-    with context.fleet.looking_once():
+    with context.fleet.reading_once():
         Guards(context).refuse(Moment.REQUEST, Change(command.name, after.tenant, actor))
         plan = call(command, context, arguments)
     if not isinstance(plan, Plan):

@@ -160,7 +160,7 @@ def _page(status: Literal[404, 503]) -> dict[str, Any]:
     }
 
 
-def ways_elsewhere(config: str) -> dict[str, Peer]:
+def routes_to_peers(config: str) -> dict[str, Peer]:
     """Return the domains that a configuration passes on to other edges, with those edges."""
     found: dict[str, Peer] = {}
     for route in json.loads(config)["apps"]["http"]["servers"]["secure"]["routes"]:

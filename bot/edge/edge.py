@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from bot.edge.caddy import Peer, routes, ways_elsewhere
+from bot.edge.caddy import Peer, routes, routes_to_peers
 from bot.edge.load import CONFIG, load
 from bot.edge.probe import PAGE_SECONDS, Pages, Probe
 from bot.guest.blueprint.base import ensure_base
@@ -197,7 +197,7 @@ class Edge:
             self._lxd.start(self._name)
             until(self._lxd, self._name, "test -S /run/caddy/admin.sock")
         here, learned = self._sites(ahead, instances)
-        kept = ways_elsewhere(self._present()) if partly else {}
+        kept = routes_to_peers(self._present()) if partly else {}
         config = json.dumps(
             routes(
                 {**kept, **here, **elsewhere},

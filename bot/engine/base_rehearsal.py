@@ -7,7 +7,7 @@ from typing import Any
 
 from bot.engine.blueprints import bring_blueprint, the_blueprint
 from bot.engine.context import Run
-from bot.engine.copies import Copy, is_whole, see_closed
+from bot.engine.copies import Copy, ensure_closed, is_whole
 from bot.engine.on_new_base import adopt
 from bot.engine.rehearsal import Rehearsal
 from bot.engine.steps import remove
@@ -90,7 +90,7 @@ class BaseRehearsal(Rehearsal):
         config = {**limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
         devices = {"root": dict(old.devices["root"]), "eth0": {"type": "none"}}
         self.host.lxd.copy(f"{here.name}/golden", self.after, config=config, devices=devices)
-        see_closed(self.host, self.after)
+        ensure_closed(self.host, self.after)
 
     def upgrade(self) -> str:
         """Bring what has changed, as the real upgrade will, and upgrade; raises LxdError if that fails."""

@@ -25,7 +25,7 @@ def needs_base(context: Context, found: Tenant, version: str) -> bool:
     return release is not None and not release.runs_on(suite_named(found.suite).base)
 
 
-def newer_than(context: Context, found: Tenant) -> float:
+def earliest_useful_base(context: Context, found: Tenant) -> float:
     """Return the earliest time (epoch seconds) of packages worth a move: newer than the tenant's own, and recent.
 
     Raises Refused if the tenant's own packages are less than a day old.
@@ -42,7 +42,7 @@ def newer_than(context: Context, found: Tenant) -> float:
 def refuse_newest(context: Context, found: Tenant) -> None:
     """Raise Refused at the request if a tenant's packages are less than a day old; a stored operation goes on."""
     if not context.operation:
-        newer_than(context, found)
+        earliest_useful_base(context, found)
 
 
 def blueprint_of(context: Context, told: Evidence) -> Tenant | None:

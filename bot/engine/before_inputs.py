@@ -88,7 +88,7 @@ class _Begun:
                 )
                 place = {"server": server, "member": member, "host": member or server, "instance": instance}
                 return replace(one, role=Role.TENANT, state=State.MOVING, **place)  # type: ignore[arg-type]
-        self.fleet.refuse_blindness(seen)
+        self.fleet.require_all_answered(seen)
         raise Refused(f"There is no container `{candidate}` any more, which served as `{self.operation.tenant}`.")
 
 
@@ -140,7 +140,7 @@ def _purge(it: _Begun) -> dict[str, Any]:
     seen = it.fleet.inventory(Role.TENANT, Role.ARCHIVED, Role.RETIRED, Role.INCOMING)
     its = [one for one in seen.tenants if (one.name, one.instance) == (it.operation.tenant, container)]
     if not its:
-        it.fleet.refuse_blindness(seen)
+        it.fleet.require_all_answered(seen)
     return {"found": only(its) if its else None}
 
 

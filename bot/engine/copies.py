@@ -21,7 +21,7 @@ def is_whole(instance: Instance) -> bool:
     return bool(label_of(instance.config, "copied"))
 
 
-def see_closed(host: Host, name: str) -> None:
+def ensure_closed(host: Host, name: str) -> None:
     """Close a stopped copy, so that it serves nobody before it is opened; no effect if it closes itself at boot."""
     if not closes_itself(host.lxd.instance(name).config):
         host.mautic.close_copy(name)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 from bot.engine.context import Run
-from bot.engine.copies import WHOLE, Copy, is_whole, see_closed
+from bot.engine.copies import WHOLE, Copy, ensure_closed, is_whole
 from bot.engine.outbound import settle_again
 from bot.engine.placement import LEAST
 from bot.engine.snapshots import NewSnapshot, safety, take
@@ -139,7 +139,7 @@ class Cutover:
             old = self.old_instance()
             make(self.over(old), {"root": dict(old.devices["root"])})
             if not closed:
-                see_closed(self.target, self.name)
+                ensure_closed(self.target, self.name)
 
         def fits(instance: Instance) -> bool:
             fit = self._is_copied(instance)

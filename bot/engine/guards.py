@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bot.engine.context import THE_BOT, Context
-from bot.engine.placement import strained
+from bot.engine.placement import overloaded
 from bot.engine.times import hours_of
 from bot.lxd.protocol import LxdUnavailable
 from bot.model.actor import Actor
@@ -32,7 +32,7 @@ ASKED_AGAIN = 10.0
 """Seconds after which a slow host is asked again whether it is overloaded, and a sending tenant how much is due."""
 COUNTED = 20_000
 """The most contacts that a tenant counts (`MOST` in `mautic_ctl/outbound.py`)."""
-STANDS = 1200.0
+STALLED = 1200.0
 """Seconds after which an unchanged number of contacts without their segment email no longer counts as a send under way.
 Some never get it, because a segment excludes them or they had the email in another language."""
 ANSWERS = "Try again when the server answers; check with `/mautic doctor`."
@@ -118,7 +118,7 @@ class Guards:
         self.context = context
         self.freezes = Freezes(context.operations)
         self.keep = keep
-        self._distress: dict[str, tuple[float, str]] = {}
+        self._overload: dict[str, tuple[float, str]] = {}
         self._due: dict[str, tuple[float, int]] = {}
         self._unsent: dict[str, tuple[int, float]] = {}
 
@@ -180,15 +180,15 @@ class Guards:
                 raise NotNow.of(no) from no
             raise
 
-    def distress(self, host: str) -> str:
+    def overload(self, host: str) -> str:
         """Return why a host is overloaded, or "" if it is not."""
-        until, why = self._distress.get(host, (0.0, ""))
+        until, why = self._overload.get(host, (0.0, ""))
         if time.monotonic() >= until:
             began = time.monotonic()
-            why = strained(self.context, host)
+            why = overloaded(self.context, host)
             # An unreachable host takes long to fail, and the rest of the queue must not wait for that each time.
             keep = ASKED_AGAIN if time.monotonic() - began > SLOW else self.keep
-            self._distress[host] = time.monotonic() + keep, why
+            self._overload[host] = time.monotonic() + keep, why
         return why
 
     def due(self, tenant: str) -> int:
@@ -209,7 +209,7 @@ class Guards:
         # Beyond the counting limit, nobody knows whether the number shrinks.
         stands = unsent == known and unsent < COUNTED
         self._unsent[tenant] = unsent, since if stands else time.monotonic()
-        return queued + (unsent if time.monotonic() - self._unsent[tenant][1] < STANDS else 0)
+        return queued + (unsent if time.monotonic() - self._unsent[tenant][1] < STALLED else 0)
 
 
 # -- policy: who may request, decide and retry ------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def _silent(guards: Guards, change: Change) -> None:
     if seen is None or any(one.name == change.tenant for one in seen.tenants):
         return
     try:
-        fleet.refuse_blindness(seen)
+        fleet.require_all_answered(seen)
     except LxdUnavailable as error:
         raise Refused(f"{error} {ANSWERS}") from error
 
@@ -317,12 +317,12 @@ def _silent(guards: Guards, change: Change) -> None:
 def _no_memory_to_begin(guards: Guards, change: Change) -> None:
     """Make operations that need memory wait while a host is overloaded; for a full one, the plan raises NoSpace."""
     demand = change.operation.plan.get("demand") if change.operation else None
-    if demand and demand["memory"] and (why := guards.distress(demand["host"])):
+    if demand and demand["memory"] and (why := guards.overload(demand["host"])):
         raise Refused(f"`{demand['host']}` is overloaded: {why}. The operation starts when the host recovers.")
 
 
 def _no_memory_for_maintenance(guards: Guards, change: Change) -> None:
-    if change.host and (why := guards.distress(change.host)):
+    if change.host and (why := guards.overload(change.host)):
         raise Refused(f"`{change.host}` is overloaded: {why}.")
 
 

@@ -171,7 +171,7 @@ def _snapshot_due(context: Context) -> float:
     return next((seconds for tier, seconds in TIERS.items() if getattr(context.settings.snapshots, tier)), 0)
 
 
-def at_fallen(
+def look_at_stopped(
     context: Context, tenants: Iterable[TenantEntry], strained: Collection[str], held: Collection[str]
 ) -> dict[str, Look]:
     """Return looks at tenants that should run and do not, on overloaded hosts.

@@ -13,7 +13,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from bot.engine.context import Context
-from bot.fleet.capacity import Alike, Demand, FreeSpace, Occupant, expected, free_space, seen_by_hosts, strain
+from bot.fleet.capacity import (
+    Demand,
+    FreeSpace,
+    Occupant,
+    PlanMeasurements,
+    expected,
+    free_space,
+    seen_by_hosts,
+    strain,
+)
 from bot.fleet.inventory import Host
 from bot.lxd.products import takes
 from bot.lxd.protocol import LxdError, LxdUnavailable, PoolSpace, Resources, size_bytes
@@ -39,14 +48,14 @@ class Use:
     context: Context
     latest: Mapping[str, Sample]
     highest: Mapping[str, int]
-    _alike: dict[str, Alike] = field(default_factory=dict, repr=False)
+    _alike: dict[str, PlanMeasurements] = field(default_factory=dict, repr=False)
 
     def expected(self, plan: str, tenant: str = "") -> int:
         """Return the bytes that a tenant of a plan will take; for an existing tenant at least its recent maximum."""
         plans = self.context.settings.plans
         # A plan that is no longer in the settings counts as the smallest one, not as nothing.
         known = plans.get(plan) or min(plans.values(), key=lambda one: size_bytes(one.memory))
-        alike = self._alike.get(plan, Alike())
+        alike = self._alike.get(plan, PlanMeasurements())
         return max(expected(self.context.settings.capacity, known, alike), self.highest.get(tenant, 0))
 
     def measured(self, one: Tenant) -> int | None:
@@ -99,7 +108,7 @@ def use(context: Context, tenants: Iterable[Tenant] = ()) -> Use:
             told[one.host] = told.get(one.host, 0) + now_used
     hosts = metrics.hosts(context.database, now)
     seen = seen_by_hosts((hosts[host].memory or 0, used) for host, used in told.items() if host in hosts)
-    found._alike.update({plan: Alike(tuple(figures), seen) for plan, figures in most.items()})
+    found._alike.update({plan: PlanMeasurements(tuple(figures), seen) for plan, figures in most.items()})
     return found
 
 
@@ -360,7 +369,7 @@ def placement(context: Context, demand: Demand) -> tuple[Host, str]:
     return host, f"{size(space.total - space.used)} of {size(space.total)} free{most}"
 
 
-def strained(context: Context, host: str) -> str:
+def overloaded(context: Context, host: str) -> str:
     """Return why a host is overloaded, or "" if it is not.
 
     A host that fails to answer counts as overloaded only if that took longer than `capacity.slow` seconds; otherwise

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from bot.engine.context import Context, Run
-from bot.engine.copies import Copy, see_closed
+from bot.engine.copies import Copy, ensure_closed
 from bot.engine.steps import remove
 from bot.fleet.inventory import Host
 from bot.guest.blueprint.archive import Archive
@@ -108,7 +108,7 @@ class Rehearsal:
         config = {**limits, **mark, "boot.autostart": "false", "security.protection.delete": "true"}
         devices = {"root": dict(old.devices["root"]), "eth0": {"type": "none"}}
         lxd.copy(self.old.instance, self.name, config=config, devices=devices)
-        see_closed(self.host, self.name)
+        ensure_closed(self.host, self.name)
 
     @contextmanager
     def _kept(self, step: str) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bot.engine.context import Context
-from bot.fleet.advisories import advisories, cure_of
+from bot.fleet.advisories import advisories, best_upgrade
 from bot.fleet.releases import releases
 from bot.model.labels import Role
 from bot.model.plan import Refused
@@ -14,7 +14,7 @@ def values_of(context: Context, kind: str) -> dict[str, str]:
     if kind != "advisories":
         return {}
     known, tenants = advisories(context.settings), context.fleet.inventory(Role.TENANT).tenants
-    cure = cure_of(known, releases(context.settings), tenants)
+    cure = best_upgrade(known, releases(context.settings), tenants)
     if not cure:
         raise Refused(
             "No release in the settings, without known holes itself, is one that these tenants can be upgraded to in "

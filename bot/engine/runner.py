@@ -122,7 +122,7 @@ class Runner:
             try:
                 operation = self.operations.get(operation.id)
                 if operation.undo_by:
-                    self._take_back(operation)
+                    self._roll_back(operation)
                 else:
                     self._advance(operation)
                 return
@@ -191,7 +191,7 @@ class Runner:
         `steps.PATIENCE` seconds, which frees the worker for other operations meanwhile.
         """
         try:
-            with self.context.fleet.looking_once():
+            with self.context.fleet.reading_once():
                 self.guards.refuse_to_begin(operation)
                 self._refuse_blindness(operation)
                 plan = self.context.registry.plan(self.context, operation)
@@ -211,7 +211,7 @@ class Runner:
         if operation.begun and not operation.committed:
             seen = self.context.fleet.inventory(Role.TENANT, Role.ARCHIVED)
             if not any(one.name == operation.tenant for one in seen.tenants):
-                self.context.fleet.refuse_blindness(seen)
+                self.context.fleet.require_all_answered(seen)
 
     def _fail(self, operation: Operation, plan: Plan | None, error: Exception) -> None:
         """Roll back a failed operation where it can be undone, and end it."""
@@ -226,9 +226,9 @@ class Runner:
         else:
             # Record first: after a crash during the rollback, the steps must not continue.
             progress.failing(self.operations, operation, why, identity)
-            self._take_back(self.operations.get(operation.id), plan)
+            self._roll_back(self.operations.get(operation.id), plan)
 
-    def _take_back(self, operation: Operation, plan: Plan | None = None) -> None:
+    def _roll_back(self, operation: Operation, plan: Plan | None = None) -> None:
         """Roll back an operation, after a failed step or on the Undo button."""
         failed, failure = operation.undo_by == SYSTEM, operation.cause
         try:

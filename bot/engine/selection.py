@@ -82,7 +82,7 @@ def select(context: Context, selection: Selection, command: str) -> list[str]:
     seen = context.fleet.inventory(Role.TENANT)
     # The selection might include tenants on a server that does not answer.
     silent = {server: why for server, why in seen.silent.items() if host is None or server == host.server}
-    context.fleet.refuse_blindness(Inventory((), silent))
+    context.fleet.require_all_answered(Inventory((), silent))
 
     def meant(one: Tenant) -> bool:
         return (

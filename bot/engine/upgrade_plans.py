@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bot.engine.bases import blueprint_of, needs_base, newer_than
+from bot.engine.bases import blueprint_of, earliest_useful_base, needs_base
 from bot.engine.context import Context
 from bot.engine.guards import FREEZE, Change, Guards, Moment
 from bot.engine.placement import Elsewhere, admit, demand_of, refuse_full_pool
@@ -85,7 +85,7 @@ def rehearsal_of(context: Context, tenant: str, version: str, *, offer: bool, ba
             once(refuse_full_pool, context, host),
             always(admit, context, host, demand, f"A copy of `{tenant}` cannot start on", Elsewhere.by_move(found)),
         ),
-        inputs=RehearsalInputs(found, version, offer, moves, newer_than(context, found) if base else 0.0),
+        inputs=RehearsalInputs(found, version, offer, moves, earliest_useful_base(context, found) if base else 0.0),
         demand=demand.stored(),
         reversible="changes nothing",
         seconds=60,

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from bot.engine.bases import again_of, newer_than, newest_of
+from bot.engine.bases import again_of, earliest_useful_base, newest_of
 from bot.engine.context import Context, Run
 from bot.engine.rehearsal import drift
 from bot.engine.selection import Selection, select
@@ -212,7 +212,7 @@ def unrehearsed(
         try:
             tenant = context.fleet.tenant(name)
             if not version:
-                newer_than(context, tenant)
+                earliest_useful_base(context, tenant)
             if tried(context, tenant, version, at) is None:
                 refuse_resting(tenant, "upgraded" if version else "patched")
                 found.append(name)

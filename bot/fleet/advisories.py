@@ -91,7 +91,7 @@ def exposed(known: Advisories, tenants: Iterable[Tenant]) -> str:
     return f"{who} a Mautic version with known security holes: {shown}{more}. Details: `/mautic releases`"
 
 
-def cure_of(known: Advisories, there: Sequence[Release], tenants: Iterable[Tenant]) -> str:
+def best_upgrade(known: Advisories, there: Sequence[Release], tenants: Iterable[Tenant]) -> str:
     """Return the release in the settings that tenants with known holes are best upgraded to; "" for none.
 
     Candidates are the nearest releases without a known hole that a version can be upgraded to in one step. The best one

@@ -112,7 +112,7 @@ def reserved(settings: CapacitySettings, total: int) -> int:
 
 
 @dataclass(frozen=True)
-class Alike:
+class PlanMeasurements:
     """Measurements of the tenants of one plan, and of the hosts that tenants run on.
 
     `most`: the recent maximum of each tenant's own memory readings, in bytes. `seen`: bytes in use on the hosts of the
@@ -129,7 +129,7 @@ AT_WORST = 2.0
 """Bytes in use at most on a host per byte that its tenants reported, measured where little else ran."""
 
 
-def expected(settings: CapacitySettings, plan: PlanSize, alike: Alike = Alike()) -> int:
+def expected(settings: CapacitySettings, plan: PlanSize, alike: PlanMeasurements = PlanMeasurements()) -> int:
     """Return the bytes of its host's memory that a tenant of a plan is expected to use.
 
     Without measurements it is a share of the plan. The more tenants of the plan were measured, the closer it comes to

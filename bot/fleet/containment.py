@@ -51,7 +51,7 @@ def close(host: Host, instance: str) -> str | None:
 
 
 @contextmanager
-def unless_it_says_no() -> Iterator[None]:
+def ignoring_refusal() -> Iterator[None]:
     """Ignore that a tenant refuses to reopen itself: it is handed back as it is. LxdUnavailable is still raised."""
     try:
         yield
@@ -66,7 +66,7 @@ def is_closed(lxd: Lxd, instance: str) -> bool:
     return bool(label_of(lxd.instance(instance).config, "network-before"))
 
 
-def let_out(host: Host, instance: str) -> None:
+def reconnect(host: Host, instance: str) -> None:
     """Give a closed tenant its network back, before anything in it works again; no effect where it has its network."""
     if not is_closed(host.lxd, instance):
         return

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from typing import TypeVar, cast
 
 from bot.fleet.cached_server import CachedServer
-from bot.fleet.starts import Starts
+from bot.fleet.starts import StartLimiter
 from bot.guest.blueprint.furniture import furniture_of
 from bot.guest.mautic import Mautic
 from bot.lxd.protocol import Instance, InstanceState, Lxd, LxdError, LxdUnavailable, Resources, Snapshot
@@ -63,7 +63,7 @@ class Host:
     server: str
     lxd: Lxd
     mautic: Mautic
-    starts: Starts
+    starts: StartLimiter
     member: str = ""
 
     @property
@@ -168,7 +168,7 @@ def _of(server: str, instances: Sequence[Instance]) -> list[Tenant]:
     return [_tenant(server, instance, role) for instance, role in known if role and role is not Role.BALLAST]
 
 
-def _as_they_stand(found: Sequence[Tenant]) -> list[Tenant]:
+def _with_replaced_as_retired(found: Sequence[Tenant]) -> list[Tenant]:
     """Treat a container as retired when its candidate is the tenant by now, although its labels do not say so yet."""
     by_name: dict[str, list[Tenant]] = {}
     for one in found:
@@ -280,7 +280,7 @@ class Fleet:
                     raise LxdUnavailable(f"`{server}` is not among the servers in the settings.")
                 lxd = self.servers[server].at(member) if member else self.servers[server]
                 self._hosts[server, member] = Host(
-                    member or server, server, lxd, Mautic(lxd), Starts(*self._starts), member
+                    member or server, server, lxd, Mautic(lxd), StartLimiter(*self._starts), member
                 )
             return self._hosts[server, member]
 
@@ -306,7 +306,7 @@ class Fleet:
     # -- tenants ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def looking_once(self) -> Iterator[None]:
+    def reading_once(self) -> Iterator[None]:
         """Make this thread read the instances of each server only once; only for code that changes nothing."""
         if getattr(self._looked, "at", None) is not None:
             yield
@@ -330,7 +330,7 @@ class Fleet:
         """Return the instances with one of the roles from every server that answers, sorted by name."""
         read, silent = self._instances()
         everything = [tenant for server, instances in read.items() for tenant in _of(server, instances)]
-        found = [tenant for tenant in _as_they_stand(everything) if tenant.role in roles]
+        found = [tenant for tenant in _with_replaced_as_retired(everything) if tenant.role in roles]
         return Inventory(tuple(sorted(found, key=lambda tenant: (tenant.name, tenant.instance))), silent)
 
     def all(self, *roles: Role) -> list[Tenant]:
@@ -349,12 +349,12 @@ class Fleet:
         seen = self.inventory(Role.TENANT) if among is None else Inventory(tuple(among), {})
         if named := [tenant for tenant in seen.tenants if tenant.name == name]:
             return only(named)
-        self.refuse_blindness(seen)
+        self.require_all_answered(seen)
         near = get_close_matches(name, [tenant.name for tenant in seen.tenants], n=1)
         hint = f" Did you mean `{near[0]}`?" if near else " `/mautic list` shows all."
         raise Refused(f"There is no tenant `{name}`.{hint}")
 
-    def refuse_blindness(self, seen: Inventory) -> None:
+    def require_all_answered(self, seen: Inventory) -> None:
         """Raise LxdUnavailable when a server was silent, as the missing instance may be on it."""
         for server, why in seen.silent.items():
             raise LxdUnavailable(
@@ -372,7 +372,7 @@ class Fleet:
             for whole in answered
             for tenant in _of(server, [whole.instance])
         ]
-        stand = _as_they_stand([tenant for tenant, _ in wholes])
+        stand = _with_replaced_as_retired([tenant for tenant, _ in wholes])
         seen = [(tenant, whole) for tenant, (_, whole) in zip(stand, wholes, strict=True)]
         left: dict[tuple[str, str], tuple[Snapshot, ...]] = {}
         for tenant, whole in seen:
@@ -424,7 +424,7 @@ class Fleet:
         for blueprint in reversed(known):
             if version == blueprint.version:
                 return blueprint
-        self.refuse_blindness(seen)
+        self.require_all_answered(seen)
         if known:
             offered = ", ".join(sorted({f"`{blueprint.version}`" for blueprint in known}))
             raise UnknownWords(f"There is no blueprint of Mautic {version}; available: {offered}.")

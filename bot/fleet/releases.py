@@ -185,7 +185,7 @@ def _standing(
         and (source is None or one.archive == source.sha256)
     ]
     if not fits:
-        fleet.refuse_blindness(seen)
+        fleet.require_all_answered(seen)
         return None
     # A copy on another host has the same age, and the number of the operation that copied it.
     return max(fits, key=lambda one: (one.created, not one.operation))

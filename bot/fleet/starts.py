@@ -15,7 +15,7 @@ PRIORITIES = {"sends": 6, "active": 4, "idle": 2}
 page meanwhile."""
 
 
-class Starts:
+class StartLimiter:
     """Limits how many starts begin on one host within a period, because a booting tenant keeps all cores busy.
 
     Args:

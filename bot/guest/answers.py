@@ -137,7 +137,7 @@ class Locked(Untrusted):
     why: str
 
 
-class LetGo(Untrusted):
+class LockReleased(Untrusted):
     """Whether writes stayed locked until the bot released them, and how long they were locked."""
 
     kept: bool
@@ -150,7 +150,7 @@ class Took(Untrusted):
     seconds: Seconds
 
 
-class PageTold(Untrusted):
+class PageAnswer(Untrusted):
     """The answer of one page or file: see `bot.model.pages.Page`."""
 
     key: str
@@ -164,10 +164,10 @@ class PageTold(Untrusted):
     body: Annotated[bytes, Meta(max_length=BODY)] = b""
 
 
-class PagesTold(Untrusted):
+class PagesAnswer(Untrusted):
     """The pages and files that visitors see, by path, and the reason for each one that was left out."""
 
-    pages: dict[str, PageTold]
+    pages: dict[str, PageAnswer]
     left_out: dict[str, str]
 
 
@@ -259,9 +259,9 @@ SHAPES: dict[str, type[Untrusted]] = {
     "unquiesce": Done,
     "restart": Done,
     "backup_lock": Locked,
-    "let go": LetGo,
+    "let go": LockReleased,
     "page": Took,
-    "pages": PagesTold,
+    "pages": PagesAnswer,
     "counts": Counts,
     "logs": Text,
     "console": Ran,
@@ -289,7 +289,7 @@ SHAPES: dict[str, type[Untrusted]] = {
     "taking": upgrades.Taking,
     "take_own": upgrades.Took,
     "adopt": upgrades.Adopted,
-    "base": upgrades.BaseTold,
+    "base": upgrades.BaseAnswer,
     "withdrawals": consent.Withdrawals,
     "withdraw": consent.Withdrawn,
 }

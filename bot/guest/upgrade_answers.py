@@ -161,7 +161,7 @@ class Adopted(Untrusted):
     seconds: Seconds
 
 
-class BaseTold(Untrusted):
+class BaseAnswer(Untrusted):
     """The installed Debian packages, and when the last one was installed."""
 
     since: Moment

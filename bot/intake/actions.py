@@ -81,13 +81,13 @@ class Actions:
         elif action == "cancel":
             self.context.approvals.cancel(operation.id, actor)
         elif action in BATCH:
-            self._refuse_other_hands(operation, actor, own=action != "batch_go_on")
+            self._refuse_unauthorised(operation, actor, own=action != "batch_go_on")
             BATCH[action](self.context.operations, operation, actor.id)
         elif action == "give_up":
             self.context.approvals.refuse_to_give_up(operation, actor)
             self.announcer.open_modal(payload["trigger_id"], _give_up_window(operation, payload["channel"]))
         elif action in ("retry", "undo"):
-            self._refuse_other_hands(operation, actor, own=action == "retry")
+            self._refuse_unauthorised(operation, actor, own=action == "retry")
             if payload.get("taken_up") and self._had_its_effect(operation, actor, action, payload["late"]):
                 return
             if action == "retry":
@@ -96,7 +96,7 @@ class Actions:
             else:
                 recovery.undo(self.context.operations, operation, actor.id)
 
-    def _refuse_other_hands(self, operation: Operation, actor: Actor, *, own: bool) -> None:
+    def _refuse_unauthorised(self, operation: Operation, actor: Actor, *, own: bool) -> None:
         """Raise Refused unless the person may decide on the operation, or requested it and still may.
 
         `own`: the requester may use the button whatever their roles are now, as the button ends something, or a guard

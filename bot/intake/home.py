@@ -14,7 +14,7 @@ from bot.model.labels import Role
 from bot.model.text import sentence
 from bot.reports.condition import conditions, counted
 from bot.reports.digest import carried, failing_jobs, storage
-from bot.slack.announcer import ways_out
+from bot.slack.announcer import failure_buttons
 from bot.slack.incidents import worst_first
 from bot.slack.messages import Block, actions, decision_buttons, section
 from bot.slack.people import People
@@ -89,7 +89,7 @@ def _may_put_right(context: Context, actor: Actor, operation: Operation) -> bool
 def _halted(context: Context, operation: Operation) -> list[Block]:
     return [
         section(context.renderer.words("home-halted.j2", operation=operation, left=operation.aftermath)),
-        actions(f"operation-{operation.id}", *ways_out(operation)),
+        actions(f"operation-{operation.id}", *failure_buttons(operation)),
     ]
 
 

@@ -271,7 +271,7 @@ class Invocations:
         change = Change(command.name, "" if "," in tenant else tenant, actor)
         # A window has to open within three seconds and notifies nobody, so no people are looked up to mention.
         opens = command.window == "always" or (command.window == "bare" and not arguments)
-        with context.fleet.looking_once():
+        with context.fleet.reading_once():
             try:
                 guards.refuse(Moment.REQUEST, change)
             except Refused as no:

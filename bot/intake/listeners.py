@@ -34,14 +34,14 @@ SAYS = ("/chat.postMessage", "/files.completeUploadExternal")
 CONNECTIONS, FILES = 1000, 4096
 """The most connections for signed requests at once, and the limit of open files that the process sets for them."""
 
-SPOKEN = frozenset({None, "thread_broadcast", "file_share"})
+OWN_WORDS = frozenset({None, "thread_broadcast", "file_share"})
 """The subtypes of a message in a person's own words: typed, also sent to the channel, or with a file attached.
 
 An allow list, because Slack has some thirty other subtypes (edits, joins, messages of apps) and adds new ones.
 """
 
 
-class _Again(RetryHandler):
+class _Retry(RetryHandler):
     """Retries a request whose answer a broken connection or Slack's servers lost, unless it might post twice."""
 
     def _can_retry(
@@ -62,7 +62,7 @@ class _Again(RetryHandler):
 
 def web_client(settings: SlackSettings) -> WebClient:
     """Return the client of Slack's Web API, which retries after rate limits and failures of Slack's servers."""
-    patience: list[RetryHandler] = [RateLimitErrorRetryHandler(max_retry_count=3), _Again(max_retry_count=2)]
+    patience: list[RetryHandler] = [RateLimitErrorRetryHandler(max_retry_count=3), _Retry(max_retry_count=2)]
     return WebClient(token=settings.bot_token, base_url=settings.api, timeout=15, retry_handlers=patience)
 
 
@@ -129,7 +129,7 @@ def make_app(settings: SlackSettings, client: WebClient, inbox: Inbox, forget: C
     @app.event("message")
     def message(body: dict[str, Any], event: dict[str, Any], context: BoltContext, request: BoltRequest) -> None:
         if event.get("subtype") == "message_changed":
-            _hear_an_edit(inbox, body, event, context.bot_user_id)
+            _store_edit(inbox, body, event, context.bot_user_id)
             return
         if not _by_a_person(event) or not event.get("thread_ts"):
             return
@@ -173,11 +173,11 @@ def _age(request: BoltRequest, event: dict[str, Any]) -> dict[str, float]:
 
 def _by_a_person(event: dict[str, Any]) -> bool:
     """Return whether a message is a person's own words, unedited: an edited message decides nothing."""
-    own = event.get("subtype") in SPOKEN and not event.get("edited")
+    own = event.get("subtype") in OWN_WORDS and not event.get("edited")
     return own and bool(event.get("user")) and not event.get("bot_id")
 
 
-def _hear_an_edit(inbox: Inbox, body: dict[str, Any], event: dict[str, Any], bot: str | None) -> None:
+def _store_edit(inbox: Inbox, body: dict[str, Any], event: dict[str, Any], bot: str | None) -> None:
     """Store a reply that an edit turned into a decision: it does not count, and its author has to be told so."""
     now, before = ({**event.get(name, {}), "channel": event["channel"]} for name in ("message", "previous_message"))
     if not now.get("thread_ts") or not _by_a_person(now | {"edited": None}) or now.get("text") == before.get("text"):

@@ -126,7 +126,7 @@ class Bridge:
         egress = rules(subnet, {host for host in hosts if host and ":" not in host}, ways)
         return {"name": self._network, "egress": egress}
 
-    def keeps_in(self) -> bool:
+    def isolates_tenants(self) -> bool:
         """Return whether the bridge itself is as `align` leaves it."""
         doing = f"look at the bridge `{self._network}`"
         found = self._lxd.get(f"networks/{self._network}", doing, project=False)["config"]

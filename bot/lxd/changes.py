@@ -135,7 +135,7 @@ class LxdChanges(LxdInside):
     def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
         """See `Lxd.stop`."""
         body = {"action": "stop", "timeout": timeout, "force": force}
-        with _unless("already stopped"), in_spite(lambda: self.instance(name).status == "Stopped"):
+        with _unless("already stopped"), ignoring_full_disk(lambda: self.instance(name).status == "Stopped"):
             self.connection.change("put", f"{path_of(name)}/state", f"stop `{name}`", body, deadline=timeout + SHORT)
 
     def restart(self, name: str, *, timeout: int = 60) -> None:
@@ -150,7 +150,7 @@ class LxdChanges(LxdInside):
 
     def rename(self, name: str, new_name: str) -> None:
         """See `Lxd.rename`."""
-        with in_spite(lambda: new_name in [instance.name for instance in self.instances()]):
+        with ignoring_full_disk(lambda: new_name in [instance.name for instance in self.instances()]):
             self.connection.change("post", path_of(name), f"rename `{name}` to `{new_name}`", {"name": new_name})
 
     def delete(self, name: str) -> None:
@@ -170,7 +170,7 @@ class LxdChanges(LxdInside):
 
 
 @contextmanager
-def in_spite(done: Callable[[], bool]) -> Iterator[None]:
+def ignoring_full_disk(done: Callable[[], bool]) -> Iterator[None]:
     """Ignore a full disk where the change was made all the same.
 
     After a change LXD records the instance's new state on the instance's own disk. What LXD undoes when that fails does

@@ -142,7 +142,7 @@ class Lxd(Protocol):
     def subnet(self) -> str:
         """Return the bridge's address with its network, `10.70.0.1/24`; raises NotFound where there is no bridge."""
 
-    def keeps_in(self) -> bool:
+    def isolates_tenants(self) -> bool:
         """Return whether the bot's bridge keeps tenants in, as `ensure_project` sets it up.
 
         The bridge of an earlier version of the bot does not yet.

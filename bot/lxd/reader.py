@@ -95,9 +95,9 @@ class LxdReader:
         """See `Lxd.subnet`."""
         return self._bridge.subnet()
 
-    def keeps_in(self) -> bool:
-        """See `Lxd.keeps_in`."""
-        return self._bridge.keeps_in()
+    def isolates_tenants(self) -> bool:
+        """See `Lxd.isolates_tenants`."""
+        return self._bridge.isolates_tenants()
 
     def members(self) -> list[Member]:
         """See `Lxd.members`."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
-from bot.lxd.changes import LxdChanges, in_spite
+from bot.lxd.changes import LxdChanges, ignoring_full_disk
 from bot.lxd.connection import LONG, path_of
 from bot.lxd.protocol import LxdError, NotFound, Vanished
 
@@ -76,7 +76,7 @@ class LxdSnapshots(LxdChanges):
     def delete_snapshot(self, name: str, snapshot: str) -> None:
         """See `Lxd.delete_snapshot`."""
         doing = f"delete the snapshot `{snapshot}` of `{name}`"
-        with in_spite(lambda: snapshot not in [one.name for one in self.snapshots(name)]):
+        with ignoring_full_disk(lambda: snapshot not in [one.name for one in self.snapshots(name)]):
             self.connection.change("delete", path_of(name, snapshot), doing, deadline=LONG)
 
     def sweep(self) -> None:

@@ -44,7 +44,7 @@ def transfer(
             under_way = source.lxd.under_way("Migrating instance", instance, doing)
             return [operation["metadata"] for operation in under_way]
 
-        target.lxd.finish(started, doing, STILL, moving=_as_told_last(sent))
+        target.lxd.finish(started, doing, STILL, moving=_last_answer_of(sent))
     elif source.address:
         # A target that fetches needs no open port in its firewall.
         sending = source.lxd.json("post", path_of(instance), doing, json={**_WHOLE, "migration": True})
@@ -92,7 +92,7 @@ def _operation(end: End, started: Any) -> str:
 
 def _finish(source: End, sending: Any, target: End, receiving: Any, doing: str) -> None:
     """Wait for both ends. The sender knows the progress, the receiver the result, and either may know the reason."""
-    sent = _as_told_last(lambda: source.lxd.look(sending, doing)["metadata"])
+    sent = _last_answer_of(lambda: source.lxd.look(sending, doing)["metadata"])
     try:
         target.lxd.finish(receiving, doing, STILL, moving=sent)
     except LxdError as error:
@@ -112,7 +112,7 @@ def _finish(source: End, sending: Any, target: End, receiving: Any, doing: str) 
         source.lxd.finish(sending, doing, SHORT)
 
 
-def _as_told_last(look: Callable[[], object]) -> Callable[[], object]:
+def _last_answer_of(look: Callable[[], object]) -> Callable[[], object]:
     """Return a `look` that repeats its last answer where it fails: a silent server has made no progress."""
     last: object = None
 

@@ -55,7 +55,7 @@ FLAGS = (
     "--password-store=basic",
     "--renderer-process-limit=2",
 )
-STAND_STILL = """
+FREEZE_SCRIPT = """
 (async () => {
   const sheet = new CSSStyleSheet();
   sheet.replaceSync(`*,*::before,*::after{caret-color:transparent!important;transition:none!important;
@@ -156,7 +156,7 @@ class Browser:
         pictures = []
         for size in sizes:
             self._resize(session, *size)
-            self._call("Runtime.evaluate", session, expression=STAND_STILL, awaitPromise=True)
+            self._call("Runtime.evaluate", session, expression=FREEZE_SCRIPT, awaitPromise=True)
             shot = self._call("Page.captureScreenshot", session, format="png")
             pictures.append(base64.b64decode(shot["data"]))
         self._call("Target.disposeBrowserContext", browserContextId=context)
@@ -168,7 +168,7 @@ class Browser:
 
     def _wait(self, event: str, end: float) -> None:
         while event not in self._reached:
-            self._heed(self._next(end))
+            self._handle_event(self._next(end))
 
     def _call(self, method: str, session: str = "", within: float = 0, **parameters: Any) -> dict[str, Any]:
         """Call a DevTools method and return its result; meanwhile handle the page's events.
@@ -177,13 +177,13 @@ class Browser:
         """
         number, end = self._send(method, session, parameters), time.monotonic() + (within or self._patience)
         while (told := self._next(end)).get("id") != number:
-            self._heed(told)
+            self._handle_event(told)
         if "error" in told:
             raise NoPicture(f"Chromium refuses {method}.")
         result: dict[str, Any] = told.get("result") or {}
         return result
 
-    def _heed(self, told: Mapping[str, Any]) -> None:
+    def _handle_event(self, told: Mapping[str, Any]) -> None:
         session, about = told.get("sessionId", ""), told.get("params") or {}
         match told.get("method"):
             case "Fetch.requestPaused":

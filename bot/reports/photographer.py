@@ -99,7 +99,7 @@ class Photographer:
         os._exit(1)
 
 
-def give_up_rights(folder: str) -> None:
+def drop_privileges(folder: str) -> None:
     """Become `nobody` where this process is root, limit its memory and the size of files, and lower its priority.
 
     `folder` becomes the working directory.
@@ -122,7 +122,7 @@ def main(folder: str, seconds: float) -> None:
     end = time.monotonic() + seconds
     differences.prepare()
     job_of, answer_as = msgspec.json.Decoder(Job), msgspec.json.Encoder()
-    give_up_rights(folder)
+    drop_privileges(folder)
     photographer = Photographer(job_of.decode(sys.stdin.buffer.read()), end)
     timer = threading.Timer(seconds + 10, photographer.end)
     timer.daemon = True

@@ -146,7 +146,7 @@ class Announcer:
             elsewhere = bool(note["only_in"] and channel.startswith("D") and self.settings.slack.channel)
             place, thread = (self.settings.slack.channel, "") if elsewhere else (channel, ts)
             since = operation.created - 60 if elsewhere else 0
-            if not (over or (note["tried"] and self._stands_there(place, key, thread, since))):
+            if not (over or (note["tried"] and self._already_posted(place, key, thread, since))):
                 with self.operations.database.transaction() as transaction:
                     transaction.execute("UPDATE notes SET tried = 1 WHERE id = ?", (note["id"],))
                 said = note["text"].replace(RESPONDERS, self._called(operation))
@@ -178,7 +178,7 @@ class Announcer:
         called = self.mention(self.settings.responders(operation.command))
         return f"{called}: " if called else ""
 
-    def _stands_there(self, channel: str, key: str, thread_ts: str, since: float) -> bool:
+    def _already_posted(self, channel: str, key: str, thread_ts: str, since: float) -> bool:
         """Whether a note was posted, but a crash or a lost answer kept that from being recorded."""
         try:
             return bool(self.post.find(channel, key, since=since, thread_ts=thread_ts))
@@ -287,7 +287,7 @@ class Announcer:
         elif operation.state == "queued" and operation.held_by == "time":
             buttons = [button("cancel", "Cancel request", operation.mark)]
         elif operation.state in ("failed", "needs_attention"):
-            buttons = ways_out(operation)
+            buttons = failure_buttons(operation)
         elif operation.state == "succeeded" and operation.command == "new":
             buttons = [button("reveal", "Show first credentials", operation.tenant)]
         extra = [actions(f"operation-{operation.id}", *buttons)] if buttons else []
@@ -342,7 +342,7 @@ class Announcer:
             raise NotPosted(f"Slack did not open the window ({why}). Nothing is lost; try again.") from error
 
 
-def ways_out(operation: Operation) -> list[Block]:
+def failure_buttons(operation: Operation) -> list[Block]:
     """Return the buttons of a failed operation; if Retry or Undo loses something, the other one is coloured."""
     safe = operation.aftermath.get("safe", "")
     loses = escape(operation.aftermath["advice"]) if safe == "retry" else ""

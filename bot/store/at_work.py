@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class AtWork:
+class TenantActivity:
     """The work in progress in each tenant. Kept in memory only, so that nothing is left over when the process ends."""
 
     def __init__(self) -> None:

@@ -253,7 +253,7 @@ def retry(operations: Operations, operation: Operation, actor: str) -> None:
                 expect=("failed",),
                 **ANEW,
             )
-            recovery.begin_anew(operations, transaction, child.id)
+            recovery.reset_steps(operations, transaction, child.id)
         transaction.execute(
             "UPDATE batches SET paused = NULL, paused_by = '', forgiven = 0 WHERE operation = ?", (operation.id,)
         )
@@ -266,7 +266,7 @@ def settle(operations: Operations) -> None:
     """End or pause running batches according to their children; safe to run at any moment."""
     under_way = "state = 'running' AND id IN (SELECT operation FROM batches)"
     for batch in operations.select(under_way, limit=MANY):
-        _free_from_the_held(operations, batch)
+        _fail_blocked_children(operations, batch)
         with operations.database.transaction() as transaction:
             settled = _settle(operations, transaction, batch)
         if settled:
@@ -344,7 +344,7 @@ def _pause_after_failures(
     return True
 
 
-def _free_from_the_held(operations: Operations, batch: Operation) -> None:
+def _fail_blocked_children(operations: Operations, batch: Operation) -> None:
     """Fail children blocked only by a person's request or a halted operation, once nothing else is left to do.
 
     A frozen child counts as left to do, because its freeze will end.

@@ -15,7 +15,7 @@ from typing import Literal
 
 from bot.model.plan import NotNow, Plan, Refused
 from bot.store import audit
-from bot.store.at_work import AtWork
+from bot.store.at_work import TenantActivity
 from bot.store.database import Database
 from bot.store.migrations import MAINTENANCE
 from bot.store.operation import IS_OPEN, NEVER, SYSTEM, Decision, Operation, State, StepRow
@@ -45,7 +45,7 @@ class Operations:
         self.database = database
         self.uptime = uptime
         self.clock = clock
-        self.at_work = AtWork()
+        self.at_work = TenantActivity()
         self.changed: Callable[[], None] = lambda: None
 
     def get(self, operation: int) -> Operation:

@@ -72,7 +72,7 @@ def retry(operations: Operations, operation: Operation, actor: str) -> None:
             )
             if not moved:
                 raise Refused(f"{operation.headed} has not failed, so there is nothing to retry.")
-            begin_anew(operations, transaction, operation.id)
+            reset_steps(operations, transaction, operation.id)
             if operation.parent:
                 reopen(operations, transaction, operation.parent, actor)
     except sqlite3.IntegrityError as error:
@@ -81,7 +81,7 @@ def retry(operations: Operations, operation: Operation, actor: str) -> None:
     operations.changed()
 
 
-def begin_anew(operations: Operations, transaction: sqlite3.Connection, operation: int) -> None:
+def reset_steps(operations: Operations, transaction: sqlite3.Connection, operation: int) -> None:
     """Reset the steps of an operation: a retry checks each again."""
     transaction.execute("UPDATE steps SET started = NULL, finished = NULL, note = '' WHERE operation = ?", (operation,))
 

@@ -235,7 +235,7 @@ _VIEWS: dict[str, Check] = {
 }
 
 
-def _twins(blocks: list[Json], at: str) -> Iterator[str]:
+def _cross_block_errors(blocks: list[Json], at: str) -> Iterator[str]:
     """Yield errors that concern several blocks: repeated block_ids, repeated action_ids in a block, a second table.
 
     Also an image block without a source.
@@ -268,7 +268,7 @@ def _characters(value: Any) -> int:
 def _check_blocks(blocks: Any, check: Check, at: str) -> list[str]:
     if not isinstance(blocks, list):
         raise SlackError("invalid_blocks_format")
-    return list(check(blocks, at)) or list(_twins(blocks, at))
+    return list(check(blocks, at)) or list(_cross_block_errors(blocks, at))
 
 
 def message_blocks(blocks: Any, at: str = "/blocks") -> list[Json]:
@@ -317,7 +317,7 @@ def view(wanted: Any, *kinds: str) -> Json:
     if wanted.get("type") not in kinds:
         raise SlackError("invalid_arguments", [error("must be a valid enum value", "/view/type")])
     errors = list(_VIEWS[wanted["type"]](wanted, "/view"))
-    errors = errors or list(_twins(wanted["blocks"], "/view/blocks"))
+    errors = errors or list(_cross_block_errors(wanted["blocks"], "/view/blocks"))
     has_inputs = not errors and any(block["type"] == "input" for block in wanted["blocks"])
     if has_inputs and wanted["type"] == "modal" and not wanted.get("submit"):
         errors = [error("missing required field: submit", "/view")]

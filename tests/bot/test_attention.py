@@ -10,7 +10,7 @@ import pytest
 from bot.edge.probe import Probe
 from bot.lxd.protocol import LxdError
 from bot.model.actor import Actor
-from bot.slack.announcer import ways_out
+from bot.slack.announcer import failure_buttons
 from bot.store import recovery
 from bot.store.operation import Operation
 from schedules.health import health
@@ -115,7 +115,7 @@ def test_where_a_new_container_was_open_its_data_counts(desk: Desk, monkeypatch:
     assert shown.startswith(":rotating_light: *client-x is offline*")
     assert "The newest data is in `client-x--3` on local, which was open to clients" in shown
     assert "Undo returns to `client-x` on local and loses what was written to the new container. Retry fin" in shown
-    assert [one["action_id"] for one in ways_out(stuck)] == ["retry", "undo", "give_up"]
+    assert [one["action_id"] for one in failure_buttons(stuck)] == ["retry", "undo", "give_up"]
 
 
 def test_one_that_serves_for_good_says_by_what(desk: Desk) -> None:
@@ -129,7 +129,7 @@ def test_one_that_serves_for_good_says_by_what(desk: Desk) -> None:
     shown = card(desk, stuck)
     assert shown.startswith(":rotating_light: *client-x is online, served by `client-x--3` on local*\n")
     assert "Retry is safe: it finishes the restore, and nothing is lost." in shown
-    assert [one["action_id"] for one in ways_out(stuck)] == ["retry", "give_up"]
+    assert [one["action_id"] for one in failure_buttons(stuck)] == ["retry", "give_up"]
     assert "Retry is in my Home tab." in "\n".join(mrkdwn(desk.bench.answer("digest", OPERATOR).blocks))
     desk.announce()
     assert "Retry is on its card and in my Home tab." in "\n".join(mrkdwn(desk.bench.answer("digest", OPERATOR).blocks))
@@ -233,6 +233,6 @@ def test_the_way_that_loses_something_asks_once_more(desk: Desk, monkeypatch: py
         patched.setattr(desk.bench.context.edge, "probe", lambda _: Probe(502, False))
         patched.setattr("bot.engine.cutover.Cutover._go_on", lambda _: broken())
         stuck = desk.bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
-    ways = {one["action_id"]: one for one in ways_out(stuck)}
+    ways = {one["action_id"]: one for one in failure_buttons(stuck)}
     assert "confirm" not in ways["retry"]
     assert "loses what was written to the new container" in ways["undo"]["confirm"]["text"]["text"]

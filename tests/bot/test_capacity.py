@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.fleet.capacity import Alike, Demand, FreeSpace, Occupant, expected, free_space, reserved, seen_by_hosts, strain
+from bot.fleet.capacity import (
+    Demand,
+    FreeSpace,
+    Occupant,
+    PlanMeasurements,
+    expected,
+    free_space,
+    reserved,
+    seen_by_hosts,
+    strain,
+)
 from bot.lxd.protocol import Resources
 from bot.settings import CapacitySettings, load
 
@@ -116,24 +126,24 @@ def test_a_tenant_is_expected_to_take_what_its_like_do() -> None:
     assert expected(SETTINGS, SMALL) == SHARE
     # One that is idle says little of the next, sixty say it nearly all: by their hosts, which see more than they tell.
     idle = 75 * MIB
-    few, many = (expected(SETTINGS, SMALL, Alike((idle,) * count, 1.8)) for count in (1, 60))
+    few, many = (expected(SETTINGS, SMALL, PlanMeasurements((idle,) * count, 1.8)) for count in (1, 60))
     assert 170 * MIB < few < SHARE
     assert 1.8 * idle < many < 1.1 * 1.8 * idle
     # Busy ones count as what they are, from the first on.
-    assert expected(SETTINGS, SMALL, Alike((GIB, 2 * GIB), 1.2)) == 3 * GIB // 2
+    assert expected(SETTINGS, SMALL, PlanMeasurements((GIB, 2 * GIB), 1.2)) == 3 * GIB // 2
     # What hosts have in use for other things makes no tenant larger than twice what it tells.
-    worst = expected(SETTINGS, SMALL, Alike((idle,) * 60, 2.0))
+    worst = expected(SETTINGS, SMALL, PlanMeasurements((idle,) * 60, 2.0))
     assert many < worst < SHARE
-    assert {expected(SETTINGS, SMALL, Alike((idle,) * 60, seen)) for seen in (0.0, 2.5, 40.0)} == {worst}
+    assert {expected(SETTINGS, SMALL, PlanMeasurements((idle,) * 60, seen)) for seen in (0.0, 2.5, 40.0)} == {worst}
 
 
 @given(st.lists(st.integers(1, 4 * GIB), max_size=100), st.floats(1, 50))
 def test_what_is_expected_is_never_less_than_what_was_told(most: list[int], seen: float) -> None:
-    found = expected(SETTINGS, SMALL, Alike(tuple(most), seen))
+    found = expected(SETTINGS, SMALL, PlanMeasurements(tuple(most), seen))
     told = sum(most) // len(most) if most else 0
     assert told <= found <= max(2 * told, SHARE)
     # A host that has more in use never makes more fit.
-    assert expected(SETTINGS, SMALL, Alike(tuple(most), seen + 1)) >= found
+    assert expected(SETTINGS, SMALL, PlanMeasurements(tuple(most), seen + 1)) >= found
 
 
 def test_hosts_see_more_than_their_tenants_tell() -> None:

@@ -21,7 +21,7 @@ from bot.lxd.protocol import LxdError, PoolFull
 from bot.model.labels import Role, State, as_labels, label_of, role_of, state_of
 from bot.model.plan import Plan, Step, Steps
 from bot.model.tenants import Tenant
-from bot.slack.announcer import ways_out
+from bot.slack.announcer import failure_buttons
 from bot.slack.messages import Renderer
 from bot.store import recovery
 from bot.store.operation import SYSTEM, Operation
@@ -184,7 +184,9 @@ def test_after_the_commit_point_there_is_no_way_back_but_one_on(bench: Bench) ->
     stuck = ended(bench, asked(bench).id)
     assert (stuck.state, stuck.aftermath["safe"]) == ("needs_attention", "retry")
     assert stuck.aftermath["advice"] == "Retry is safe: it finishes the refit, and nothing is lost."
-    assert [one["action_id"] for one in ways_out(stuck)] == ["retry", "give_up"], "no Undo, which would be refused"
+    assert [one["action_id"] for one in failure_buttons(stuck)] == ["retry", "give_up"], (
+        "no Undo, which would be refused"
+    )
     assert live(bench)
     bench.runner.fault = lambda moment: None
     # By a button of an earlier card.

@@ -148,7 +148,7 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
         asked_beside = {"purge": "instances"}.get(command, "resources")
         looked_for_mail = command in ("upgrade", "patch") and (number, made[number]) == (0, "instances")
         if ended.state == "succeeded" and (made[number] in (asked_beside, "members") or looked_for_mail):
-            # Whether its host is in distress, which container is the live one that a purge leaves alone, or whether
+            # Whether its host is overloaded, which container is the live one that a purge leaves alone, or whether
             # mail is going out, could not be told: it is tried, and this one call was all that failed.
             bench = prepared(tmp_path / str(number), command)
             number += 1

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import pytest
 
-from bot.engine.guards import COUNTED, GUARDS, STANDS, Guards, Moment
+from bot.engine.guards import COUNTED, GUARDS, STALLED, Guards, Moment
 from bot.guest import simulated_state as simulated_tenant
 from bot.guest.blueprint.mautic_ctl import outbound
 from bot.guest.mautic import Mautic
@@ -109,7 +109,7 @@ def silent(desk: Desk) -> Callable[[], None]:
     return down.clear
 
 
-def distress(desk: Desk) -> Callable[[], None]:
+def overload(desk: Desk) -> Callable[[], None]:
     """All memory of the host is taken by something else."""
     lxd = desk.bench.lxd
     lxd.memory_of = lambda name: 61 * GIB if name == "client-y" else GIB
@@ -236,7 +236,7 @@ CASES: Mapping[str, Case] = {
     ),
     "memory": Case(
         "start client-x",
-        distress,
+        overload,
         r"`client-x` cannot be started on `local`: .+ `/mautic hosts` shows all\.|"
         r"`local` is overloaded: .+\. The operation starts when the host recovers\.",
         {
@@ -298,16 +298,16 @@ def test_contacts_that_a_segment_email_never_goes_to_hold_an_upgrade_for_a_while
     told["broadcasts"] = 3
     at[0] += 600
     assert guards.due("client-x") == 3, "it goes on"
-    at[0] += STANDS - 1
+    at[0] += STALLED - 1
     assert guards.due("client-x") == 3
     at[0] += 1
     assert guards.due("client-x") == 0
     told["queue"] = 2
     assert guards.due("client-x") == 2
     told["broadcasts"] = COUNTED
-    at[0] += STANDS
+    at[0] += STALLED
     assert guards.due("client-x") == COUNTED + 2
-    at[0] += STANDS
+    at[0] += STALLED
     assert guards.due("client-x") == COUNTED + 2, "there may be many more, and become fewer"
 
 

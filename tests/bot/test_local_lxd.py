@@ -166,7 +166,7 @@ def test_the_cable_of_a_container_that_never_started_is_removed_and_no_other() -
         ip link add vethc type veth peer name vethd address 00:16:3e:00:00:02
         ip link set vethc master br0
         ip link add vethe type veth peer name vethf
-        "$1" -c 'from bot.lxd.local import shared as local_shared; local_shared.remove_loose_cables()'
+        "$1" -c 'from bot.lxd.local import shared as local_shared; local_shared.remove_unused_veths()'
         ls /sys/class/net
     """
     command = ["unshare", "--net", "--mount", "sh", "-ec", script, "sh", sys.executable]
@@ -352,7 +352,7 @@ class TestOwnDaemon:
         _spoil(lxd, state, "lacks a volume")
         with pytest.raises(LxdError, match="could not delete"):
             lxd.remove_project()
-        local_remains.fill_gaps(lxd.endpoint, _tag(state), _tag(state))
+        local_remains.create_missing_volumes(lxd.endpoint, _tag(state), _tag(state))
         lxd.remove_project()
         assert not Path("/sys/class/net", f"mops{_tag(state)}").exists()
 

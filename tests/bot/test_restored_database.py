@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.program import hold_after_a_restore
+from bot.program import stop_after_restore
 from bot.store import batches, recovery
 from schedules.expiry import expiry
 from tests.support.bot import LEAD, LEAD_2, OPERATOR, Bench, Desk, containers, make_bench, make_desk, notes
@@ -41,7 +41,7 @@ def restored(folder: Path, bench: Bench, *, channel: str = "C0OPS") -> Bench:
     (folder / "backup.db").rename(folder / "bot.db")
     again = make_bench(folder, bench.lxd, slack=bench.slack, MAUTIC_OPS_SLACK__CHANNEL=channel)
     again.clock.at = bench.clock.at
-    hold_after_a_restore(again.context)
+    stop_after_restore(again.context)
     recovery.recover(again.context.operations)
     return again
 
@@ -71,12 +71,12 @@ def test_what_is_requested_after_that_stays_over_the_next_start(desk: Desk, tmp_
     desk.announce()
     again = restored(tmp_path, desk.bench)
     request = again.ask("stop client-y", OPERATOR)
-    hold_after_a_restore(again.context)
+    stop_after_restore(again.context)
     assert again.context.operations.get(request.id).state == "awaiting_approval"
 
 
 def test_a_start_with_the_newest_database_ends_nothing(desk: Desk) -> None:
-    hold_after_a_restore(desk.bench.context)
+    stop_after_restore(desk.bench.context)
     states = {one.command: one.state for one in desk.bench.context.operations.select("1 = 1")}
     assert (states["stop"], states["delete"]) == ("queued", "awaiting_approval")
 

@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from bot.fleet.starts import Starts
+from bot.fleet.starts import StartLimiter
 from bot.fleet.starts import boot as order
 from bot.lxd.protocol import PoolFull
 from bot.settings import load
@@ -32,7 +32,7 @@ class Time:
 
 def test_so_many_begin_within_so_many_seconds() -> None:
     time = Time()
-    starts = Starts(3, 10, time, time.sleep)
+    starts = StartLimiter(3, 10, time, time.sleep)
     begun = []
     for _ in range(9):
         starts.wait()
@@ -42,7 +42,7 @@ def test_so_many_begin_within_so_many_seconds() -> None:
 
 def test_who_is_urgent_waits_for_nobody_and_counts() -> None:
     time = Time()
-    starts = Starts(2, 10, time, time.sleep)
+    starts = StartLimiter(2, 10, time, time.sleep)
     for _ in range(5):
         starts.wait(urgent=True)
     assert time.at == 100
@@ -52,7 +52,7 @@ def test_who_is_urgent_waits_for_nobody_and_counts() -> None:
 
 def test_without_seconds_there_is_no_limit() -> None:
     time = Time()
-    starts = Starts(1, 0, time, time.sleep)
+    starts = StartLimiter(1, 0, time, time.sleep)
     for _ in range(5):
         starts.wait()
     assert time.at == 100

@@ -1,4 +1,4 @@
-"""A host in distress: nothing new is begun there, it is said once, and all goes on by itself."""
+"""A host overloaded: nothing new is begun there, it is said once, and all goes on by itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def bench(tmp_path: Path) -> Bench:
     return made
 
 
-def distress(bench: Bench, *, over: bool = False) -> None:
+def overload(bench: Bench, *, over: bool = False) -> None:
     """Let something else on node1 take nearly all of its memory, or give it back."""
     bench.lxd.memory_of = lambda name: GIB if over or name != "client-x" else 61 * GIB
 
@@ -48,7 +48,7 @@ def shown(message: Any) -> str:
 def test_nothing_new_is_begun_there_and_all_goes_on_by_itself(bench: Bench) -> None:
     held = bench.approve(bench.ask("new client-y --host node1"))
     elsewhere = bench.approve(bench.ask("new client-z --host node2"))
-    distress(bench)
+    overload(bench)
     bench.finish()
     get = bench.context.operations.get
     # It waits, and blocks nobody.
@@ -59,7 +59,7 @@ def test_nothing_new_is_begun_there_and_all_goes_on_by_itself(bench: Bench) -> N
         bench.finish()
     assert events(bench, held).count("operation.held") == 1
     assert sum("The operation starts when the host recovers" in note for note in notes(bench, held)) == 1
-    distress(bench, over=True)
+    overload(bench, over=True)
     bench.finish()
     ended = get(held.id)
     assert (ended.state, ended.outcome, ended.attempts) == ("succeeded", "done", 1)
@@ -69,21 +69,21 @@ def test_the_card_says_that_it_waits(bench: Bench) -> None:
     desk = make_desk(bench)
     desk.command("new client-y --host node1")
     desk.click("approve", desk.last().id)
-    distress(bench)
+    overload(bench)
     bench.finish()
     desk.announce()
     assert "*Waiting:*" in str(bench.slack.said[-1]) or any("*Waiting:*" in str(one) for one in bench.slack.said)
 
 
 def test_what_gives_memory_back_is_done_at_once(bench: Bench) -> None:
-    distress(bench)
+    overload(bench)
     assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
     assert bench.done("stop client-x", OPERATOR).state == "succeeded"
 
 
 def test_what_waits_can_be_withdrawn(bench: Bench) -> None:
     held = bench.approve(bench.ask("new client-y --host node1"))
-    distress(bench)
+    overload(bench)
     bench.finish()
     bench.context.approvals.cancel(held.id, ASKER)
     assert bench.context.operations.get(held.id).state == "cancelled"
@@ -115,12 +115,12 @@ def test_what_has_begun_goes_on(tmp_path: Path) -> None:
 
 def test_maintenance_holds_back(bench: Bench) -> None:
     bench.done("new client-y --host node2")
-    distress(bench)
+    overload(bench)
     bench.clock.move(2 * 86_400)
     snapshots(bench.context)
     asked = bench.context.operations.select("requester = 'system'")
     assert {one.tenant for one in asked} == {"client-y"}
-    distress(bench, over=True)
+    overload(bench, over=True)
     snapshots(bench.context)
     asked = bench.context.operations.select("requester = 'system'")
     assert {one.tenant for one in asked} == {"client-y", "client-x"}
@@ -128,7 +128,7 @@ def test_maintenance_holds_back(bench: Bench) -> None:
 
 def test_it_is_said_once_and_closed_by_itself(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("schedules.health.AGAIN", 0)
-    distress(bench)
+    overload(bench)
     for _ in range(3):
         health(bench.context)
         bench.clock.move(300)
@@ -136,7 +136,7 @@ def test_it_is_said_once_and_closed_by_itself(bench: Bench, monkeypatch: pytest.
     assert (incident.server, incident.title) == ("node1", "host overloaded")
     assert "less than half of the reserve" in incident.text
     assert "Nothing that needs memory starts there" in incident.text
-    distress(bench, over=True)
+    overload(bench, over=True)
     health(bench.context)
     assert [one for one in bench.context.incidents.open() if one.kind == "strain"] == []
     opened = bench.context.database.read("SELECT count(*) AS n FROM incidents WHERE kind = 'strain'")
@@ -149,7 +149,7 @@ def test_a_sweep_adds_nothing_to_it_and_closes_nothing(bench: Bench, monkeypatch
     for _ in range(2):
         health(bench.context)
         bench.clock.move(300)
-    distress(bench)
+    overload(bench)
     executed = bench.lxd.calls["execute"]
     health(bench.context)
     assert bench.lxd.calls["execute"] == executed
@@ -213,7 +213,7 @@ def test_a_database_of_before_is_taken_over(tmp_path: Path) -> None:
 def test_who_fell_on_a_host_in_distress_is_told_of_all_the_same(bench: Bench) -> None:
     """The inventory tells, without any work there; but not at once, as a host may be starting all of them."""
     bench.done("new client-y --host node1")
-    distress(bench)
+    overload(bench)
     bench.lxd.stop("client-y", force=True)
     health(bench.context)
     assert [one.kind for one in bench.context.incidents.open()] == ["strain"]
@@ -239,7 +239,7 @@ def test_a_host_that_is_slow_to_tell_is_asked_once_for_all_that_waits(
         time.sleep(0.2)
         return "its LXD does not answer"
 
-    monkeypatch.setattr(guards, "strained", slow)
+    monkeypatch.setattr(guards, "overloaded", slow)
     monkeypatch.setattr(guards, "SLOW", 0.1)
     assert bench.runner.run_one()
     assert bench.context.operations.get(elsewhere.id).state == "succeeded"

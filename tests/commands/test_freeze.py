@@ -551,7 +551,7 @@ def test_what_waited_for_its_host_before_this_release_waits_on(tmp_path: Path) -
             "DROP TABLE freezes; DROP INDEX one_operation_under_way; ALTER TABLE operations DROP COLUMN held_by;"
             "CREATE UNIQUE INDEX one_operation_under_way ON operations(tenant)"
             " WHERE tenant <> '' AND state IN ('queued', 'running', 'needs_attention');"
-            "UPDATE operations SET outcome = '`local` is in distress';"
+            "UPDATE operations SET outcome = '`local` is overloaded';"
             "DELETE FROM _sqlite_migrations WHERE name = 'm027_freezes';"
         )
     again = make_bench(tmp_path, bench.lxd)

@@ -9,7 +9,7 @@ import pytest
 
 from bot.fleet import containment
 from bot.fleet.inventory import Host
-from bot.fleet.starts import Starts
+from bot.fleet.starts import StartLimiter
 from bot.guest.mautic import Mautic
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.protocol import PoolFull
@@ -40,7 +40,7 @@ exec sleep 60
 @pytest.fixture
 def host(real_lxd: LxdGateway) -> Host:
     """The tests' server as a host."""
-    return Host("local", "local", real_lxd, Mautic(real_lxd), Starts(1, 0))
+    return Host("local", "local", real_lxd, Mautic(real_lxd), StartLimiter(1, 0))
 
 
 def _run(lxd: LxdGateway, name: str) -> str:
@@ -96,7 +96,7 @@ def test_one_that_does_not_agree_is_closed_over_restarts_until_it_is_let_out(
     lxd.start(name)
     assert not _page(address)
     assert not _gets_out(lxd, name)
-    containment.let_out(host, name)
+    containment.reconnect(host, name)
     assert eventually(lambda: _page(lxd.state(name).address or address))
     assert lxd.instance(name).devices == before
 

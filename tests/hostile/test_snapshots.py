@@ -10,7 +10,7 @@ import pytest
 
 from bot.fleet import ballast
 from bot.fleet.inventory import Host
-from bot.fleet.starts import Starts
+from bot.fleet.starts import StartLimiter
 from bot.guest.mautic import Mautic
 from bot.lxd import pool_folder
 from bot.lxd.gateway import LxdGateway
@@ -117,7 +117,7 @@ def test_the_past_goes_and_who_fills_it_is_stopped_and_archived(
     small: LxdGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ballast, "SHARE", 8)
-    host = Host("local", "local", small, Mautic(small), Starts(1, 0))
+    host = Host("local", "local", small, Mautic(small), StartLimiter(1, 0))
     ballast.keep(host, 64 << 20, 0)
     assert small.instance("ballast-local").config["user.mautic-ops.pieces"] == "4"
     assert not small.instance("ballast-local").running

@@ -188,8 +188,8 @@ class TestReach:
             enemy, neighbour = (tenant(lxd, name, pinned=False) for name in ("old-enemy", "old-neighbour"))
             addresses = {one: lxd.state(one).address for one in (enemy, neighbour)}
             assert reached(lxd, enemy, neighbour, other) == UNTIL_NOW
-            assert not lxd.keeps_in()
-        assert lxd.keeps_in()
+            assert not lxd.isolates_tenants()
+        assert lxd.isolates_tenants()
         assert {one: lxd.pin(one) for one in addresses} == addresses
         # What DHCP was told before goes with its lease.
         assert {**reached(lxd, enemy, neighbour, other), "names of other clients": False} == REACHED

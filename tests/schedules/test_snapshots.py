@@ -90,7 +90,7 @@ def test_it_takes_one_request_a_server_however_many_tenants_there_are(bench: Ben
         add_tenant(bench.lxd, f"client-{number}")
     bench.lxd.calls.clear()
     snapshots(bench.context)
-    # And where something is due, one small one a host: one in distress is left alone.
+    # And where something is due, one small one a host: one overloaded is left alone.
     assert dict(bench.lxd.calls) == {"full_instances": 1, "members": 1, "resources": 1, "pool": 1}
     asked = bench.context.operations.select("state = 'queued'")
     assert len(asked) == AT_ONCE

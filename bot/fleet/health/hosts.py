@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot.fleet.capacity import strain as distress
+from bot.fleet.capacity import strain as overload
 from bot.fleet.health.look import HostLook, finds_of_host
 from bot.model.diagnosis import Found
 from bot.model.text import size
@@ -36,7 +36,7 @@ def pool(look: HostLook, settings: Settings) -> Found | None:
 @finds_of_host("strain")
 def strain(look: HostLook, settings: Settings) -> Found | None:
     """Find an overloaded host, where nothing new starts."""
-    why = distress(look.resources, settings.capacity) if look.resources else ""
+    why = overload(look.resources, settings.capacity) if look.resources else ""
     if not why:
         return None
     return Found(

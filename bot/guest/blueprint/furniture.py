@@ -15,7 +15,7 @@ BASIC = 1
 """The version of a tenant whose label has none."""
 CLOSES_ITSELF = 3
 """The first version with which a candidate closes itself at its boot, according to its labels."""
-TELLS_LABELS = ("security.devlxd", "security.guestapi")
+LABEL_ACCESS_KEYS = ("security.devlxd", "security.guestapi")
 """The settings of LXD and of Incus that can keep a container from reading its labels."""
 
 
@@ -27,7 +27,7 @@ def furniture_of(config: Mapping[str, str]) -> int:
 
 def closes_itself(config: Mapping[str, str]) -> bool:
     """Return whether a candidate with this configuration closes itself at its boot, for which it reads its labels."""
-    return furniture_of(config) >= CLOSES_ITSELF and all(config.get(key, "true") == "true" for key in TELLS_LABELS)
+    return furniture_of(config) >= CLOSES_ITSELF and all(config.get(key, "true") == "true" for key in LABEL_ACCESS_KEYS)
 
 
 def is_old(instance: Instance) -> bool:

@@ -57,7 +57,7 @@ def end_the_rest(folder: Path) -> None:
     end_all([*monitors, *(pid for pid, parent in parents().items() if parent in monitors)])
 
 
-def wait_for_cables(folder: Path) -> None:
+def wait_for_veths(folder: Path) -> None:
     """Wait until the kernel has removed the veth interfaces of stopped containers, for CABLES seconds at most.
 
     The kernel removes them after the containers have ended. A server that starts meanwhile may fail over one that
@@ -128,7 +128,7 @@ def _forget_rules(networks: set[str], instances: set[str]) -> None:
                 quietly("nft", doing, "chain", *chain)
 
 
-def fill_gaps(path: str, project: str, pool: str) -> None:
+def create_missing_volumes(path: str, project: str, pool: str) -> None:
     """Give instances without a volume an empty one, since LXD deletes no others.
 
     On btrfs such an instance has only a folder. LXD leaves it so when it is killed during a copy. `path`: the server's

@@ -31,7 +31,7 @@ from bot.lxd.local.daemon import (
 )
 from bot.lxd.local.install import install, refuse_where_impossible, service_manager
 from bot.lxd.local.processes import end_all
-from bot.lxd.local.remains import end_the_rest, fill_gaps, take_away, unmount, wait_for_cables
+from bot.lxd.local.remains import create_missing_volumes, end_the_rest, take_away, unmount, wait_for_veths
 from bot.lxd.local.shared import Progress
 from bot.lxd.products import PRODUCTS, Product, at
 from bot.lxd.protocol import LxdError, LxdUnavailable
@@ -136,7 +136,7 @@ def stop(state: Path) -> bool:
             return False
         # The containers of a daemon that died go on.
         end_the_rest(folder)
-        wait_for_cables(folder)
+        wait_for_veths(folder)
         unmount(folder)
         folder.with_suffix(".pid").unlink(missing_ok=True)
         return True
@@ -155,7 +155,7 @@ def remove(state: Path, *, project: str, pool: str, network: str, profile: str, 
         try:
             lxd.remove_project()
         except LxdError:
-            fill_gaps(found.socket, project, pool)
+            create_missing_volumes(found.socket, project, pool)
             # What the bot's own server cannot remove is removed with the server.
             with suppress(LxdError) if found.own else nullcontext():
                 lxd.remove_project()
@@ -170,7 +170,7 @@ def leave() -> None:
         if not local_shared.another_server():
             local_shared.stop_lxcfs()
             local_shared.restore_limits()
-            local_shared.remove_loose_cables()
+            local_shared.remove_unused_veths()
     with suppress(OSError):
         local_shared.HOME.rmdir()
 

@@ -134,7 +134,7 @@ def another_server() -> bool:
     return False
 
 
-def remove_loose_cables() -> None:
+def remove_unused_veths() -> None:
     """Remove the veth pairs of containers that never started.
 
     Both ends of such a pair are still on the host, and neither is attached to a bridge.

@@ -140,9 +140,9 @@ class SimulatedServer:
         with self.call("subnet") as world:
             return world.subnet
 
-    def keeps_in(self) -> bool:
-        """See `Lxd.keeps_in`."""
-        with self.call("keeps_in") as world:
+    def isolates_tenants(self) -> bool:
+        """See `Lxd.isolates_tenants`."""
+        with self.call("isolates_tenants") as world:
             return world.closed
 
     def members(self) -> list[Member]:

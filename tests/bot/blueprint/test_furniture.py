@@ -115,7 +115,7 @@ def done(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("await_systemd", "await_database"):
         monkeypatch.setattr(inside, name, lambda: None)
     monkeypatch.setattr(inside, "restart_database", lambda: done.append("restart mariadb"))
-    monkeypatch.setattr(inside, "wake_rested", lambda: None)
+    monkeypatch.setattr(inside, "restart_stopped", lambda: None)
     monkeypatch.setattr(inside, "systemctl", lambda *words: done.append(" ".join(words)))
     monkeypatch.setattr(inside, "run", lambda *words, **_: done.append(" ".join(words)))
     monkeypatch.setattr(inside, "sql", lambda statements: done.append(statements.split(";")[0][:11]))

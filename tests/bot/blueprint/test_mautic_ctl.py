@@ -294,7 +294,7 @@ def test_only_a_new_tenants_mail_is_from_its_admin(
     monkeypatch.setattr(identity, "CLOSED", tmp_path / "sealed")
     if fresh:
         identity.CLOSED.touch()
-    for name in ("mautic_version", "forget_files", "rename_machine", "write_sizes", "take_slot", "write"):
+    for name in ("mautic_version", "delete_identity_files", "rename_machine", "write_sizes", "take_slot", "write"):
         monkeypatch.setattr(identity, name, lambda *_, **__: None)
     monkeypatch.setattr(identity, "read_json", lambda _: {})
     monkeypatch.setattr(identity, "write_parameters", write)
@@ -599,8 +599,8 @@ def test_what_a_killed_try_had_ended_is_started_by_the_next(
     access.RESTED.write_text(json.dumps(["cron", "mautic-worker@email.service"]))
     monkeypatch.setattr(access, "workers", list)
     monkeypatch.setattr(access, "systemctl", lambda *words: around_the_database.append(" ".join(words)))
-    access.wake_rested()
-    access.wake_rested()
+    access.restart_stopped()
+    access.restart_stopped()
     assert around_the_database == [
         f"kill --signal=CONT {system.FPM}",
         "start --no-block cron mautic-worker@email.service",

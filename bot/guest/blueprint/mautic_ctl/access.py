@@ -34,7 +34,7 @@ from .workers import start_workers, workers
 STACK = ("mariadb", FPM, "nginx", "cron")
 IMPORT_ENDS = 20
 """Seconds that an import has to finish its current contacts after SIGTERM."""
-STANDS_STILL = 60
+PAUSE_LIMIT = 60
 """Seconds for which PHP is paused at most while MariaDB restarts."""
 RESTED = Path("/run/mautic-ops-rested.json")
 """The units that were stopped for a restart of the database."""
@@ -148,15 +148,15 @@ def restart_database() -> None:
         _end_jobs(IMPORT_ENDS)
         # A timer resumes PHP in any case, even if this process is killed.
         goes_on = ("systemctl", "kill", "--signal=CONT", FPM)
-        if run("systemd-run", "--quiet", "--collect", f"--on-active={STANDS_STILL}", *goes_on).returncode == 0:
+        if run("systemd-run", "--quiet", "--collect", f"--on-active={PAUSE_LIMIT}", *goes_on).returncode == 0:
             run("systemctl", "kill", "--signal=STOP", FPM)
         systemctl("restart", "mariadb")
         await_database()
     finally:
-        wake_rested()
+        restart_stopped()
 
 
-def wake_rested() -> None:
+def restart_stopped() -> None:
     """Start the units that were stopped for a restart of the database; do nothing if none were."""
     if RESTED.exists():
         run("systemctl", "kill", "--signal=CONT", FPM)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import outbound, trees
-from .access import restart_database, wake_rested
+from .access import restart_database, restart_stopped
 from .replaced_files import keep, put_back
 from .sizes import DATABASE_PLAN, planned_pool, write_pool
 from .slots import SETTINGS, asked_slot, cron_settings, in_slot, take_slot, write_cron_settings
@@ -82,7 +82,7 @@ def furnish(request: Mapping[str, Any]) -> dict[str, Any]:
                 trees.open_themes(MAUTIC, trees.own_entries(trees.THEMES, MAUTIC, release, release) if release else ())
             if plan := planned_pool():
                 write_pool(plan)
-            _go_by_it()
+            _apply()
         except Exception:
             with suppress(Exception):
                 _put_back()
@@ -119,12 +119,12 @@ def for_php(text: str) -> str:
 
 def _put_back() -> None:
     put_back(FORMER, ROOT)
-    _go_by_it()
+    _apply()
     KEPT.unlink()
     FORMER.unlink()
 
 
-def _go_by_it() -> None:
+def _apply() -> None:
     """Reload or restart the services that use the furniture, so that its present files take effect."""
     systemctl("daemon-reload")
     # Not together with other units: a service that starts while the journal stops dies of SIGPIPE, which systemd takes
@@ -133,7 +133,7 @@ def _go_by_it() -> None:
     systemctl("start", "mariadb")
     _restart_database()
     await_database()
-    wake_rested()
+    restart_stopped()
     sql(READER)
     # Services that do not run are not started: this may be a blueprint in the making, or a closed tenant.
     run("systemctl", "try-reload-or-restart", "nginx", FPM, timeout=120)

@@ -39,7 +39,7 @@ def generalise(_request: Mapping[str, Any]) -> dict[str, Any]:
         "mautic",
     )
     systemctl("stop", "nginx", FPM, "mariadb.socket", "mariadb")
-    forget_files()
+    delete_identity_files()
     for log in Path("/var/log").rglob("*"):
         if log.is_file() and not log.is_symlink():
             os.truncate(log, 0)
@@ -67,7 +67,7 @@ def in_one_transaction(statements: str) -> str:
     )
 
 
-def forget_files() -> None:
+def delete_identity_files() -> None:
     """Delete locks (stale, but Mautic would respect them), temporary files, logs, sessions and heartbeats."""
     for folder in (
         *(MAUTIC / f"var/{name}" for name in ("cache/run", "tmp", "logs")),

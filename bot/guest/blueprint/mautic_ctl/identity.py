@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .edge import EDGE, checked_address, edge_conf
-from .generalise import FORGET, forget_files, in_one_transaction
+from .generalise import FORGET, delete_identity_files, in_one_transaction
 from .page import login_page
 from .parameters import provider_parameters, write_parameters
 from .sizes import bytes_of, first_size, write_sizes
@@ -74,7 +74,7 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     if was_another:
         CLOSED.touch()
     if fresh:
-        forget_files()
+        delete_identity_files()
     rename_machine(hostname, domain, new=was_another)
     write_sizes(pool, int(children))
     take_slot(request)
