@@ -1,4 +1,4 @@
-"""Fixtures every test may use."""
+"""Fixtures that every test may use, and how the suite is set up."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +18,15 @@ pytest_plugins = [
     "tests.support.half_done",
 ]
 
-# Seconds are no property: a busy machine may pause anything. What passed once has to pass again, so the suite tries the
-# same examples each time; `make search` looks for new ones.
+# There is no deadline, because a busy machine may pause anything. What passed once must pass again, so the suite tries
+# the same examples each time; `make search` looks for new ones.
 settings.register_profile(
     "same", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, max_examples=200
 )
 settings.register_profile("search", settings.get_profile("same"), derandomize=False, max_examples=5000, print_blob=True)
 settings.load_profile("same")
 
-# No test cuts the power, and each of thousands of commits would wait for the disk.
+# No test simulates a power cut, and each of thousands of commits would wait for the disk.
 database.SYNCHRONOUS = "OFF"
 
 own.keep_to_it()
@@ -40,22 +40,22 @@ LONGEST = (
     "test_chat_page.py",
     "test_digest.py",
 )
-"""Files that take a minute or more: begun first, they end while others still run beside them."""
+"""Files that take a minute or more: started first, they end while others still run beside them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
+    """Put the longest files first."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Begin apart from the checkout and from earlier runs."""
+    """End what earlier runs left behind, and leave the checkout."""
     worker = hasattr(session.config, "workerinput")
     if not worker:
         own.end_killed_runs()
-    # Who only hands tests out starts its workers where it stands, and they look for the tests from there.
+    # A process that only distributes tests stays: its workers start in its folder, and look for the tests from there.
     if worker or session.config.getoption("dist", "no") == "no":
-        # pytest looks for what it is to pass over from where it stands by then.
+        # pytest resolves the paths to ignore from the folder that it is in later.
         ignored = session.config.getoption("ignore") or []
         session.config.option.ignore = [str(Path(path).resolve()) for path in ignored]
         own.leave_the_checkout()
@@ -64,7 +64,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 @pytest.fixture(autouse=True)
 def _only_programs_of_the_list() -> Iterator[None]:
     yield
-    assert programs.look() == [], "give it a place in tests/support/packages.py"
+    assert programs.look() == [], "add its package to tests/support/packages.py"
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def workspace(tmp_path: Path) -> Iterator[WorkspaceServer]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark what shares one edge, and what needs the lab: the Makefile runs these beside each other."""
+    """Mark tests that share one edge, and those that need the lab: the Makefile runs both groups side by side."""
     needs = getattr(item, "fixturenames", ())
     if "lab" in needs:
         item.add_marker(pytest.mark.lab)

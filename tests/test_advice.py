@@ -38,7 +38,7 @@ SAMPLES = (
     (r"part|what", "database"),
     (r"tenant|name|subject|arguments|one|found|old|archived|outbound_off", "client-x"),
 )
-"""What stands in a text for a value, by the words of the expression that gives it; None: a whole command of its own."""
+"""Sample values by a pattern of the expression that they replace in a text; None: a whole command of its own."""
 STANDS_FOR = {"id": "7", "host": "node2", "snapshot": "s-20270115-080000-2", "plan": "medium", "job": "snapshots"}
 REGISTRY = Registry(commands)
 
@@ -52,7 +52,7 @@ def sample(expression: str) -> str | None:
 
 
 def filled(parts: list[tuple[str, bool]]) -> str:
-    """Put samples in the place of expressions; a text that a whole command is put into is none of ours to check."""
+    """Replace expressions with samples; a text that a whole command is inserted into cannot be checked here."""
     return "".join((sample(text) or "\0") if is_expression else text for text, is_expression in parts)
 
 
@@ -96,20 +96,20 @@ def of_page(path: Path) -> Iterator[str]:
 
 
 def shown() -> Iterator[tuple[str, str]]:
-    """Each command that is shown, with where."""
+    """Yield each command that is shown, and the file that shows it."""
     sources = [(path, of_code) for folder in ("bot", "commands", "schedules") for path in (ROOT / folder).rglob("*.py")]
     sources += [(path, of_template) for path in (ROOT / "templates").rglob("*.j2")]
     sources += [(path, of_page) for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]]
     for path, texts in sources:
         for text in texts(path):
             for words in SHOWN.findall(text):
-                # A usage, as help has it, is none to be typed as it stands.
+                # A usage, as help shows it, is not meant to be typed as it stands.
                 if "\0" not in words and "[" not in words and "|" not in words:
                     yield str(path.relative_to(ROOT)), " ".join(words.split())
 
 
 @pytest.mark.parametrize(("where", "words"), sorted(set(shown())))
-def test_what_is_advised_can_be_typed(where: str, words: str) -> None:
+def test_every_command_that_is_shown_can_be_typed(where: str, words: str) -> None:
     typed = re.sub(r"<(\w[\w-]*)>", lambda found: STANDS_FOR.get(found[1], "client-x"), words)
     try:
         REGISTRY.parse(typed)

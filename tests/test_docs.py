@@ -1,4 +1,4 @@
-"""The documentation is what the code is: generated pages are fresh, links lead somewhere, commands are whole."""
+"""The documentation agrees with the code: generated pages are up to date, links work, commands are complete."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ TESTS = [path for path in (ROOT / "tests").rglob("test_*.py") if "node_modules" 
 
 
 @pytest.mark.parametrize("path", docs.pages(ROOT, REGISTRY), ids=lambda path: path.name)
-def test_a_generated_page_is_fresh(path: Path) -> None:
+def test_a_generated_page_is_up_to_date(path: Path) -> None:
     assert path.read_text() == docs.pages(ROOT, REGISTRY)[path], "run `make docs`"
 
 
-def test_the_table_of_commands_goes_by_the_policies() -> None:
+def test_the_table_of_commands_follows_the_policies() -> None:
     rows = [row for row in docs.command_table(REGISTRY).splitlines() if row.endswith("| at once |")]
     named = [re.match(r"\| `/mautic (\w+)", row) for row in rows]
     assert [name and name[1] for name in named] == ["rehearse", "restart", "resume", "snapshot", "start", "tag"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_the_targets_of_links_exist(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_named_tests_exist(page: Path) -> None:
-    """As docs/security.md names what holds each claim; `test_api.py` alone is beside the one before."""
+    """docs/security.md names the tests of each claim; a file name alone is in the folder of the one before it."""
     folder, lost = ROOT, []
     for named in re.findall(r"`((?:tests/)?[\w/]*test_\w+\.py|tests/\w+)`", page.read_text()):
         path = ROOT / named if "/" in named else folder / named
@@ -57,7 +57,7 @@ def test_make_targets_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_examples_of_the_configuration_are_taken(page: Path, tmp_path: Path) -> None:
+def test_examples_of_the_configuration_are_valid(page: Path, tmp_path: Path) -> None:
     for number, example in enumerate(re.findall(r"^ *```toml\n(.*?)```", page.read_text(), re.M | re.S)):
         file = tmp_path / f"{number}.toml"
         file.write_text(example)
@@ -65,8 +65,8 @@ def test_examples_of_the_configuration_are_taken(page: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("command", REGISTRY.commands.values(), ids=lambda command: command.name)
-def test_a_command_is_whole(command: Command) -> None:
-    """What it does in words, its messages in a template (an operation's outcome at least), and a test that types it."""
+def test_a_command_has_a_summary_a_template_and_a_test(command: Command) -> None:
+    """An operation's template has its outcome at least; the test is one that types the command."""
     assert command.summary
     if command.kind == "operation":
         assert (ROOT / "templates" / "commands" / f"{command.name}.j2").exists()
@@ -75,15 +75,14 @@ def test_a_command_is_whole(command: Command) -> None:
 
 
 @pytest.mark.parametrize("job", discover(schedules), ids=lambda job: job.name)
-def test_a_job_is_whole(job: Declared) -> None:
-    """What it does in words, and a test that runs it."""
+def test_a_job_has_a_summary_and_a_test(job: Declared) -> None:
     assert job.summary
     taken = f"from {job.run.__module__} import"
     assert any(taken in path.read_text() for path in TESTS), f"no test runs the job {job.name}"
 
 
 def test_every_setting_is_explained() -> None:
-    """What a role, a policy and a plan are is said once above their tables; everywhere else each key says it."""
+    """Roles, policies and plans are explained once above their tables; every other key has its own explanation."""
     unexplained = re.findall(r"^\| `(\w+)` \| `.*` \| +\|$", docs.configuration(), re.M)
     assert unexplained == []
     keys = re.findall(r"^\| `(\w+)` \|", docs.configuration(), re.M)
@@ -94,13 +93,13 @@ def test_every_figure_is_explained() -> None:
     told = [(ROOT / "tests" / "bench" / f"{name}.py").read_text() for name in ("density", "heartbeats", "watch")]
     figures = re.findall(r'^ +"(\w+)": ', "\n".join(told), re.M)
     figures += re.findall(r'figures\["(\w+)"\]', "\n".join([*told, (ROOT / "tests" / "bench" / "run.py").read_text()]))
-    # Its unit, its limit and what it is: a figure of a day stands in a table of two columns, and explains nothing.
+    # A row explains a figure with its unit, its limit and its meaning. Tables of measurements have two columns only.
     row = r"^\| `(\w+)` \|[^|]*\|[^|]*\| \S.*\|$"
     explained = set(re.findall(row, (ROOT / "docs" / "performance.md").read_text(), re.M))
     assert set(figures) - explained == set()
 
 
-def test_every_room_is_in_the_picture() -> None:
+def test_every_package_is_in_the_picture_of_the_architecture() -> None:
     picture = (ROOT / "docs" / "architecture.md").read_text()
     rooms = [path.name for path in sorted((ROOT / "bot").iterdir()) if (path / "__init__.py").exists()]
     assert [name for name in rooms if f"`bot/{name}/`" not in picture] == []
@@ -111,8 +110,8 @@ def test_every_module_says_what_it_is_for() -> None:
     assert silent == []
 
 
-def test_files_that_are_named_exist() -> None:
-    """As a table that says where to add something is worth nothing once it is moved."""
+def test_files_named_in_the_architecture_exist() -> None:
+    """A table that says where to add something is useless once the file has moved."""
     named = re.findall(
         r"`((?:bot|commands|schedules|tests|templates)/[\w./]*)`", (ROOT / "docs/architecture.md").read_text()
     )

@@ -1,4 +1,4 @@
-"""The suite reads nothing of whoever runs it, and a killed run leaves nothing behind."""
+"""The suite reads no configuration of the person who runs it, and a killed run leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ POISON = {
 
 @pytest.fixture(scope="module")
 def production(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout with a configuration that nobody can use, and a state that nobody may."""
+    """A checkout with an invalid configuration and an unusable state."""
     folder = tmp_path_factory.mktemp("production") / "mautic-ops"
     folder.mkdir()
     for name in ("bot", "commands", "schedules", "templates", "docs", "tests"):
@@ -44,8 +44,8 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("more", [(), ("-n", "1")], ids=["alone", "with workers"])
-def test_a_configuration_and_an_environment_change_nothing(production: Path, more: tuple[str, ...]) -> None:
-    """Settings in this process, and in those of a bot and a workspace."""
+def test_a_local_configuration_and_environment_do_not_affect_the_suite(production: Path, more: tuple[str, ...]) -> None:
+    """Neither the settings in the process of the tests, nor those in the processes of a bot and a workspace."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", own.MARK)}
     bot = "tests/bot/test_program.py::test_a_bot_notes_whose_state_it_is_and_leaves_in_peace"
     tests = ["tests/bot/test_settings.py", "tests/bot/test_health.py", bot]
@@ -62,8 +62,8 @@ def test_a_configuration_and_an_environment_change_nothing(production: Path, mor
 
 
 @pytest.mark.parametrize("more", [("-n", "0"), ("-n", "1")], ids=["alone", "with workers"])
-def test_what_is_to_be_passed_over_is(production: Path, more: tuple[str, ...]) -> None:
-    """Also by workers, which have left the checkout when they look for tests."""
+def test_ignored_files_are_ignored(production: Path, more: tuple[str, ...]) -> None:
+    """Workers ignore them too, although they have left the checkout when they look for tests."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", own.MARK)}
     words = [*more, "-q", "-p", "no:cacheprovider", "--ignore", "tests/schedules/test_year.py", "tests/schedules", "-k"]
     ran = subprocess.run(
@@ -78,8 +78,8 @@ def test_what_is_to_be_passed_over_is(production: Path, more: tuple[str, ...]) -
     assert ran.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, ran.stdout
 
 
-def test_a_process_of_a_killed_run_is_ended_and_no_other(tmp_path: Path) -> None:
-    """Of two runs with a process each, one is killed: also of what its process started nothing is left."""
+def test_only_processes_of_a_killed_run_are_ended(tmp_path: Path) -> None:
+    """One of two runs is killed; both have a child process that has started another one."""
     program = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
     runs = []
     for _ in range(2):
@@ -104,9 +104,9 @@ def test_a_process_of_a_killed_run_is_ended_and_no_other(tmp_path: Path) -> None
             run.wait()
 
 
-def test_a_run_in_a_container_is_none_of_ours() -> None:
-    """Its mark names a pid that is somebody else's here, or nobody's."""
-    # The mark is that of the inner process alone.
+def test_a_process_of_a_run_in_a_container_is_not_ended() -> None:
+    """The pid in its mark belongs to another process outside the container, or to none."""
+    # Only the inner process has the mark.
     inner = f"{own.MARK}={2**22}:1 exec sleep 600"
     command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "sh", "-c", inner]
     environment = {name: value for name, value in os.environ.items() if name != own.MARK}
@@ -122,12 +122,12 @@ def test_a_run_in_a_container_is_none_of_ours() -> None:
 
 
 def of(pid: int) -> set[int]:
-    """The processes of the run of a process."""
+    """Return the pids of the processes that belong to the run of a process."""
     return {one for one, run in own._marked().items() if run.partition(":")[0] == str(pid)}
 
 
 def test_a_run_belongs_to_the_make_that_started_it(tmp_path: Path) -> None:
-    """Who kills `make` kills the run, though pytest does not notice: the next one ends it."""
+    """Killing `make` does not end pytest, so the next run ends it."""
     makefile = (own.ROOT / "Makefile").read_text().replace("$(PYTHON) -m tests.support.packages $(REQUIRED)", "true")
     rule = makefile.partition("\ntest: packages\n")
     rest = rule[2].partition("\n\n")[2]
@@ -147,7 +147,7 @@ def test_a_run_belongs_to_the_make_that_started_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not FREEZER.is_dir() or os.geteuid() != 0, reason="needs control groups of version 1, and root")
-def test_the_lab_is_taken_away_where_a_container_of_it_is_frozen() -> None:
+def test_a_frozen_process_of_the_lab_is_ended() -> None:
     group = FREEZER / f"mautic-ops-test-{os.getpid()}"
     group.mkdir()
     try:

@@ -1,4 +1,4 @@
-"""Whatever the suite starts is given by a package of the one list, or by Debian itself."""
+"""Every program that the suite starts comes from a package of the one list, or from Debian itself."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SOURCES = [
     path
     for folder in ("bot", "tests")
     for path in (ROOT / folder).rglob("*.py")
-    # What runs inside a tenant has the tenant's programs.
+    # Code that runs inside a tenant uses the tenant's programs.
     if not {"node_modules", "mautic_ctl", "mautic_double"} & set(path.parts)
 ]
 
 
 def named(path: Path) -> Iterator[str]:
-    """The programs that a source starts by name: what is looked for, and what a list of words begins with."""
+    """Yield the programs that a source names: those it looks for, and the first words of the commands it runs."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call) or not node.args:
             continue
@@ -46,17 +46,19 @@ def named(path: Path) -> Iterator[str]:
 
 def test_every_program_that_a_source_names_is_on_the_list() -> None:
     found = {(path.name, program) for path in SOURCES for program in named(path)}
-    assert {"unshare", "npm", "losetup", "chromium"} <= {program for _, program in found}, "it finds none"
+    assert {"unshare", "npm", "losetup", "chromium"} <= {program for _, program in found}, (
+        "`named` finds too few programs"
+    )
     strangers = {(name, program) for name, program in found if not suite.known(program)}
-    # Ubuntu's own way to LXD, of which the sources ask whether it is there.
+    # Ubuntu's way to install LXD; the sources check whether it is there.
     assert strangers - {("install.py", "snap"), ("packages.py", "snap")} == set()
 
 
-def test_every_program_of_a_script_is_on_the_list() -> None:
-    """Each first word of a command that is neither the shell's own nor the script's."""
+def test_every_program_that_a_script_starts_is_on_the_list() -> None:
+    """Checks the first word of each command, without the shell's builtins and the script's functions."""
     for script in SCRIPTS:
         text = script.read_text()
-        # What goes into the image runs there.
+        # A here-document is a script for the image, and runs there.
         text = re.sub(r"<< ?'?(\w+)'?.*?^\1$", "", text, flags=re.M | re.S)
         text = re.sub(r"^\s*#.*$|\\\n", "", text, flags=re.M)
         words = set(re.findall(r"(?:^|[|;&(]|\bdo\b|\bthen\b)\s*(?:sudo )?([a-z][\w.-]*)(?=\s|$)", text, re.M))
@@ -66,7 +68,7 @@ def test_every_program_of_a_script_is_on_the_list() -> None:
         assert {word for word in words - own if not suite.known(word)} == set(), script
 
 
-def test_what_is_started_and_not_on_the_list_is_seen(tmp_path: Path) -> None:
+def test_a_started_program_that_is_not_on_the_list_is_noticed(tmp_path: Path) -> None:
     stranger = Path("/var/lib/no-such-program")
     with pytest.raises(FileNotFoundError):
         subprocess.run([stranger, "x"], check=True)
@@ -80,8 +82,8 @@ def test_what_is_started_and_not_on_the_list_is_seen(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="not Debian")
 @pytest.mark.parametrize("program", sorted(suite.BASE))
-def test_debian_itself_has_what_is_said_to_be_its(program: str) -> None:
-    """In a package that every Debian has: essential, or of the priority `required`."""
+def test_a_program_of_the_base_list_comes_with_every_debian(program: str) -> None:
+    """The program's package is essential, or has the priority `required`."""
     alternatives = {"awk": "mawk"}
     wanted = alternatives.get(program, program)
     found = [f"{folder}/{wanted}" for folder in ("/bin", "/usr/bin", "/sbin", "/usr/sbin")]
@@ -96,13 +98,13 @@ def test_debian_itself_has_what_is_said_to_be_its(program: str) -> None:
 
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="not Debian")
 @pytest.mark.parametrize("package", suite.SUITE, ids=lambda package: package.name)
-def test_a_package_gives_what_the_list_says(package: packages.Package) -> None:
+def test_a_package_contains_the_programs_that_the_list_says(package: packages.Package) -> None:
     asked = subprocess.run(["dpkg-query", "--listfiles", package.name], capture_output=True, text=True, check=False)
     if asked.returncode:
         pytest.skip(f"{package.name} is not installed; what it gives came from elsewhere")
     # Debian's npm depends on nodejs.
     given = {Path(line).name for line in asked.stdout.splitlines()} | ({"node"} if package.name == "npm" else set())
-    # Some give a program by another of their packages.
+    # Some have a program in another of their packages.
     other = {"lxd": {"lxc"}, "lxcfs": set()}
     assert set(package.programs) - given - other.get(package.name, set()) == set()
 
@@ -110,7 +112,7 @@ def test_a_package_gives_what_the_list_says(package: packages.Package) -> None:
 class TestInstalling:
     @pytest.fixture
     def machine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A machine with nothing but an apt-get, which writes down what it was asked."""
+        """A machine with nothing but an `apt-get`, which writes its arguments into the file `asked`."""
         (tmp_path / "apt-get").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
         (tmp_path / "apt-get").chmod(0o755)
         (tmp_path / "asked").touch()
@@ -122,7 +124,7 @@ class TestInstalling:
         monkeypatch.setattr(shutil, "which", which)
         return tmp_path
 
-    def test_lxd_comes_last_and_nftables_before_it(self, machine: Path) -> None:
+    def test_lxd_is_installed_last_and_nftables_before_it(self, machine: Path) -> None:
         suite.install()
         update, tools, lxd = (machine / "asked").read_text().splitlines()
         assert update.endswith("update")
@@ -130,33 +132,37 @@ class TestInstalling:
         assert "lxd" not in tools.split()
         assert lxd.endswith(" install lxd")
 
-    def test_what_is_there_is_left_alone(self, machine: Path) -> None:
+    def test_a_package_whose_programs_are_there_is_not_missing(self, machine: Path) -> None:
         for package in suite.SUITE:
             for program in package.programs:
                 (machine / program).touch()
         assert {"npm", "curl", "chromium", "lxd"} & set(packages.missing(suite.SUITE)) == set()
 
-    def test_what_a_blueprint_is_built_with_is_installed_where_it_is_missing(
+    def test_only_missing_packages_for_building_a_blueprint_are_installed(
         self, machine: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Beside a server that was there before the bot."""
+        """They are missing where the LXD server was there before the bot."""
         (machine / "zstd").touch()
         told: list[str] = []
         monkeypatch.setattr("os.geteuid", lambda: 1000)
         packages.provide(packages.BUILDS, told.append)
-        assert (machine / "asked").read_text() == "", "who builds says what is missing"
+        assert (machine / "asked").read_text() == "", (
+            "without root nothing is installed: the build says what is missing"
+        )
         monkeypatch.setattr("os.geteuid", lambda: 0)
         packages.provide(packages.BUILDS, told.append)
         assert " install debootstrap" in (machine / "asked").read_text().splitlines()[-1]
         assert told[-1].startswith("installing debootstrap")
         assert "zstd" not in told[-1]
 
-    def test_who_is_not_root_is_told_in_one_sentence(self, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_root_one_sentence_says_what_to_install(
+        self, machine: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("os.geteuid", lambda: 1000)
         with pytest.raises(CannotInstall, match=r"only root may: `apt-get install .*busybox-static.* lxd lxcfs`\.$"):
             suite.install()
 
-    def test_another_distribution_is_told_in_one_sentence(self, machine: Path) -> None:
+    def test_on_another_distribution_one_sentence_says_what_to_install(self, machine: Path) -> None:
         (machine / "apt-get").unlink()
         with pytest.raises(CannotInstall, match=r"neither Debian nor Ubuntu: install .*npm.* by hand"):
             suite.install()

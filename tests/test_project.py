@@ -1,4 +1,4 @@
-"""What `pyproject.toml` says of the project is true: what it needs, what it does without, and that it is no package."""
+"""`pyproject.toml` is right about the project: its dependencies, its optional extras, and that it is no package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CORE = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
 EXTRAS = {
     name: [Requirement(line) for line in lines] for name, lines in PROJECT["project"]["optional-dependencies"].items()
 }
-# What runs inside a tenant has the tenant's Python alone.
+# Code that runs inside a tenant has only the tenant's Python.
 SOURCES = [
     path
     for folder in ("bot", "commands", "schedules")
@@ -35,12 +35,12 @@ SOURCES = [
 
 @functools.cache
 def distributions() -> Mapping[str, list[str]]:
-    """What `packages_distributions` reads from each package's files, once."""
+    """Return `packages_distributions()`, which reads each package's files, from a cache."""
     return packages_distributions()
 
 
 def imported(path: Path) -> set[str]:
-    """The distributions that a source imports, by their names."""
+    """Return the names of the distributions that a source imports."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -51,7 +51,7 @@ def imported(path: Path) -> set[str]:
     return {canonicalize_name(known[name][0]) for name in names if name in known} - {"mautic-ops"}
 
 
-def test_every_import_is_declared_and_in_the_part_that_may_have_it() -> None:
+def test_every_import_is_declared_and_allowed_in_its_part() -> None:
     core = {canonicalize_name(one.name) for one in CORE}
     of = {name: {canonicalize_name(one.name) for one in EXTRAS[name]} for name in EXTRAS}
     allowed = {"chart.py": of["chart"], "differences.py": of["pictures"]}
@@ -60,8 +60,8 @@ def test_every_import_is_declared_and_in_the_part_that_may_have_it() -> None:
         assert imported(path) - core - more == set(), path
 
 
-def test_every_dependency_says_how_old_it_may_be() -> None:
-    """That it is true `make lowest` tells, which runs the suite with all of them at their lowest."""
+def test_every_dependency_has_a_lowest_version() -> None:
+    """`make lowest` runs the suite with all of them at that version."""
     for one in (*CORE, *(one for extra in EXTRAS.values() for one in extra)):
         assert any(bound.operator == ">=" for bound in one.specifier), one
 
@@ -70,15 +70,15 @@ def test_make_installs_the_extras() -> None:
     assert "uv sync -q --locked --inexact --all-extras" in (ROOT / "Makefile").read_text()
 
 
-def test_make_installs_one_version_of_what_installs_all_else() -> None:
+def test_make_installs_one_pinned_version_of_uv() -> None:
     made = (ROOT / "Makefile").read_text()
     (version,) = re.findall(r"^UV := (\d+\.\d+\.\d+)$", made, re.M)
     assert re.findall(r"pip install (.*?);", made) == ["-q uv==$(UV)"]
-    assert "'^uv $(UV) '" in made, f"one of another version than {version} is replaced"
+    assert "'^uv $(UV) '" in made, f"another version than {version} must be replaced"
 
 
 def test_every_old_dependency_has_its_reason_to_stay() -> None:
-    """Old is what had no release in the year and a half before the newest one that is locked."""
+    """A dependency is old if it had no release in the 548 days before the newest release in uv.lock."""
     locked = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     released = {
         one["name"]: max(made["upload-time"] for made in (*one.get("wheels", ()), one.get("sdist") or {}) if made)
@@ -120,7 +120,7 @@ from bot.reports import chart, pictures
         ("print(program.main(['docs', 'x']) if 0 else 'runs', file=sys.stderr)", "runs"),
     ],
 )
-def test_the_bot_runs_without_its_extras_or_says_what_is_missing(then: str, told: str) -> None:
+def test_without_its_extras_the_bot_runs_or_says_what_is_missing(then: str, told: str) -> None:
     modules = {"pillow": "PIL"}
     lacking = [modules.get(one.name, one.name) for extra in EXTRAS.values() for one in extra]
     program = WITHOUT.format(lacking=lacking, then=then)
@@ -128,7 +128,7 @@ def test_the_bot_runs_without_its_extras_or_says_what_is_missing(then: str, told
     assert ran.stderr.strip().endswith(told)
 
 
-def test_it_is_no_package_and_says_so(tmp_path: Path) -> None:
+def test_a_build_as_a_package_fails_with_an_explanation(tmp_path: Path) -> None:
     assert PROJECT["tool"]["uv"]["package"] is False
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--wheel-dir", str(tmp_path), str(ROOT)]
     ran = subprocess.run(build, capture_output=True, text=True, check=False)

@@ -96,7 +96,7 @@ class Upgrades:
         return tar
 
     def lay_cache(self, instance: str, packed: bytes) -> None:
-        """Put a packed cache into the staged tree; raises LxdError if it was built for another version or plugins."""
+        """Put a packed cache into the staged tree; raises LxdError if it does not fit that tree."""
         self._push(instance, PACKED, packed)
         self.mautic.call(instance, "lay_cache", {}, timeout=PATIENCE)
 

@@ -105,7 +105,10 @@ class Operations:
         return number > (asked_after[0][0] if asked_after else operation)
 
     def refuse_if_busy(self, tenant: str, but: int = 0, holds: str = IS_OPEN) -> None:
-        """Raise TenantBusy, naming the operation, if one except `but` locks the tenant; `holds`: its SQL condition."""
+        """Raise TenantBusy, naming the operation, if one except `but` locks the tenant.
+
+        `holds`: what counts as a lock, IS_OPEN or IS_UNDER_WAY.
+        """
         if not tenant:
             return
         for holder in self.select(f"tenant = ? AND id <> ? AND {holds}", tenant, but, limit=1):

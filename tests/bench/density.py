@@ -1,8 +1,8 @@
-"""`make bench-density N=60`: so many tenants by one approval, then peace, then a reboot; prints one JSON object.
+"""`make bench-density N=60`: creates N tenants by one approval, leaves them idle, reboots; prints one JSON object.
 
 On real LXD, with the bot's own process, through the local workspace and the edge; with the double's blueprint, or that
-of `ARCHIVE=…` with `SHA256=…`. It writes density.json, and is not collected by `make test`. It gives up, and takes
-everything away, before the machine suffers: where less than 2 GiB are available, or the load is above 40.
+of `ARCHIVE=…` with `SHA256=…`. It writes density.json, and is not collected by `make test`. It gives up, and removes
+everything, before the machine is overloaded: when less than 2 GiB of memory are available, or the load is above 40.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from tests.support.world import CHANNEL, World, settings_for
 N = int(os.environ.get("N") or 60)
 PEACE = 60 * float(os.environ.get("PEACE_MINUTES") or 15)
 SETTLE = min(180.0, PEACE / 5)
-"""Seconds after the last was made until the peace is measured: the load is told as a mean of the last minute."""
+"""Seconds from the last creation until the idle time is measured: the load is a mean of the last minute."""
 EACH_PAGE = 120.0
-"""Seconds in which each tenant's page is asked for once."""
+"""Seconds in which each tenant's page is requested once."""
 MORE = 200
-"""Tenants that are asked for beyond, to see how a full host refuses."""
+"""Tenants that are requested in addition, to see how a full host refuses."""
 PATIENCE = 30.0 * N + 600
-"""Seconds for all of them to be made, or to answer again."""
+"""Seconds for all tenants to be created, or to answer again."""
 RESULT = Path(__file__).parents[2] / "density.json"
 LIMITS = {
     "jobs_late": 0,
@@ -58,7 +58,7 @@ LIMITS = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _ends_cleanly() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does, and take everything away also where it is killed: from first to last."""
+    """Let SIGTERM end the whole run as Ctrl-C does, and have everything removed even if the run is killed."""
 
     def end(*_: object) -> None:
         raise KeyboardInterrupt
@@ -71,7 +71,7 @@ def _ends_cleanly() -> Iterator[None]:
 
 @pytest.fixture
 def crowd(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
-    """A bot of whom everything is real; what it made is gone afterwards."""
+    """A bot over real parts only; the tenants that it created are deleted afterwards."""
     settings, environment = settings_for(host.endpoint, tmp_path / "state")
     policy, small, has = settings.capacity, settings.plans["small"], host.resources()
     demand = Demand("local", "", N * expected(policy, small), N * size_bytes(small.memory), N)
@@ -95,12 +95,12 @@ def _remove(lxd: LxdGateway, name: str) -> None:
 
 
 def names(first: int = 0, number: int = N) -> list[str]:
-    """The names of so many tenants."""
+    """Return the names of `number` tenants, from the number `first` on."""
     return [f"crowd-{one}" for one in range(first, first + number)]
 
 
 def ask(crowd: World, text: str) -> tuple[str, str]:
-    """Ask for a batch; the ts of its card and "", or "" and why it is refused."""
+    """Request a batch; return the ts of its card and "", or "" and why it is refused."""
     before = {one["ts"] for one in crowd.workspace.messages(CHANNEL, "account-manager")}
     crowd.workspace.command("account-manager", CHANNEL, f"/mautic {text}")
 
@@ -118,7 +118,7 @@ def ask(crowd: World, text: str) -> tuple[str, str]:
 
 
 def create(crowd: World, watch: Watch) -> dict[str, Any]:
-    """Have all of them made by one request, approved once; how long it took until all answered."""
+    """Have all tenants created by one request, approved once; return the figures of that until all answered."""
     asked = time.monotonic()
     card, refused = ask(crowd, f"new {','.join(names())}")
     if refused:
@@ -148,11 +148,11 @@ def create(crowd: World, watch: Watch) -> dict[str, Any]:
 
 
 def answer_times(crowd: World, watch: Watch, began: float) -> list[float]:
-    """Ask for each tenant's page through the edge until all are there; the seconds since then of each."""
+    """Request each tenant's page through the edge until all answer; return the seconds of each since `began`."""
     waiting, answered = set(names()), list[float]()
 
     def answers(name: str) -> bool:
-        # What cannot be asked yet, as LXD itself is just coming back, does not answer.
+        # A tenant that cannot be probed yet, because LXD itself is just coming back, does not answer.
         with suppress(LxdError):
             return crowd.edge.probe(domain(name)).login
         return False
@@ -172,13 +172,13 @@ def answer_times(crowd: World, watch: Watch, began: float) -> list[float]:
 
 
 def domain(name: str) -> str:
-    """Where a tenant answers."""
+    """Return the domain of a tenant."""
     return f"{name}.e2e.localhost"
 
 
 @contextmanager
 def visitors(crowd: World) -> Iterator[list[tuple[str, float, str]]]:
-    """Meanwhile ask for each tenant's page in its turn; which, seconds, and what was wrong with it ("": nothing)."""
+    """Meanwhile request each tenant's page in turn; yield the tenants, seconds, and what was wrong ("": nothing)."""
     over, seen = threading.Event(), list[tuple[str, float, str]]()
 
     def ask_in_turn() -> None:
@@ -201,7 +201,7 @@ def visitors(crowd: World) -> Iterator[list[tuple[str, float, str]]]:
 
 
 def peace(crowd: World, watch: Watch) -> dict[str, Any]:
-    """Leave all of them alone but for a page now and then; what that costs, and what came late."""
+    """Leave all tenants alone except for a page now and then; return what that costs, and what came late."""
     lxd = crowd.lxd
     cpu = {name: lxd.state(name).cpu for name in names()}
     began = time.time()
@@ -230,7 +230,7 @@ def peace(crowd: World, watch: Watch) -> dict[str, Any]:
 
 
 def reboot(crowd: World, watch: Watch) -> dict[str, Any]:
-    """End the bot and LXD with all its containers, start both again; how long it takes until all answer."""
+    """Stop the bot and LXD with all its containers, start both again; return how long it takes until all answer."""
     crowd.bot.stop()
     began = time.monotonic()
     assert local_lxd.stop(SHARED), "it takes a daemon of the suite's own to restart"
@@ -244,7 +244,7 @@ def reboot(crowd: World, watch: Watch) -> dict[str, Any]:
             crowd.bot.start()
             return took
 
-        # It answers once it has begun to start them all, and clients may be served before.
+        # LXD answers once it has begun to start all containers, and clients may be served before.
         booted = machine.submit(boot)
         answered = answer_times(crowd, watch, began)
         lxd_s = booted.result()
@@ -257,7 +257,7 @@ def reboot(crowd: World, watch: Watch) -> dict[str, Any]:
     }
 
 
-def test_many_tenants(crowd: World) -> None:
+def test_many_tenants_stay_within_the_limits(crowd: World) -> None:
     assert not os.environ.get(LXD_PLACE.named), f"a reboot takes a daemon of the suite's own: unset {LXD_PLACE.named}"
     empty = crowd.lxd.resources()
     figures: dict[str, Any] = {
@@ -287,7 +287,7 @@ def test_many_tenants(crowd: World) -> None:
 
 
 def refusal(crowd: World) -> str:
-    """Ask for more than the host carries; what the bot says, "" where it would take them (which is then denied)."""
+    """Request more than the host carries; return the bot's refusal, "" if it would accept (the request is denied)."""
     card, refused = ask(crowd, f"new {','.join(names(N, MORE))}")
     if card:
         crowd.workspace.message("ops-lead", CHANNEL, "deny enough", thread_ts=card)

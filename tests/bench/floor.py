@@ -1,5 +1,7 @@
-"""What LXD alone takes: a page after a start; a migration, from the stop at one host to the page at the other; an
-upgrade, from the stop to the page of the upgraded copy.
+"""Measures how long LXD alone takes for a migration and for an upgrade, as the lower bounds for the bot.
+
+A migration: from the stop on one host to the page on the other; an upgrade: from the stop to the page of the upgraded
+copy.
 """
 
 from __future__ import annotations
@@ -11,24 +13,24 @@ from bot.model.labels import as_labels
 from tests.support.workspace import eventually
 
 PATIENCE = 120.0
-"""Seconds after which a start is taken to have failed."""
+"""Seconds after which a start counts as failed."""
 
 
 def login_page(lxd: LxdGateway, name: str, domain: str = "localhost") -> bool:
-    """Whether the login page is there, asked for inside as by an edge with HTTPS: a Mautic leads plain HTTP to it."""
+    """Return whether the login page is there, requested inside as by an HTTPS edge: Mautic redirects plain HTTP."""
     get = ["curl", "--silent", "--fail", "--max-time", "10", "--unix-socket", "/run/nginx-inside.sock"]
     headers = ["--header", "X-Forwarded-Proto: https", "--header", f"Host: {domain}"]
     return 'name="_username"' in lxd.execute(name, [*get, *headers, "http://localhost/s/login"]).stdout
 
 
 def migration_floor(source: LxdGateway, target: LxdGateway, name: str, domain: str) -> float:
-    """Seconds of the way that cannot be shorter: stop, last snapshot, what differs, start, address, login page.
+    """Return the seconds that cannot be avoided: stop, last snapshot, last difference, start, address, login page.
 
-    `name` runs at the source, unsealed, and does so again at the end. What goes before the stop is not counted: the
-    copy while it runs, twice.
+    `name` runs at the source, open, and does so again at the end. What comes before the stop is not counted: the copy
+    of the running tenant, twice.
     """
     copy = f"{name}--floor"
-    # No second tenant, and one that can be deleted.
+    # The copy must not be a second tenant, and must be deletable.
     config = {"security.protection.delete": "", **as_labels(role="incoming", state="", operation="")}
     source.snapshot(name, "floor-1")
     target.receive(source, name, copy, config=config, devices={})
@@ -60,13 +62,13 @@ until mariadb -e 'SELECT 1' >/dev/null 2>&1; do sleep 0.02; done
 runuser -u www-data -- $php mautic/bin/console doctrine:migrations:migrate -n
 systemctl start $php-fpm
 """
-"""An upgrade with nothing that could be left out, of a tenant of before whose new tree is staged, and warm."""
+"""An upgrade with nothing that could be left out, of a tenant of the old version whose new tree is staged and warm."""
 
 
 def upgrade_floor(lxd: LxdGateway, name: str, domain: str) -> float:
-    """Seconds of the way that cannot be shorter: stop, snapshot, copy, start, swap, migrate, login page.
+    """Return the seconds that cannot be avoided: stop, snapshot, copy, start, swap, migrate, login page.
 
-    `name` runs, open, with the release staged and its cache laid, and does so again at the end.
+    `name` runs, open, with the release staged and its cache in place, and does so again at the end.
     """
     copy = f"{name}--floor"
     config = {"security.protection.delete": "", **as_labels(role="incoming", state="", operation="")}

@@ -1,4 +1,4 @@
-"""Which runs of Mautic's jobs were due, and which of them left no heartbeat in time."""
+"""Finds out which runs of Mautic's jobs were due, and which of them left no heartbeat in time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from bot.lxd.gateway import LxdGateway
 
 GRACE = 60
-"""Seconds beyond its schedule and its spread at which a heartbeat is late."""
+"""Seconds after its scheduled time and its spread at which a heartbeat is late."""
 _PAUSE = 10.0
 """Seconds between two looks: less than between two heartbeats of one job."""
 _JOB = re.compile(r"([\d*/,-]+) +([\d*/,-]+) +\* +\* +(\S+) +www-data mautic-cron (\d+) \d+ (\S+)")
@@ -23,7 +23,7 @@ _DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 @dataclass(frozen=True)
 class Job:
-    """A line of the crontab. `spread`: seconds that a tenant may let it wait."""
+    """A line of the crontab. `spread`: seconds by which a tenant may delay it."""
 
     command: str
     minutes: frozenset[int]
@@ -32,7 +32,7 @@ class Job:
     spread: int
 
     def due(self, since: float, until: float) -> Iterator[int]:
-        """Yield the moments (epoch seconds) at which it was due, whose heartbeat had to be there until then."""
+        """Yield the times (epoch seconds) at which it was due and whose heartbeat had to exist by `until`."""
         for at in range(-(-int(since) // 60) * 60, int(until) - self.spread - GRACE + 1, 60):
             moment = time.gmtime(at)
             # cron counts from Sunday.
@@ -51,7 +51,7 @@ class Beat:
 
 
 def jobs(crontab: str) -> list[Job]:
-    """Return Mautic's jobs of a tenant's crontab."""
+    """Return Mautic's jobs in a tenant's crontab."""
     found = (_JOB.match(line) for line in crontab.splitlines())
     return [
         Job(one[5], _numbers(one[1], 60), _numbers(one[2], 24), _numbers(one[3], 7), int(one[4]))
@@ -82,7 +82,7 @@ def late(job: Job, beats: Iterable[Beat], since: float, until: float) -> tuple[i
 
 
 class Heartbeats:
-    """Collects the heartbeats of tenants from the host's side, so that nothing runs in a tenant for it."""
+    """Collects the heartbeats of tenants from the host's side, so that nothing has to run inside the tenants."""
 
     def __init__(self, lxd: LxdGateway, tenants: Iterable[str]) -> None:
         self._roots = {name: _root(lxd, name) for name in tenants}
@@ -94,7 +94,7 @@ class Heartbeats:
 
     @contextmanager
     def watching(self) -> Iterator[Heartbeats]:
-        """Collect them meanwhile."""
+        """Collect the heartbeats meanwhile."""
         thread = threading.Thread(target=self._run, daemon=True)
         thread.start()
         try:
@@ -111,10 +111,10 @@ class Heartbeats:
 
     def _look(self) -> None:
         for name, root in self._roots.items():
-            # A container that was stopped has no root here; what it owes is late.
+            # A container that was stopped has no root here; its due heartbeats count as late.
             with suppress(OSError):
                 for path in (root / "var/lib/mautic-ops/cron").glob("*.json"):
-                    # One is replaced by the next while it is read.
+                    # A heartbeat may be replaced by the next one while it is read.
                     with suppress(OSError, ValueError):
                         self._read(name, path)
 
@@ -153,6 +153,6 @@ class Heartbeats:
 
 
 def _root(lxd: LxdGateway, name: str) -> Path:
-    """A running container's files, as the host sees them."""
+    """Return the root folder of a running container, as the host sees it."""
     state = lxd.connection.get(f"instances/{name}/state", f"read the state of `{name}`")
     return Path(f"/proc/{state['pid']}/root")

@@ -1,4 +1,4 @@
-"""What tenants cost that do nothing, and how quick they are when they are asked for something again."""
+"""Measures what idle tenants cost, and how quickly they respond when they are needed again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.workspace import eventually
 
 TENANTS = int(os.environ.get("IDLE_TENANTS", "20"))
 SETTLE = 60 * float(os.environ.get("IDLE_SETTLE_MINUTES", "10"))
-"""Seconds until what a new tenant does once is done: each job has run for a first time."""
+"""Seconds until a new tenant has done its one-time work: each job has run a first time."""
 MEASURED = 180.0
 ROUNDS = 5
 
@@ -47,7 +47,7 @@ _PAGE = (
 
 @contextmanager
 def tenants(lxd: LxdGateway, size: PlanSize, number: int) -> Iterator[list[str]]:
-    """So many tenants of the newest real, or doubled, blueprint, open and each with an identity of its own."""
+    """Yield the names of `number` tenants of the newest blueprint (not a tiny one): open, each with an identity."""
     blueprint = [one for one in blueprints(lxd) if "tiny" not in one.version][-1]
     names: list[str] = []
     try:
@@ -75,17 +75,17 @@ def tenants(lxd: LxdGateway, size: PlanSize, number: int) -> Iterator[list[str]]
         yield names
     finally:
         for name in names:
-            # The last one may not have been made.
+            # The last one may not exist.
             with suppress(NotFound):
                 lxd.stop(name, force=True)
                 lxd.delete(name)
 
 
 def measure(lxd: LxdGateway, size: PlanSize) -> dict[str, Any]:
-    """Return what idle tenants cost, each, and how long the first page, the next, and a worker take after idleness."""
+    """Return what each idle tenant costs, and how long the first page, the next, and a worker take after idleness."""
     with tenants(lxd, size, TENANTS) as names:
         time.sleep(SETTLE)
-        # What this asks inside is spent outside of what is measured.
+        # The commands that this runs inside are not part of the measured time.
         programs = [_programs(lxd, name) for name in names]
         began, before = time.monotonic(), [lxd.state(name).cpu for name in names]
         time.sleep(MEASURED)
@@ -110,7 +110,7 @@ def measure(lxd: LxdGateway, size: PlanSize) -> dict[str, Any]:
 
 
 def _programs(lxd: LxdGateway, name: str) -> Counter[str]:
-    """Ticks that the programs that run in a tenant have spent so far, with those that they started and that ended."""
+    """Return the ticks that each program in a tenant has spent so far, including its children that have ended."""
     found: Counter[str] = Counter()
     told = lxd.execute(name, ["sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null"]).stdout
     for line in told.splitlines():
@@ -120,7 +120,7 @@ def _programs(lxd: LxdGateway, name: str) -> Counter[str]:
 
 
 def held(lxd: LxdGateway, name: str) -> int:
-    """Bytes that a tenant's control group holds, without what gives way: cached files, and the kernel's caches."""
+    """Return the bytes that a tenant's control group holds, without what can be reclaimed: files and kernel caches."""
     usage, _, told = lxd.execute(name, ["sh", "-c", _MEMORY]).stdout.partition("\n")
     figures = {key: int(value) for key, value in (line.split() for line in told.splitlines())}
     if "total_active_file" in figures:
@@ -129,7 +129,7 @@ def held(lxd: LxdGateway, name: str) -> int:
 
 
 def _pages(lxd: LxdGateway, name: str) -> tuple[float, float]:
-    """Seconds that the login page takes, and the slowest of the three after it."""
+    """Return the seconds that the login page takes, and those of the slowest of the three requests after it."""
     get = ["sh", "-c", _PAGE.format(domain=f"{name}.e2e.localhost")]
     first, *after = (float(lxd.execute(name, get).stdout) for _ in range(4))
     return first, max(after)

@@ -1,4 +1,4 @@
-"""Takes away what a run has made, also where the run is killed: a process of its own waits for its end."""
+"""Removes what a run has created even if the run is killed: a separate process waits for its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECONDS = 60.0
 
 @contextmanager
 def cleared_up() -> Iterator[None]:
-    """Meanwhile be waited for; a run that comes to its end here has taken everything away by itself."""
+    """Have a separate process wait for this run; a run that gets to the end has removed everything by itself."""
     environment = {name: value for name, value in os.environ.items() if name != own.MARK}
     waiting = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.leftovers"], stdin=subprocess.PIPE, env=environment, start_new_session=True
@@ -31,14 +31,14 @@ def cleared_up() -> Iterator[None]:
 
 
 def wait_and_clear_up() -> None:
-    """Wait for the end of who began this; where it was killed, end its processes and take away its server."""
+    """Wait for the end of the run that started this; if it was killed, end its processes and remove its server."""
     if sys.stdin.read() == "done":
         return
     place = real_lxd.LXD_PLACE
     place.folder.mkdir(exist_ok=True)
     with (place.folder / "in-use").open("w") as in_use:
         give_up = time.monotonic() + _SECONDS
-        # `make` above it may take a moment to end.
+        # The `make` that started the run may take a moment to end.
         while time.monotonic() < give_up:
             own.end_killed_runs()
             if real_lxd.cleared(place, in_use):

@@ -1,6 +1,6 @@
 """`make bench`: measures the figures of docs/performance.md in one run; prints one JSON object, writes bench.json.
 
-Not collected by `make test`: seconds are figures here, never assertions there.
+`make test` does not collect it: times are measured here, and never asserted there.
 """
 
 from __future__ import annotations
@@ -82,15 +82,15 @@ LIMITS = {
 }
 """What each figure may be at most."""
 UPGRADE = ("upgrade_ratio", "rollback_downtime_s")
-"""What is left out where no release to upgrade to is named beside a real one."""
+"""The figures that are left out if a real release is named, but none to upgrade to."""
 ROUNDS = 5
 AT_ONCE = 50
-"""Commands on their way together in the figures of the acknowledgement, each of somebody else."""
+"""Concurrent commands for the figures of the acknowledgement, each from another person."""
 
 
 @pytest.fixture(scope="session")
 def figures() -> Iterator[dict[str, Any]]:
-    """The figures so far; printed and written at the end. Fails when a limit does not hold, or was not measured."""
+    """The figures so far; printed and written at the end. Fails if a limit does not hold, or was not measured."""
     measured: dict[str, Any] = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
     yield measured
     wanted = {name: most for name, most in LIMITS.items() if name not in measured.get("left_out", ())}
@@ -102,7 +102,7 @@ def figures() -> Iterator[dict[str, Any]]:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Return the seconds that a call takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
@@ -128,7 +128,7 @@ def test_the_process(simulated: tuple[WorkspaceServer, BotProcess], figures: dic
     workspace, bot = simulated
     figures["ready_s"] = round(timed(bot.start), 2)
     assert bot.process
-    time.sleep(3)  # Idle is what it settles at.
+    time.sleep(3)  # Idle memory is what it settles at.
     status = Path(f"/proc/{bot.process.pid}/status").read_text()
     figures["rss_idle_mb"] = round(int(status.split("VmRSS:")[1].split()[0]) / 1024, 1)
 
@@ -136,9 +136,9 @@ def test_the_process(simulated: tuple[WorkspaceServer, BotProcess], figures: dic
     url = urllib.parse.urlsplit(workspace.url)
 
     def ask(number: int) -> float | None:
-        # Slack is elsewhere: what plays people is to take little of the cores, and keeps its connections.
+        # Slack runs elsewhere, so what plays the people must use little CPU: it keeps its connections.
         line = lines.__dict__.setdefault("line", http.client.HTTPConnection(url.hostname or "", url.port))
-        # Each their own: what one person sends beyond what the bot takes of one is acknowledged without being written.
+        # From many people: what one person sends beyond the bot's limit is acknowledged without being stored.
         body = {"user": f"colleague-{number % AT_ONCE + 1}", "channel": CHANNEL, "text": "/mautic help"}
         line.request("POST", "/_control/command", json.dumps(body), {"Content-Type": "application/json"})
         answer = json.loads(line.getresponse().read())
@@ -153,10 +153,10 @@ def test_the_process(simulated: tuple[WorkspaceServer, BotProcess], figures: dic
     figures["acks_missed"] = 1000 - len(answered)
 
 
-def test_refreshes_of_the_connection_leave_it_not_deaf(
+def test_the_bot_hears_commands_while_the_connection_is_renewed(
     simulated: tuple[WorkspaceServer, BotProcess], figures: dict[str, Any]
 ) -> None:
-    """A command every 50 ms while Slack renews the connection 20 times, by turns at once and with its warning ahead."""
+    """A command every 50 ms while Slack renews the connection 20 times, alternately at once and after a warning."""
     workspace, bot = simulated
     bot.start()
     over = threading.Event()
@@ -187,7 +187,7 @@ def test_refreshes_of_the_connection_leave_it_not_deaf(
 
 
 def a_thousand(folder: Path) -> Bench:
-    """A bench with 1,000 running tenants."""
+    """Return a bench with 1,000 running tenants."""
     bench = make_bench(folder, MAUTIC_OPS_SLACK__CHANNEL="C0OPS", **ROOM_FOR_MANY)
     blueprint = bench.context.fleet.blueprint()
     for number in range(1000):
@@ -248,7 +248,7 @@ def test_a_sweep_of_a_thousand(tmp_path: Path, figures: dict[str, Any]) -> None:
 
 
 def test_a_rollout_of_fifty(tmp_path: Path, figures: dict[str, Any]) -> None:
-    """From the request, once all were rehearsed, until the last one is upgraded, in three rings without a pause."""
+    """From the request, once all are rehearsed, until the last tenant is upgraded, in three rings without a pause."""
     bench = make_bench(tmp_path, MAUTIC_OPS_ROLLOUTS__SOAK="0", **ROOM_FOR_MANY)
     add_releases(bench, "6.0.10")
     assert bench.done(f"new {','.join(f'client-{number}' for number in range(50))}").state == "succeeded"
@@ -263,7 +263,7 @@ def test_a_rollout_of_fifty(tmp_path: Path, figures: dict[str, Any]) -> None:
     bench.approve(rollout)
     bench.finish()
     figures["rollout_50_s"] = round(time.monotonic() - began, 2)
-    # What simulated tenants know of themselves they keep in files.
+    # Not counted: simulated tenants keep their state in files.
     asked = {call: count for call, count in bench.lxd.calls.items() if call not in ("pull", "push")}
     figures["rollout_50_requests"] = sum(asked.values())
     figures["rollout_50_fleet_requests"] = asked["instances"]
@@ -271,7 +271,7 @@ def test_a_rollout_of_fifty(tmp_path: Path, figures: dict[str, Any]) -> None:
 
 
 def rollout_of_all(bench: Bench) -> None:
-    """Ask for it: that is what its rehearsals begin with."""
+    """Request a rollout to all tenants, which begins with their rehearsals."""
     assert "Rehearsing" in bench.answer("rollout 6.0.10 --all", OPERATOR).text
 
 
@@ -330,19 +330,19 @@ def test_from_approval_to_live(world: World, figures: dict[str, Any]) -> None:
 
 
 def approve_to_live(world: World, name: str) -> float:
-    """Seconds from the approver's click to the thread saying that it is live, and it is."""
+    """Return the seconds from the approver's click until the thread says that the tenant is live, which it must be."""
     card = world.ask(f"new {name}")
     began = time.time()
     world.workspace.click("ops-lead", CHANNEL, card, "approve")
     world.wait_for(card, "is live")
     assert world.edge.probe(f"{name}.e2e.localhost").login
-    # When it was said, not when this was seen, which is up to 0.2 s later.
+    # The message's own time: this test sees the message up to 0.2 s later.
     said = next(one for one in world.workspace.messages(CHANNEL, thread_ts=card) if "is live" in one["text"])
     return float(said["ts"]) - began
 
 
 def spans(world: World) -> dict[str, float]:
-    """The seconds of each step of the newest operation, by its key, and of what comes `before` the first."""
+    """Return the seconds of each step of the newest operation, by its key, and of what comes `before` the first."""
     sql = (
         "SELECT key, started, finished, (SELECT max(at) FROM decisions WHERE operation = steps.operation) AS decided"
         " FROM steps WHERE operation = (SELECT max(id) FROM operations) ORDER BY position"
@@ -353,12 +353,12 @@ def spans(world: World) -> dict[str, float]:
 
 
 def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """The median of each step."""
+    """Return the median of each step."""
     return {key: round(statistics.median(took[key] for took in rounds), 3) for key in rounds[0]}
 
 
 def floor(lxd: LxdGateway, blueprint: str, name: str) -> float:
-    """Seconds that LXD alone takes: copy the blueprint, start it, address, unseal, its login page."""
+    """Return the seconds that LXD alone takes: copy the blueprint, start it, address, open it, its login page."""
     began = time.perf_counter()
     lxd.copy(f"{blueprint}/golden", name, config={}, devices={})
     lxd.start(name)
@@ -372,14 +372,14 @@ def floor(lxd: LxdGateway, blueprint: str, name: str) -> float:
 
 
 def own_bytes(world: World) -> int:
-    """Bytes that a fresh tenant does not share with the blueprint, as btrfs counts them (LXD's disk usage)."""
+    """Return the bytes that a fresh tenant does not share with the blueprint, by btrfs (LXD's disk usage)."""
     subprocess.run(["sync"], check=True)
     assert world.settings.lxd.pool == PROJECT
     return world.lxd.state("bench-0").disk
 
 
 def test_a_restore(world: World, figures: dict[str, Any]) -> None:
-    """From the approver's click until the page answers, beside a raw copy and start of the same snapshot."""
+    """From the approver's click until the page answers, compared with a raw copy and start of the same snapshot."""
     name = "bench-back"
     try:
         world.done(f"new {name}", "is live", user="account-manager")
@@ -410,13 +410,13 @@ def test_a_restore(world: World, figures: dict[str, Any]) -> None:
 
 
 def hold(world: World, name: str) -> float:
-    """Seconds for which writes waited for a snapshot, as measured in the tenant."""
+    """Take a snapshot, and return the seconds for which writes waited, as measured in the tenant."""
     taken = world.done(f"snapshot {name}", "taken: ", approve="")
     return float(re.search(r"writes paused ([\d.]+) s", world.thread(taken)[-1])[1])  # type: ignore[index]
 
 
 def raw_copy(lxd: LxdGateway, source: str, name: str, domain: str) -> float:
-    """Seconds that LXD alone takes: copy a snapshot, start it, its login page."""
+    """Return the seconds that LXD alone takes: copy a snapshot, start it, its login page."""
     began = time.perf_counter()
     lxd.copy(source, name, config={"security.protection.delete": ""}, devices={})
     lxd.start(name)
@@ -429,7 +429,7 @@ def raw_copy(lxd: LxdGateway, source: str, name: str, domain: str) -> float:
 
 
 def test_an_upgrade(host: LxdGateway, tmp_path: Path, figures: dict[str, Any]) -> None:
-    """Three times there and back while a client writes, each beside the same upgrade by LXD alone."""
+    """Three upgrades and rollbacks while a client writes, each compared with the same upgrade by LXD alone."""
     name = "bench-up"
     domain = f"{name}.e2e.localhost"
     if archive() and not os.environ.get("MAUTIC_OPS_TEST_TO"):
@@ -482,13 +482,13 @@ def test_an_upgrade(host: LxdGateway, tmp_path: Path, figures: dict[str, Any]) -
 
 
 def took(world: World) -> float:
-    """Seconds of the newest operation, from its beginning to its end."""
+    """Return the seconds of the newest operation, from its beginning to its end."""
     (row,) = world.bot.rows("SELECT started, finished FROM operations ORDER BY id DESC LIMIT 1")
     return float(row["finished"] - row["started"])
 
 
 def upgrade_floor_of(world: World, name: str, release: Archive) -> float:
-    """The floor of a tenant's upgrade, with the cache of its last rehearsal; what was staged for it is taken away."""
+    """Return the floor of a tenant's upgrade with the cache of its last rehearsal; discard what was staged for it."""
     present, upgrades = world.present(name), Upgrades(Mautic(world.lxd))
     (row,) = world.bot.rows("SELECT max(id) AS id FROM operations WHERE command = 'rehearse'")
     upgrades.stage(present, release)
@@ -499,12 +499,12 @@ def upgrade_floor_of(world: World, name: str, release: Archive) -> float:
 
 
 def test_idle_tenants(host: LxdGateway, figures: dict[str, Any]) -> None:
-    """Twenty of them for three minutes, ten minutes after they were made."""
+    """Twenty of them for three minutes, ten minutes after their creation."""
     figures |= measure(host, load(environment={}).plans["small"])
 
 
 def test_a_migration(lab_world: LabWorld, figures: dict[str, Any]) -> None:
-    """300 MB from one server to another while a client writes, beside the same move by LXD alone."""
+    """300 MB from one server to another while a client writes, compared with the same move by LXD alone."""
     name, sides = "bench-move", ("solo1", "solo2")
     try:
         lab_world.done(f"new {name} --host solo1", "is live", user="account-manager")
@@ -519,7 +519,7 @@ def test_a_migration(lab_world: LabWorld, figures: dict[str, Any]) -> None:
             for side in sides:
                 lab_world.lab.nodes[side].settle()
             floors.append(migration_floor(source, target, present, domain))
-            # What the floor has deleted is not to go while the bot moves the tenant.
+            # The floor's deletions must be finished before the bot moves the tenant.
             for side in sides:
                 lab_world.lab.nodes[side].settle()
             front, authority = lab_world.settings.edge.listen, lab_world.edge.authority()

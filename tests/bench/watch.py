@@ -1,4 +1,4 @@
-"""How the machine does while something is measured: memory, load and cores in use, by phase."""
+"""Watches the machine while something is measured: memory, load and cores in use, by phase."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from types import TracebackType
 import pytest
 
 LEAST, HIGHEST = 2 << 30, 40.0
-"""Bytes of memory, and the load, at which it is given up."""
+"""The bytes of available memory below which, and the load above which, the run is given up."""
 _PAUSE = 1.0
 
 
 class Watch:
-    """Notes what is available of memory, the load and the cores in use, each second, under the name of a phase."""
+    """Records the available memory, the load and the cores in use, each second, under the name of a phase."""
 
     def __init__(self) -> None:
         self.phase = "creating"
@@ -47,11 +47,11 @@ class Watch:
 
     @property
     def killed(self) -> int:
-        """How many processes the kernel has killed for memory since the beginning."""
+        """How many processes the kernel has killed for lack of memory since the beginning."""
         return _kills() - self._kills
 
     def look(self) -> None:
-        """End the run where the host suffers."""
+        """End the run if the host is overloaded."""
         if self._suffers:
             pytest.fail(f"given up: {self._suffers}", pytrace=False)
 
@@ -70,7 +70,7 @@ class Watch:
 
 
 def available() -> int:
-    """Bytes of memory that the kernel could give away now."""
+    """Return the bytes of memory that the kernel could give out now."""
     found = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
     assert found
     return int(found[1]) * 1024
@@ -82,7 +82,7 @@ def _kills() -> int:
 
 
 def _ticks() -> tuple[int, int]:
-    """Ticks in which cores were busy, and all of them, since the machine's start."""
+    """Return the ticks in which cores were busy, and all ticks, since the machine's start."""
     user, nice, system, idle, iowait, irq, soft, *_ = map(
         int, Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
     )

@@ -1,4 +1,4 @@
-"""Nothing here waits for a host that is out of reach: what is, is so at once and for good."""
+"""Makes the bot give up on an unreachable host at once, so that no test waits for one."""
 
 import pytest
 

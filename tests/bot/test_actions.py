@@ -1,4 +1,4 @@
-"""Buttons: who may press them, asked when they are pressed, whatever the person was when the card was made."""
+"""Buttons: permission is checked at the click, whatever roles the person had when the card was posted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def paused(desk: Desk) -> Operation:
     return batch
 
 
-def test_who_requested_a_batch_and_lost_the_role_cannot_have_it_go_on(desk: Desk) -> None:
+def test_a_requester_who_lost_the_role_cannot_resume_a_paused_batch(desk: Desk) -> None:
     batch = paused(desk)
     is_no_operator_any_more(desk.bench)
     desk.click("batch_go_on", batch.id, OPERATOR)
@@ -45,7 +45,7 @@ def test_who_requested_a_batch_and_lost_the_role_cannot_have_it_go_on(desk: Desk
     assert "Only an approver can use this button: you can no longer request `snapshot`." in said
 
 
-def test_who_requested_a_batch_may_always_stop_it(desk: Desk) -> None:
+def test_a_requester_who_lost_the_role_may_still_stop_the_batch(desk: Desk) -> None:
     batch = paused(desk)
     is_no_operator_any_more(desk.bench)
     desk.click("batch_stop", batch.id, OPERATOR)
@@ -55,7 +55,7 @@ def test_who_requested_a_batch_may_always_stop_it(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("button", ["undo", "retry", "give_up"])
-def test_who_requested_an_operation_and_lost_the_role_decides_nothing_more(tmp_path: Path, button: str) -> None:
+def test_a_requester_who_lost_the_role_cannot_decide_about_a_failed_operation(tmp_path: Path, button: str) -> None:
     bench = prepared(tmp_path, "restore")
     desk = make_desk(bench)
     operation = run(bench, "restore")

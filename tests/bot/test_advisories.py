@@ -1,4 +1,4 @@
-"""Advisories: our own list, which versions have which holes, and what is done with a list that is not valid."""
+"""Advisories: the bot's own list, which versions have which holes, and what happens to an invalid list."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ids(version: str) -> set[str]:
 
 
 @pytest.mark.parametrize("version", ["5.2.12", "6.0.10", "7.2.2", "5.2.12+double", "8.0.0"])
-def test_what_may_be_deployed_has_no_known_hole(version: str) -> None:
+def test_versions_that_may_be_deployed_have_no_known_hole(version: str) -> None:
     assert ids(version) == set()
 
 
@@ -59,12 +59,12 @@ def test_what_may_be_deployed_has_no_known_hole(version: str) -> None:
         ("5.1.0", {one.id for one in KNOWN.advisories} - {"CVE-2026-115188"}, "5.2.12"),
     ],
 )
-def test_a_version_has_the_holes_that_the_record_names(version: str, found: set[str], cure: str) -> None:
+def test_a_version_has_the_recorded_holes(version: str, found: set[str], cure: str) -> None:
     assert ids(version) == found
     assert KNOWN.cure(version) == cure
 
 
-def test_the_worst_come_first_and_are_counted_in_words() -> None:
+def test_holes_are_sorted_by_severity_and_counted_in_words() -> None:
     grades = [one.severity for one in KNOWN.of("5.1.0")]
     assert grades == sorted(grades, key=lambda one: one.rank)
     assert counted(KNOWN.of("5.1.0")) == "2 critical, 1 unrated, 2 high, 3 medium"
@@ -74,17 +74,17 @@ def test_the_worst_come_first_and_are_counted_in_words() -> None:
     assert told(KNOWN, "5.2.12") == ""
 
 
-def test_what_comes_before_a_release_has_its_holes() -> None:
+def test_a_prerelease_is_affected_too() -> None:
     assert "CVE-2026-115191" in ids("6.0.0-beta2")
     assert "CVE-2026-115191" in ids("6.0.10-rc1")
 
 
-def test_what_is_no_version_has_none() -> None:
+def test_text_that_is_no_version_has_no_holes() -> None:
     assert ids("of my own") == ids("") == set()
     assert KNOWN.cure("of my own") == ""
 
 
-def test_where_nothing_fixes_a_hole_no_cure_is_named() -> None:
+def test_a_hole_without_a_fix_has_no_cure() -> None:
     known = read(json.dumps({"advisories": [HOLE | {"affected": [{"introduced": "5.0.0"}]}]}).encode())
     assert known.cure("5.2.12") == ""
     assert "no release fixes all of them yet" in told(known, "5.2.12")
@@ -100,7 +100,7 @@ def test_a_cure_is_newer_and_has_no_hole(numbers: tuple[int, int, int]) -> None:
         assert tuple(map(int, cure.split("."))) > numbers
 
 
-def test_the_end_of_support_goes_by_the_branch() -> None:
+def test_the_end_of_support_depends_on_the_branch() -> None:
     found = KNOWN.support_of("5.2.12+double")
     assert found
     assert (found.branch, str(found.until), str(found.extended)) == ("5.2", "2026-06-30", "2028-06-30")
@@ -126,7 +126,7 @@ def test_the_end_of_support_goes_by_the_branch() -> None:
         ({"extra": True}, "unknown field `extra`"),
     ],
 )
-def test_one_bad_entry_refuses_the_list_whole(change: dict[str, Any], why: str) -> None:
+def test_one_invalid_entry_rejects_the_whole_list(change: dict[str, Any], why: str) -> None:
     good = HOLE | {"id": "OURS-2"}
     with pytest.raises(InvalidAdvisories, match=why.replace(".", r"\.")):
         read(json.dumps({"advisories": [good, HOLE | change]}).encode())
@@ -135,18 +135,18 @@ def test_one_bad_entry_refuses_the_list_whole(change: dict[str, Any], why: str) 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", "not json", '{"advisories": [], "support": [{"branch": "5"}]}', '{"advisories": 1}']
 )
-def test_what_is_no_list_is_refused(text: str) -> None:
+def test_a_malformed_list_is_rejected(text: str) -> None:
     with pytest.raises(InvalidAdvisories):
         read(text.encode())
 
 
-def test_what_is_named_twice_refuses_the_list() -> None:
+def test_a_duplicate_id_rejects_the_list() -> None:
     with pytest.raises(InvalidAdvisories, match="OURS-1 is in it twice"):
         read(json.dumps({"advisories": [HOLE, HOLE]}).encode())
 
 
 @given(st.binary(max_size=200))
-def test_whatever_a_file_holds_it_is_taken_or_refused(data: bytes) -> None:
+def test_any_file_content_is_accepted_or_rejected(data: bytes) -> None:
     with suppress(InvalidAdvisories):
         assert read(data)
 
@@ -159,7 +159,7 @@ def with_extra(folder: Path, content: str, sha256: str = "", **more: Any) -> Set
     return replace(settings, advisories=replace(settings.advisories, extra=str(file), sha256=digest, **more))
 
 
-def test_more_are_taken_from_a_file_once_it_was_read(tmp_path: Path) -> None:
+def test_an_extra_list_counts_once_it_has_been_read(tmp_path: Path) -> None:
     settings = with_extra(tmp_path, json.dumps({"advisories": [HOLE]}))
     assert not advisories(settings).of("5.2.12")
     keep(settings)
@@ -168,7 +168,7 @@ def test_more_are_taken_from_a_file_once_it_was_read(tmp_path: Path) -> None:
     assert len(advisories(settings).advisories) == len(KNOWN.advisories) + 1
 
 
-def test_a_file_may_say_better_what_we_say(tmp_path: Path) -> None:
+def test_an_extra_list_overrides_our_entries(tmp_path: Path) -> None:
     rated = HOLE | {"id": "CVE-2026-115191", "severity": "critical"}
     settings = with_extra(tmp_path, json.dumps({"advisories": [rated], "support": []}))
     keep(settings)
@@ -184,7 +184,7 @@ def test_a_file_may_say_better_what_we_say(tmp_path: Path) -> None:
         (" " * ((1 << 20) + 1), "", "it is larger than 1 MiB"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused_and_ours_counts(
+def test_an_unusable_extra_list_is_refused_and_our_list_still_counts(
     tmp_path: Path, content: str, sha256: str, why: str
 ) -> None:
     settings = with_extra(tmp_path, content, sha256)
@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_used_is_refused_and_ours_counts(
     assert advisories(settings) == KNOWN
 
 
-def test_what_a_disk_did_to_the_kept_list_is_not_believed(tmp_path: Path) -> None:
+def test_a_corrupted_cached_list_is_ignored(tmp_path: Path) -> None:
     settings = with_extra(tmp_path, json.dumps({"advisories": [HOLE]}))
     keep(settings)
     (kept,) = (tmp_path / "state" / "cache").glob("advisories-*.json")
@@ -209,12 +209,14 @@ def test_what_a_disk_did_to_the_kept_list_is_not_believed(tmp_path: Path) -> Non
         ("", "5.1.0", False),
         ("critical", "5.2.9", True),
         ("critical", "5.2.12", False),
-        # Nobody has rated it.
+        # An unrated hole counts as any severity.
         ("critical", "5.2.11", True),
         ("low", "5.2.11", True),
     ],
 )
-def test_a_version_is_refused_from_a_severity_on(tmp_path: Path, refuse: str, version: str, refused: bool) -> None:
+def test_a_version_is_refused_from_the_configured_severity_up(
+    tmp_path: Path, refuse: str, version: str, refused: bool
+) -> None:
     settings = settings_in(tmp_path, MAUTIC_OPS_ADVISORIES__REFUSE=refuse)
     if refused:
         with pytest.raises(Refused, match=rf"Mautic {version} has .* `advisories\.refuse` refuses such"):
@@ -223,7 +225,7 @@ def test_a_version_is_refused_from_a_severity_on(tmp_path: Path, refuse: str, ve
         assert bool(refuse_holes(settings, version)) == bool(KNOWN.of(version))
 
 
-def test_the_severity_of_a_setting_is_the_least_that_counts() -> None:
+def test_the_configured_severity_is_the_lowest_that_counts() -> None:
     known = read(
         json.dumps({"advisories": [HOLE | {"id": f"OURS-{one}", "severity": one} for one in Severity]}).encode()
     )
@@ -240,7 +242,7 @@ def running(*versions: str) -> list[Tenant]:
     ]
 
 
-def test_who_is_exposed_is_counted_by_version_the_worst_first() -> None:
+def test_exposed_tenants_are_counted_by_version_worst_first() -> None:
     words = exposed(KNOWN, running("5.2.12", "5.2.11", "5.2.9", "5.2.9", "7.2.1", "6.0.8"))
     assert words.startswith("5 tenants run a Mautic version with known security holes: 1 on 6.0.8 (")
     holes = "5 holes: 1 critical, 1 unrated, 2 high, 1 medium, public since 2026-02-24, fixed in 5.2.12"

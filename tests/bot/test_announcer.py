@@ -1,4 +1,4 @@
-"""The one live message of an operation: it follows the state, and heals whatever happens to it in Slack."""
+"""The live message of an operation: it follows the state, and recovers from whatever happens to it in Slack."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_one_card_is_posted_and_then_edited(desk: Desk) -> None:
     assert [one["text"][:20] for one in thread(desk)] == [":white_check_mark: <", f":tada: <@{ASKER.id}>, `"[:20]]
 
 
-def test_what_is_said_is_not_said_again(desk: Desk) -> None:
+def test_an_unchanged_operation_is_not_announced_again(desk: Desk) -> None:
     desk.bench.ask("new client-x")
     desk.announce()
     before = len(desk.slack.said)
@@ -56,7 +56,7 @@ def test_what_is_said_is_not_said_again(desk: Desk) -> None:
     assert len(desk.slack.said) == before
 
 
-def test_a_lost_update_heals_at_the_next_one(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_update_is_made_good_by_the_next_one(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     operation = desk.bench.ask("new client-x")
     desk.announce()
     desk.slack.fail("chat.update", TimeoutError("timed out"))
@@ -68,7 +68,7 @@ def test_a_lost_update_heals_at_the_next_one(desk: Desk, monkeypatch: pytest.Mon
     assert "approved, queued" in said(desk, "chat.update")[-1]["text"]
 
 
-def test_a_card_that_somebody_deleted_is_posted_anew(desk: Desk) -> None:
+def test_a_deleted_card_is_posted_again(desk: Desk) -> None:
     operation = desk.bench.ask("new client-x")
     desk.announce()
     desk.slack.gone.add(desk.last().message_ts)
@@ -79,7 +79,7 @@ def test_a_card_that_somebody_deleted_is_posted_anew(desk: Desk) -> None:
     assert said(desk, "chat.postMessage")[-1]["thread_ts"] == second["ts"]
 
 
-def test_in_a_closed_channel_the_requester_is_told_directly(desk: Desk) -> None:
+def test_with_the_channel_closed_the_requester_gets_direct_messages(desk: Desk) -> None:
     desk.slack.closed.add("C0OPS")
     operation = desk.bench.ask("new client-x")
     desk.announce()
@@ -92,14 +92,14 @@ def test_in_a_closed_channel_the_requester_is_told_directly(desk: Desk) -> None:
     assert "is live" in desk.slack.said[-1]["text"]
 
 
-def test_what_slack_refuses_waits_and_holds_up_nothing_else(desk: Desk) -> None:
+def test_a_message_that_slack_refuses_does_not_block_others(desk: Desk) -> None:
     desk.bench.ask("new client-x")
     desk.slack.fail("chat.postMessage", "fatal_error")
     desk.bench.ask("new client-y")
     for _ in range(5):
         desk.announce()
     assert len(posted_cards(desk)) == 1
-    assert desk.slack.calls["chat.postMessage"] == 2, "it does not run hot"
+    assert desk.slack.calls["chat.postMessage"] == 2, "a refused message is not retried in a tight loop"
 
 
 def test_a_card_posted_right_before_a_crash_is_found_again(desk: Desk) -> None:
@@ -143,7 +143,7 @@ def lose_the_answer_to_a_note(desk: Desk) -> None:
     desk.slack.chat_postMessage = real  # type: ignore[method-assign]
 
 
-def test_a_note_whose_answer_was_lost_is_not_said_again_also_after_a_crash(desk: Desk) -> None:
+def test_a_note_whose_answer_was_lost_is_not_repeated_even_after_a_crash(desk: Desk) -> None:
     lose_the_answer_to_a_note(desk)
     again = make_desk(desk.bench, desk.slack)
     for _ in range(2):
@@ -152,14 +152,14 @@ def test_a_note_whose_answer_was_lost_is_not_said_again_also_after_a_crash(desk:
     assert not desk.bench.context.database.read("SELECT 1 FROM notes WHERE posted IS NULL")
 
 
-def test_a_note_that_may_not_be_looked_for_is_rather_said_twice_than_never(desk: Desk) -> None:
+def test_a_note_is_repeated_where_the_bot_may_not_read_replies(desk: Desk) -> None:
     lose_the_answer_to_a_note(desk)
     desk.slack.fail("conversations.replies", "missing_scope")
     make_desk(desk.bench, desk.slack).announce()
     assert len(thread(desk)) == 2
 
 
-def test_history_that_may_not_be_read_does_not_stop_a_card(desk: Desk) -> None:
+def test_a_card_is_posted_where_the_bot_may_not_read_history(desk: Desk) -> None:
     desk.bench.ask("new client-x")
     desk.bench.clock.move(1)
     again = make_desk(desk.bench, desk.slack)
@@ -168,7 +168,7 @@ def test_history_that_may_not_be_read_does_not_stop_a_card(desk: Desk) -> None:
     assert len(posted_cards(desk)) == 1
 
 
-def test_the_thread_announces_by_itself_and_ends_when_told(desk: Desk) -> None:
+def test_the_announcer_thread_announces_by_itself_and_can_be_stopped(desk: Desk) -> None:
     desk.bench.context.operations.changed = desk.announcer.wake
     desk.announcer.start()
     desk.bench.ask("new client-x")
@@ -193,7 +193,7 @@ class Webhook:
 
 
 @pytest.mark.parametrize(("status", "ephemerals"), [(200, 0), (404, 1), (0, 1)])
-def test_an_answer_goes_by_the_response_url_or_else_by_an_ephemeral(
+def test_an_answer_falls_back_from_the_response_url_to_an_ephemeral_message(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, status: int, ephemerals: int
 ) -> None:
     monkeypatch.setattr(announcer, "WebhookClient", Webhook(status))
@@ -201,14 +201,14 @@ def test_an_answer_goes_by_the_response_url_or_else_by_an_ephemeral(
     assert len(said(desk, "chat.postEphemeral")) == ephemerals
 
 
-def test_an_answer_where_the_bot_is_not_goes_directly_to_the_person(desk: Desk) -> None:
+def test_an_answer_in_a_channel_without_the_bot_goes_directly_to_the_person(desk: Desk) -> None:
     desk.slack.closed.add("C0ELSEWHERE")
     desk.announcer.answer(LEAD.id, "C0ELSEWHERE", "", Message("Hello", []))
     assert desk.slack.said[-1]["channel"] == f"D{LEAD.id}"
 
 
-def test_what_a_bot_of_before_left_unsaid_is_said(desk: Desk, tmp_path: Path) -> None:
-    """A state of before notes had a state of their own is taken over."""
+def test_notes_that_an_older_bot_left_unposted_are_posted(desk: Desk, tmp_path: Path) -> None:
+    """The database is from before notes had the column `only_in`."""
     desk.bench.approve(desk.bench.ask("new client-x"))
     desk.bench.context.database.close()
     with closing(sqlite3.connect(tmp_path / "bot.db")) as before:
@@ -221,8 +221,10 @@ def test_what_a_bot_of_before_left_unsaid_is_said(desk: Desk, tmp_path: Path) ->
     assert [one["text"] for one in thread(again)] == [f":white_check_mark: <@{LEAD.id}> approved. Starting now."]
 
 
-def test_the_card_of_one_waits_not_for_the_hundred_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slack takes a message a second; meanwhile somebody else asks for one thing."""
+def test_one_persons_card_does_not_wait_for_the_many_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slack accepts one message a second; while thirty cards are posted, somebody else makes one request."""
     desk = make_desk(make_bench(tmp_path))
     for number in range(30):
         desk.bench.ask(f"new client-{number}")

@@ -1,4 +1,4 @@
-"""Slack takes 50 updates of messages a minute: pictures of progress wait for one another, outcomes for nobody."""
+"""Slack accepts 50 message updates a minute: the bot paces updates of progress, but shows outcomes at once."""
 
 from __future__ import annotations
 
@@ -28,15 +28,13 @@ def updates(desk: Desk) -> int:
 
 
 def go_on(desk: Desk, position: int) -> None:
-    """Both begin a step."""
+    """Begin a step in both operations."""
     operations = desk.bench.context.operations
     for operation in operations.select("state = 'running'"):
         progress.step_started(operations, operation, position)
 
 
-def test_progress_is_shown_of_all_cards_and_then_not_before_its_time(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_of_all_cards_is_shown_and_then_paced(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(announcer, "PROGRESS", 3600.0)
     go_on(desk, 0)
     desk.announce()

@@ -1,4 +1,4 @@
-"""Whatever a tenant answers, to whatever it is asked: the bot goes on, and nothing of the others is lost."""
+"""Whatever a tenant answers to any request, the bot carries on and the other tenants lose nothing."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ HOSTILE: tuple[Any, ...] = (
     {"ok": True},
     {str(number): number for number in range(5000)},
 )
-"""What may stand in the place of any part of an answer."""
+"""Values that replace parts of an answer."""
 MISSING = object()
 
 
 def parts(answer: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The way to each part of an answer."""
+    """Yield the path to each part of an answer, the whole answer first."""
     yield path
     for key, value in answer.items() if isinstance(answer, dict) else ():
         yield from parts(value, (*path, key))
 
 
 def with_part(answer: Any, path: tuple[str, ...], value: Any) -> Any:
-    """The answer with another value in this place, or with none there."""
+    """Return the answer with this part replaced, or removed where the value is MISSING."""
     if not path:
         return None if value is MISSING else value
     rest = {key: found for key, found in answer.items() if key != path[0]}
@@ -82,13 +82,13 @@ def with_part(answer: Any, path: tuple[str, ...], value: Any) -> Any:
 
 
 def text_of(answer: Any) -> bytes:
-    """JSON as a tenant may write it: half a character, and numbers of any length."""
+    """Encode an answer as a tenant may: JSON with lone surrogates and numbers of any length."""
     return json.dumps(answer).encode()
 
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a tenant that is well answers, by verb."""
+    """The answers of a healthy tenant, by verb."""
     bench = make_bench(tmp_path_factory.mktemp("honest"))
     said: dict[str, Any] = {}
     speak = bench.lxd.speak
@@ -154,7 +154,7 @@ ASKED = (
 )
 
 
-def test_each_answer_of_a_tenant_that_is_well_is_believed(honest: dict[str, Any]) -> None:
+def test_every_answer_of_a_healthy_tenant_is_accepted(honest: dict[str, Any]) -> None:
     assert honest.keys() >= SHAPES.keys() - {
         "install", "generalise", "quiesce", "unquiesce", "counts", "restart", "lay_cache",
         "send_own", "taking", "take_own", "adopt",
@@ -193,13 +193,13 @@ def _believed(verb: str, line: bytes) -> Any:
 
 
 @given(st.sampled_from(sorted(SHAPES)), st.binary(max_size=400) | JSON.map(text_of))
-def test_any_bytes_are_an_answer_or_an_error_of_the_tenant(verb: str, line: bytes) -> None:
+def test_any_bytes_are_an_answer_or_an_error_that_names_the_tenant(verb: str, line: bytes) -> None:
     _believed(verb, line)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
-def test_any_change_of_an_answer_is_within_bounds_or_an_error(honest: dict[str, Any], data: st.DataObject) -> None:
+def test_any_altered_answer_is_within_bounds_or_an_error(honest: dict[str, Any], data: st.DataObject) -> None:
     verb = data.draw(st.sampled_from(sorted(honest)))
     path = data.draw(st.sampled_from(list(parts(honest[verb]))))
     value = data.draw(st.sampled_from((MISSING, *HOSTILE)) | JSON)
@@ -228,20 +228,20 @@ def _within_bounds(told: Any, entries: int = ENTRIES) -> None:
         assert -256 <= told < 2**53 or told >= -(2**31)
 
 
-def test_the_longest_log_is_cut_and_its_lines_stay() -> None:
+def test_a_long_text_is_cut_and_line_breaks_stay() -> None:
     assert Text("a\nb\tc").text == "a\nb\tc"
     assert len(Text("x" * 100_000).text) == LONG
     assert tame("abc", 2) == "a\N{HORIZONTAL ELLIPSIS}"
 
 
-def test_each_character_that_no_message_can_hold_is_replaced() -> None:
+def test_characters_that_no_message_can_contain_are_replaced() -> None:
     untamed = [*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)]
     for code in (*untamed, *range(0x202A, 0x202F), *range(0x2066, 0x206A)):
         assert tame(f"a{chr(code)}b", 10) == "a\N{REPLACEMENT CHARACTER}b", hex(code)
 
 
 class Fleet:
-    """A bot with two tenants, of which the first answers what it will."""
+    """A bot with two tenants. `says` returns what client-x answers to a verb; None: its honest answer."""
 
     def __init__(self, folder: Path) -> None:
         self.bench: Bench = make_bench(folder, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
@@ -259,7 +259,7 @@ class Fleet:
             yield from itertools.repeat(line)
 
     def swept(self) -> dict[str, set[str]]:
-        """Sweep, tell, and make a digest; return what is wrong with whom."""
+        """Run the sweep, the incidents job and the digest; return the kinds of open incidents by subject."""
         self.bench.clock.move(300)
         health(self.bench.context)
         incidents(self.bench.context)
@@ -269,13 +269,13 @@ class Fleet:
         self.bench.answer("list")
         found: dict[str, set[str]] = {}
         for one in self.bench.context.incidents.open():
-            # A day was passed over, in which nobody took any.
+            # The clock skipped a day on which nobody took a snapshot.
             if one.kind != "snapshot":
                 found.setdefault(one.subject, set()).add(one.kind)
         return found
 
     def is_whole(self) -> None:
-        """Nothing of the other is lost, and all that happened is recorded, in little room."""
+        """Check that client-y lost nothing, that the audit log is intact and that its entries are short."""
         measured = metrics.latest(self.bench.context.database, self.bench.clock())
         assert measured["client-y"].contacts == 1200
         assert audit.verify(self.bench.context.database).broken == 0
@@ -298,7 +298,7 @@ NONSENSE = (b"", b"nonsense", b'{"ok": true}', b'{"ok": true, "facts": {}}', b"[
 
 
 @pytest.mark.parametrize("line", NONSENSE, ids=shown)
-def test_a_tenant_that_answers_nonsense_harms_itself_alone(fleet: Fleet, line: bytes) -> None:
+def test_a_tenant_that_answers_nonsense_harms_only_itself(fleet: Fleet, line: bytes) -> None:
     fleet.says = lambda _: line
     found = fleet.swept()
     assert found == {"client-x": {"inside"}}
@@ -309,7 +309,9 @@ def test_a_tenant_that_answers_nonsense_harms_itself_alone(fleet: Fleet, line: b
     assert fleet.swept() == {}
 
 
-def test_one_whose_look_never_ends_is_judged_and_holds_up_nobody(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_health_check_that_never_ends_is_reported_and_blocks_nobody(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(health_checks, "BUDGET", 1.0)
     ended = threading.Event()
     fleet.says = lambda _: b"" if ended.wait(60) else None
@@ -324,8 +326,8 @@ def test_one_whose_look_never_ends_is_judged_and_holds_up_nobody(fleet: Fleet, m
         ended.set()
 
 
-def test_a_part_of_an_answer_may_be_anything_and_harms_its_tenant_alone(fleet: Fleet, honest: dict[str, Any]) -> None:
-    """Each value in the place of each part, in turn: a missing fact, a wrong type, a figure beyond 2^63 …"""
+def test_a_hostile_part_of_an_answer_harms_only_its_tenant(fleet: Fleet, honest: dict[str, Any]) -> None:
+    """Replaces each part of the answer twice, by the next hostile value: nothing, a wrong type, a huge figure …"""
     places = [path for path in parts(honest["health"]) if path]
     values = itertools.cycle((MISSING, *HOSTILE))
     for path, value in [(path, next(values)) for path in places * 2]:
@@ -334,7 +336,7 @@ def test_a_part_of_an_answer_may_be_anything_and_harms_its_tenant_alone(fleet: F
         fleet.bench.clock.move(300)
         health(fleet.bench.context)
         fleet.bench.answer("status client-x")
-        # Hours pass meanwhile, in which nobody takes a snapshot.
+        # The loop takes hours of the clock, in which nobody takes a snapshot.
         found = {one.subject for one in fleet.bench.context.incidents.open() if one.kind != "snapshot"}
         assert found <= {"client-x"}, (path, value)
     fleet.swept()
@@ -342,8 +344,8 @@ def test_a_part_of_an_answer_may_be_anything_and_harms_its_tenant_alone(fleet: F
 
 
 @pytest.mark.parametrize("value", [2**53 - 1, 2**53, 2**63 - 1, 2**63, 10**400], ids=lambda value: str(value)[:20])
-def test_no_figure_breaks_what_is_summed_up(fleet: Fleet, honest: dict[str, Any], value: int) -> None:
-    """Hours and days are made of what was measured, and two of the largest integers have a sum that is none."""
+def test_no_figure_breaks_the_hourly_and_daily_sums(fleet: Fleet, honest: dict[str, Any], value: int) -> None:
+    """Measurements are summed up by hour and day, and the sum of two of the largest integers overflows."""
     facts = dict.fromkeys(("memory", "memory_limit", "log_errors_day", "contacts", "queue_age"), value)
     disk = {"used": value, "limit": value, "free": value}
     line = text_of(honest["health"] | {"facts": honest["health"]["facts"] | facts | {"disk": disk}})
@@ -353,8 +355,8 @@ def test_no_figure_breaks_what_is_summed_up(fleet: Fleet, honest: dict[str, Any]
     fleet.is_whole()
 
 
-def test_figures_of_before_are_summed_up_too(fleet: Fleet) -> None:
-    """A database of before this door was there may hold whatever once was believed."""
+def test_huge_figures_in_an_old_database_are_summed_up_too(fleet: Fleet) -> None:
+    """A database from before answers were checked may contain any figure."""
     for _ in range(5):
         fleet.bench.clock.move(300)
         reading = metrics.Reading("client-x", memory=2**63 - 1, disk=2**63 - 1, contacts=2**63 - 1)
@@ -367,7 +369,7 @@ def test_figures_of_before_are_summed_up_too(fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     "error", ["\ud800", "x" * 900_000, "\x00\x1b", "<!channel> `" * 50], ids=lambda error: error[:9]
 )
-def test_an_error_may_hold_anything(fleet: Fleet, error: str) -> None:
+def test_an_error_may_contain_anything(fleet: Fleet, error: str) -> None:
     fleet.says = lambda _: text_of({"ok": False, "error": error})
     assert fleet.swept() == {"client-x": {"inside"}}
     fleet.bench.answer("status client-x")
@@ -382,7 +384,7 @@ WORKS = ("snapshot", "stop", "suspend", "resize --plan large", "delete", "restar
 @pytest.mark.parametrize(
     "line", [*NONSENSE, text_of({"ok": False, "error": "\ud800" * 999})], ids=lambda line: line[:9]
 )
-def test_every_operation_on_it_comes_to_an_end(fleet: Fleet, work: str, line: bytes) -> None:
+def test_every_operation_on_a_hostile_tenant_ends(fleet: Fleet, work: str, line: bytes) -> None:
     fleet.says = lambda _: line
     verb, _, more = work.partition(" ")
     done = fleet.bench.done(f"{verb} client-x {more}".strip(), OPERATOR)
@@ -393,7 +395,7 @@ def test_every_operation_on_it_comes_to_an_end(fleet: Fleet, work: str, line: by
 
 @pytest.mark.parametrize("text", ["status client-x", "logs client-x", "console client-x mautic:import", "list"])
 @pytest.mark.parametrize("line", NONSENSE, ids=shown)
-def test_every_question_has_an_answer_or_a_sentence(fleet: Fleet, text: str, line: bytes) -> None:
+def test_every_query_gets_an_answer_or_a_clear_error(fleet: Fleet, text: str, line: bytes) -> None:
     fleet.says = lambda _: line
     if text.split()[0] in ("logs", "console"):
         with pytest.raises(TenantAnswerError, match="`client-x` answers"):
@@ -405,10 +407,8 @@ def test_every_question_has_an_answer_or_a_sentence(fleet: Fleet, text: str, lin
 @pytest.mark.parametrize(
     "value", [-1, 2**37, 2**37 + 1, 2**53 - 1, 2**53, "x" * 9000, None, {}], ids=lambda value: str(value)[:9]
 )
-def test_a_figure_that_nobody_expects_keeps_no_operation_from_its_end(
-    fleet: Fleet, honest: dict[str, Any], value: Any
-) -> None:
-    """Neither in what is shown before it is approved (when the oldest mail is from), nor in what is done."""
+def test_an_unexpected_figure_keeps_no_operation_from_ending(fleet: Fleet, honest: dict[str, Any], value: Any) -> None:
+    """Neither in what the card shows before approval (the age of the oldest mail), nor in a step."""
     said = {
         verb: text_of(_everywhere(answer, value))
         for verb, answer in honest.items()
@@ -436,13 +436,13 @@ def test_a_figure_that_nobody_expects_keeps_no_operation_from_its_end(
 
 
 def _everywhere(answer: Any, value: Any) -> Any:
-    """The answer with this value in the place of each figure and text."""
+    """Return the answer with this value in place of each figure and text."""
     if isinstance(answer, dict):
         return {key: found if key in ("ok", "choice") else _everywhere(found, value) for key, found in answer.items()}
     return value
 
 
-def test_what_happened_is_recorded_whatever_a_text_holds(fleet: Fleet) -> None:
+def test_the_audit_log_records_any_text_within_its_limit(fleet: Fleet) -> None:
     database = fleet.bench.context.database
     with database.transaction() as transaction:
         detail = {"why": "\ud800" + "x" * 40_000_000, "more": {"\udfff": ["\x00"] * 3}, "n": 2**70}
@@ -453,8 +453,8 @@ def test_what_happened_is_recorded_whatever_a_text_holds(fleet: Fleet) -> None:
     assert all(len(row["detail"]) <= audit.DETAIL for row in audit.recent(database, limit=5))
 
 
-def test_no_tenant_is_asked_but_at_this_door() -> None:
-    """What is recorded, or read from its files, has no bounds that it could not move."""
+def test_nothing_reads_from_a_tenant_except_through_its_checked_answers() -> None:
+    """Nothing bounds the output of `execute`, which the host stores, or of `pull`, so a tenant could flood both."""
     root = Path(answers.__file__).parents[2]
     asks = re.compile(r"(lxd|server|source|target|there)\.(execute|pull)\(")
     found = {
@@ -468,7 +468,7 @@ def test_no_tenant_is_asked_but_at_this_door() -> None:
     assert found == {"bot/guest/blueprint/build.py", "bot/fleet/bases.py", "bot/edge/edge.py", *simulated}
 
 
-def test_a_tenant_with_much_to_say_is_shown_within_what_slack_takes(fleet: Fleet, honest: dict[str, Any]) -> None:
+def test_a_very_long_answer_is_shown_within_slacks_limits(fleet: Fleet, honest: dict[str, Any]) -> None:
     long = "<&>" * 200
     facts = honest["health"]["facts"] | {"services": {f"{number}{long}": long for number in range(200)}}
     checks = {f"{number}{long}": {"ok": False, "text": long} for number in range(200)}

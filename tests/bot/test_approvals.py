@@ -1,4 +1,4 @@
-"""Approvals: who may decide, one winner, and nothing runs that is not what was approved."""
+"""Approvals: who may decide, that one decision wins, and that only what was approved runs."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def test_nobody_approves_or_denies_their_own_request(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("actor", [OPERATOR, Actor("U0NOBODY", frozenset())])
-def test_only_the_roles_of_the_policy_decide(bench: Bench, actor: Actor) -> None:
+def test_only_roles_of_the_policy_may_decide(bench: Bench, actor: Actor) -> None:
     operation = bench.ask("new client-x")
     with pytest.raises(Refused, match="Only approvers can decide"):
         decide(bench, operation, actor)
     assert state(bench, operation) == "awaiting_approval"
 
 
-def test_only_the_roles_of_the_policy_ask(bench: Bench) -> None:
+def test_only_roles_of_the_policy_may_ask(bench: Bench) -> None:
     bench.context.approvals.refuse_to_ask("new", ASKER)
     with pytest.raises(Refused, match="Ask an operator or an approver"):
         bench.context.approvals.refuse_to_ask("delete", ASKER)
@@ -80,7 +80,7 @@ def test_two_approvals_come_from_two_people(bench: Bench) -> None:
     assert events(bench, operation) == ["operation.requested", "operation.seconded", "operation.approved"]
 
 
-def test_a_voice_is_looked_at_again_when_the_last_one_comes(bench: Bench) -> None:
+def test_earlier_approvals_are_checked_again_when_the_last_one_comes(bench: Bench) -> None:
     with_policy(bench, approvals=2)
     operation = bench.ask("new client-x")
     decide(bench, operation, LEAD)
@@ -97,7 +97,7 @@ def test_a_voice_is_looked_at_again_when_the_last_one_comes(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("gone", ["role", "deleted", "unknown"])
-def test_a_voice_is_looked_at_again_before_it_begins(bench: Bench, gone: str) -> None:
+def test_approvals_are_checked_again_before_the_operation_starts(bench: Bench, gone: str) -> None:
     operation = decide(bench, bench.ask("new client-x"), LEAD)
     if gone == "role":
         bench.slack.groups["mautic-approvers"] = [LEAD_2.id]
@@ -115,7 +115,7 @@ def test_a_voice_is_looked_at_again_before_it_begins(bench: Bench, gone: str) ->
     assert events(bench, operation)[2:5] == ["operation.voice_lost", "operation.unapproved", "operation.approved"]
 
 
-def test_where_slack_does_not_tell_who_may_approve_it_waits(bench: Bench) -> None:
+def test_an_operation_waits_while_slack_does_not_say_who_may_approve(bench: Bench) -> None:
     operation = decide(bench, bench.ask("new client-x"), LEAD)
     bench.context.people.forget()
     bench.slack.fail("users.info", TimeoutError())
@@ -125,14 +125,14 @@ def test_where_slack_does_not_tell_who_may_approve_it_waits(bench: Bench) -> Non
     assert state(bench, operation) == "succeeded"
 
 
-def test_what_takes_more_approvals_by_now_waits_for_them(bench: Bench) -> None:
+def test_an_operation_waits_when_the_policy_now_needs_more_approvals(bench: Bench) -> None:
     operation = decide(bench, bench.ask("new client-x"), LEAD)
     with_policy(bench, approvals=2)
     assert not bench.runner.run_one()
     assert decide(bench, operation, LEAD_2).state == "queued"
 
 
-def test_what_began_goes_on_whoever_approved_it(tmp_path: Path) -> None:
+def test_a_started_operation_continues_though_its_approver_lost_the_role(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, fault=die_in_the_middle)
     operation = decide(bench, bench.ask("new client-x"), LEAD)
     with pytest.raises(KeyboardInterrupt):
@@ -150,7 +150,7 @@ def die_in_the_middle(moment: str) -> None:
 
 
 @pytest.mark.parametrize("tightened", ["quorum", "role"])
-def test_retry_looks_at_who_approved_and_how_many_it_takes(bench: Bench, tightened: str) -> None:
+def test_a_retry_checks_the_approvers_and_their_number_again(bench: Bench, tightened: str) -> None:
     bench.lxd.fail_next("start", OSError("broken"))
     operation = bench.done("new client-x")
     assert operation.state == "failed"
@@ -163,7 +163,7 @@ def test_retry_looks_at_who_approved_and_how_many_it_takes(bench: Bench, tighten
         bench.context.approvals.refuse_to_retry(operation, ASKER)
 
 
-def test_who_approved_first_may_still_deny_while_the_second_is_missing(bench: Bench) -> None:
+def test_the_first_approver_may_still_deny_before_the_second_approval(bench: Bench) -> None:
     with_policy(bench, approvals=2)
     operation = bench.ask("new client-x")
     decide(bench, operation, LEAD)
@@ -193,7 +193,7 @@ def test_a_denied_tenant_is_free_again(bench: Bench) -> None:
     assert bench.done("new client-x").state == "succeeded"
 
 
-def test_a_request_expires_at_its_hour(bench: Bench) -> None:
+def test_a_request_expires_after_24_hours(bench: Bench) -> None:
     operation = bench.ask("new client-x")
     bench.clock.move(24 * 3600 - 1)
     assert bench.context.approvals.expire() == 0
@@ -211,11 +211,11 @@ def test_a_request_that_expired_while_the_bot_was_down_cannot_be_approved(bench:
     again.clock.move(30 * 24 * 3600)
     with pytest.raises(Refused, match="has expired"):
         decide(again, operation, LEAD)
-    assert again.context.approvals.expire() == 0, "it has ended once, at the click"
+    assert again.context.approvals.expire() == 0, "it has already expired, at the click"
     assert not again.runner.run_one()
 
 
-def test_a_dangerous_operation_wants_the_tenants_name(bench: Bench) -> None:
+def test_approving_a_dangerous_operation_requires_the_tenants_name(bench: Bench) -> None:
     bench.done("new client-x")
     operation = bench.ask("delete client-x", OPERATOR)
     for typed in ("", "client-y", "client-x1"):
@@ -224,12 +224,12 @@ def test_a_dangerous_operation_wants_the_tenants_name(bench: Bench) -> None:
     assert decide(bench, operation, LEAD, typed_name=" Client-X ").state == "queued"
 
 
-def test_a_denial_wants_no_name(bench: Bench) -> None:
+def test_a_denial_requires_no_name(bench: Bench) -> None:
     bench.done("new client-x")
     assert decide(bench, bench.ask("delete client-x", OPERATOR), LEAD, "deny").state == "denied"
 
 
-def test_a_plan_that_would_now_do_something_else_is_cancelled_and_told(bench: Bench) -> None:
+def test_a_request_whose_plan_no_longer_matches_is_cancelled(bench: Bench) -> None:
     operation = bench.ask("new client-x")
     plans = bench.context.settings.plans
     plans["small"] = replace(plans["small"], memory="1GiB")  # type: ignore[index]
@@ -241,7 +241,7 @@ def test_a_plan_that_would_now_do_something_else_is_cancelled_and_told(bench: Be
     assert not bench.runner.run_one()
 
 
-def test_a_plan_that_is_no_longer_possible_is_cancelled_with_the_reason(bench: Bench) -> None:
+def test_a_request_whose_plan_is_no_longer_possible_is_cancelled_with_the_reason(bench: Bench) -> None:
     bench.done("new client-x --domain taken.example.com")
     operation = bench.ask("new client-y --domain new.example.com")
     bench.lxd.update("client-x", {"user.mautic-ops.domain": "new.example.com"})
@@ -260,14 +260,14 @@ def test_an_lxd_that_does_not_answer_cancels_nothing(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("actor", [ASKER, LEAD])
-def test_who_asked_or_may_decide_withdraws_a_request(bench: Bench, actor: Actor) -> None:
+def test_the_requester_or_an_approver_may_withdraw_a_request(bench: Bench, actor: Actor) -> None:
     operation = bench.ask("new client-x")
     assert bench.context.approvals.cancel(operation.id, actor).state == "cancelled"
     with pytest.raises(Refused, match="was cancelled"):
         decide(bench, operation, LEAD)
 
 
-def test_others_cannot_withdraw_a_request_and_nobody_one_that_runs(bench: Bench) -> None:
+def test_others_cannot_withdraw_a_request_and_nobody_can_once_it_is_approved(bench: Bench) -> None:
     operation = bench.ask("new client-x")
     with pytest.raises(Refused, match=r"Only <@U0ACCOUNT> or an approver"):
         bench.context.approvals.cancel(operation.id, OPERATOR)
@@ -276,7 +276,7 @@ def test_others_cannot_withdraw_a_request_and_nobody_one_that_runs(bench: Bench)
         bench.context.approvals.cancel(operation.id, ASKER)
 
 
-def test_an_operation_that_is_not_there_is_refused(bench: Bench) -> None:
+def test_a_decision_on_an_unknown_request_is_refused(bench: Bench) -> None:
     with pytest.raises(Refused, match="There is no request #7"):
         bench.context.approvals.decide(7, LEAD, "approve", via="test")
 
@@ -311,7 +311,7 @@ def test_two_hundred_decisions_at_once_have_one_winner(bench: Bench) -> None:
     ]
 
 
-def test_what_an_approver_chose_counts_no_more_than_their_approval(bench: Bench) -> None:
+def test_a_choice_is_dropped_when_its_approver_loses_the_role(bench: Bench) -> None:
     bench.slack.groups["mautic-approvers"].append(LEAD_3.id)
     bench.done("new client-x")
     bench.done("snapshot client-x", OPERATOR)
@@ -328,7 +328,7 @@ def test_what_an_approver_chose_counts_no_more_than_their_approval(bench: Bench)
     assert approved.chosen == ""
 
 
-def test_who_is_asked_for_what_is_missing_when_its_time_comes_has_time_to_answer(bench: Bench) -> None:
+def test_there_is_time_to_replace_an_approval_that_is_lost_at_the_scheduled_time(bench: Bench) -> None:
     add_releases(bench, "6.0.10")
     bench.done("new client-x")
     bench.done("rehearse client-x", OPERATOR)

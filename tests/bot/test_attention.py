@@ -1,4 +1,4 @@
-"""The worst moment: a move or restore that failed and could not be taken back says first how the client is."""
+"""A move or restore that failed and could not be rolled back: its card says first how the client is."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def card(desk: Desk, operation: Operation) -> str:
 
 
 def offline(desk: Desk, other: SimulatedLxd) -> Operation:
-    """A move that left nobody to serve the client."""
+    """Return a failed move after which no container serves the client."""
     stuck = half_moved(desk.bench, other)
     assert not live(desk.bench)
     return stuck
 
 
-def test_a_move_that_left_a_client_offline_says_so_first_and_where_the_data_is(desk: Desk, other: SimulatedLxd) -> None:
+def test_a_move_that_left_a_client_offline_says_so_and_where_the_data_is(desk: Desk, other: SimulatedLxd) -> None:
     stuck = offline(desk, other)
     shown = card(desk, stuck)
     assert shown.startswith(":rotating_light: *client-x is offline* since")
@@ -57,7 +57,7 @@ def test_a_move_that_left_a_client_offline_says_so_first_and_where_the_data_is(d
     assert styles == {"undo": "primary", "retry": None, "give_up": None}
 
 
-def test_the_thread_calls_the_operators_once(desk: Desk, other: SimulatedLxd) -> None:
+def test_the_thread_mentions_the_operators_once(desk: Desk, other: SimulatedLxd) -> None:
     stuck = offline(desk, other)
     desk.announce()
     said = desk.slack.said[-1]
@@ -76,7 +76,7 @@ def test_the_thread_calls_the_operators_once(desk: Desk, other: SimulatedLxd) ->
     assert len(told) == 1
 
 
-def test_the_incident_says_the_same(desk: Desk, other: SimulatedLxd) -> None:
+def test_the_incident_also_says_where_the_data_is(desk: Desk, other: SimulatedLxd) -> None:
     offline(desk, other)
     desk.bench.clock.move(60)
     health(desk.bench.context)
@@ -84,7 +84,7 @@ def test_the_incident_says_the_same(desk: Desk, other: SimulatedLxd) -> None:
     assert incident.text.startswith("client-x is offline. All data is in `client-x` on local;")
 
 
-def test_undo_brings_it_back_and_its_card_says_who_did(desk: Desk, other: SimulatedLxd) -> None:
+def test_undo_brings_the_client_back_and_the_card_says_who_did_it(desk: Desk, other: SimulatedLxd) -> None:
     stuck = offline(desk, other)
     starts(True, desk.bench.lxd, other)
     recovery.undo(desk.bench.context.operations, stuck, LEAD.id)
@@ -95,7 +95,7 @@ def test_undo_brings_it_back_and_its_card_says_who_did(desk: Desk, other: Simula
     assert f"rolled back by <@{LEAD.id}>" in shown
 
 
-def test_an_undo_that_fails_too_still_says_it(desk: Desk, other: SimulatedLxd) -> None:
+def test_after_a_failed_undo_the_client_is_still_shown_as_offline(desk: Desk, other: SimulatedLxd) -> None:
     stuck = offline(desk, other)
     recovery.undo(desk.bench.context.operations, stuck, LEAD.id)
     desk.bench.finish()
@@ -104,8 +104,8 @@ def test_an_undo_that_fails_too_still_says_it(desk: Desk, other: SimulatedLxd) -
     assert "*client-x is offline.*" in notes(desk.bench, stuck)[-1]
 
 
-def test_where_a_new_container_was_open_its_data_counts(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a restore whose page did not come, and whose old container does not start."""
+def test_a_candidate_that_was_open_to_clients_has_the_newest_data(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore whose health check found no page, and whose old container cannot go back into service."""
     with monkeypatch.context() as patched:
         patched.setattr(desk.bench.context.edge, "probe", lambda _: Probe(502, False))
         patched.setattr("bot.engine.cutover.Cutover._go_on", lambda _: broken())
@@ -118,7 +118,7 @@ def test_where_a_new_container_was_open_its_data_counts(desk: Desk, monkeypatch:
     assert [one["action_id"] for one in failure_buttons(stuck)] == ["retry", "undo", "give_up"]
 
 
-def test_one_that_serves_for_good_says_by_what(desk: Desk) -> None:
+def test_a_client_served_by_the_new_container_for_good_is_shown_as_online(desk: Desk) -> None:
     def fail(moment: str) -> None:
         if moment == "before 3":
             raise LxdError("LXD could not.")
@@ -135,7 +135,7 @@ def test_one_that_serves_for_good_says_by_what(desk: Desk) -> None:
     assert "Retry is on its card and in my Home tab." in "\n".join(mrkdwn(desk.bench.answer("digest", OPERATOR).blocks))
 
 
-def test_of_any_other_command_it_says_what_the_buttons_do(desk: Desk) -> None:
+def test_the_card_of_any_other_command_explains_the_buttons(desk: Desk) -> None:
     starts(False, desk.bench.lxd)
     stuck = desk.bench.done("restart client-x", OPERATOR)
     assert stuck.state == "needs_attention"
@@ -145,7 +145,7 @@ def test_of_any_other_command_it_says_what_the_buttons_do(desk: Desk) -> None:
     assert notes(desk.bench, stuck)[-1].count("Undo tries the rollback again") == 1
 
 
-def test_a_host_that_cannot_be_seen_is_said_and_the_card_follows_when_it_can(
+def test_the_card_names_a_silent_host_and_is_updated_when_it_answers(
     desk: Desk, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     down = switch(desk.bench.lxd)
@@ -171,7 +171,7 @@ def home_of(desk: Desk, user: str) -> str:
     return "\n".join([*(one["text"]["text"] for one in blocks if one["type"] == "header"), *mrkdwn(blocks)])
 
 
-def test_it_leads_the_home_tab_of_whom_it_calls_and_they_act_there(desk: Desk, other: SimulatedLxd) -> None:
+def test_an_offline_client_leads_the_home_tab_and_undo_works_there(desk: Desk, other: SimulatedLxd) -> None:
     desk.bench.ask("new client-y")
     stuck = offline(desk, other)
     for person in (OPERATOR, LEAD, LEAD_2):
@@ -191,14 +191,14 @@ def test_it_leads_the_home_tab_of_whom_it_calls_and_they_act_there(desk: Desk, o
     assert "Nothing needs you" in home_of(desk, second.id)
 
 
-def test_who_is_not_called_cannot_undo(desk: Desk, other: SimulatedLxd) -> None:
+def test_people_who_were_not_mentioned_cannot_undo(desk: Desk, other: SimulatedLxd) -> None:
     stuck = offline(desk, other)
     desk.click("undo", stuck.id, ASKER)
     assert "can use this button" in desk.slack.to(ASKER.id)[-1]
     assert desk.bench.context.operations.get(stuck.id).state == "needs_attention"
 
 
-def test_it_leads_the_digest_and_the_list(desk: Desk, other: SimulatedLxd) -> None:
+def test_an_offline_client_leads_the_digest_and_the_list(desk: Desk, other: SimulatedLxd) -> None:
     desk.bench.done("new aaa --host local", OPERATOR)
     desk.bench.lxd.stop("aaa")
     offline(desk, other)
@@ -208,15 +208,15 @@ def test_it_leads_the_digest_and_the_list(desk: Desk, other: SimulatedLxd) -> No
     assert "2 clients offline" in blocks[0]["text"]["text"]
     assert blocks[1]["text"]["text"].startswith(":rotating_light: *client-x is offline* since")
     assert "Undo is safe" in blocks[1]["text"]["text"].splitlines()[0]
-    assert blocks[1]["text"]["text"].count("client-x is offline") == 1, "and not again as an incident"
+    assert blocks[1]["text"]["text"].count("client-x is offline") == 1, (
+        "the client does not appear again as an incident"
+    )
     shown = "\n".join(mrkdwn(desk.bench.answer("list").blocks))
     assert ":red_circle: *client-x* · offline: move stuck (request #4)" in shown
 
 
-def test_what_came_to_a_halt_before_this_was_recorded_is_looked_at_by_the_next_sweep(
-    desk: Desk, other: SimulatedLxd
-) -> None:
-    """A database of yesterday's bot: its column is empty."""
+def test_the_next_sweep_inspects_a_failure_of_an_older_bot(desk: Desk, other: SimulatedLxd) -> None:
+    """The older bot left the column `aftermath` empty."""
     stuck = offline(desk, other)
     with desk.bench.context.database.transaction() as transaction:
         transaction.execute("UPDATE operations SET aftermath = '{}'")
@@ -228,7 +228,7 @@ def test_what_came_to_a_halt_before_this_was_recorded_is_looked_at_by_the_next_s
     assert card(desk, stuck).startswith(":rotating_light: *client-x is offline*")
 
 
-def test_the_way_that_loses_something_asks_once_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_button_that_loses_data_asks_for_confirmation(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(desk.bench.context.edge, "probe", lambda _: Probe(502, False))
         patched.setattr("bot.engine.cutover.Cutover._go_on", lambda _: broken())

@@ -1,4 +1,4 @@
-"""The audit log: what happened stands in it in the same transaction, and nobody changes it unseen."""
+"""The audit log: each change and its row are one transaction, and nobody changes a row unnoticed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def log(tmp_path: Path) -> Database:
 
 
 def tamper(database: Database, *statements: str) -> None:
-    """Do what somebody with the file and `sqlite3` can do: take the triggers away, then change rows."""
+    """Do what somebody with the file and `sqlite3` can do: drop the triggers, then change rows."""
     with closing(sqlite3.connect(database.path)) as connection:
         for trigger in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
             connection.execute(f"DROP TRIGGER {trigger[0]}")
@@ -42,7 +42,7 @@ def tamper(database: Database, *statements: str) -> None:
         connection.commit()
 
 
-def test_an_untouched_log_is_whole(log: Database) -> None:
+def test_an_untouched_log_is_intact(log: Database) -> None:
     verdict = audit.verify(log)
     assert (verdict.rows, verdict.broken, verdict.reason) == (ROWS, 0, "")
 
@@ -57,7 +57,7 @@ def test_a_changed_row_is_found(log: Database, column: str, row: int) -> None:
 
 @pytest.mark.parametrize("value", ["NULL", "x'00ff'", "1e999", "'5'", "5"])
 @pytest.mark.parametrize("column", ["at", "actor", "operation", "detail"])
-def test_a_value_of_another_kind_is_found_and_stops_nobody(log: Database, column: str, value: str) -> None:
+def test_a_value_of_the_wrong_type_is_found_without_an_error(log: Database, column: str, value: str) -> None:
     as_it_is = log.read(f"SELECT {value} = {column} AS same FROM audit WHERE seq = 5")[0]["same"]
     ddl = log.read("SELECT sql FROM sqlite_master WHERE name = 'audit'")[0]["sql"]
     loose = ddl.replace(" NOT NULL", "").replace("CREATE TABLE audit", "CREATE TABLE other")
@@ -97,7 +97,7 @@ def test_a_removed_row_is_found(log: Database, row: int) -> None:
     assert verdict.reason == f"entry {row} is missing"
 
 
-def test_a_removed_row_is_found_though_the_others_are_renumbered(log: Database) -> None:
+def test_a_removed_row_is_found_even_if_the_others_are_renumbered(log: Database) -> None:
     tamper(log, "DELETE FROM audit WHERE seq = 10", "UPDATE audit SET seq = seq - 1 WHERE seq > 10")
     assert audit.verify(log).broken == 10
 
@@ -127,13 +127,13 @@ def test_reordered_rows_are_found(log: Database) -> None:
 def test_a_removed_tail_is_found_against_a_head_kept_elsewhere(log: Database) -> None:
     head = audit.verify(log).head
     tamper(log, f"DELETE FROM audit WHERE seq > {ROWS - 3}")
-    assert not audit.verify(log).broken, "by itself a shorter chain is a whole chain"
+    assert not audit.verify(log).broken, "a shorter chain is intact by itself"
     assert audit.verify(log, head).broken == ROWS - 2
-    assert audit.verify(log, head[:16]).broken == ROWS - 2, "what people see of the head is enough"
+    assert audit.verify(log, head[:16]).broken == ROWS - 2, "the part of the head that people see is enough"
 
 
-def test_what_cannot_be_found_is_a_row_added_in_somebodys_name(log: Database) -> None:
-    """docs/security.md says so: who can write the database can write that anybody approved."""
+def test_a_row_added_in_somebodys_name_is_not_found(log: Database) -> None:
+    """docs/security.md says so: whoever can write to the database can record an approval by anybody."""
     head = audit.verify(log).head
     with closing(sqlite3.connect(log.path)) as connection, connection:
         connection.row_factory = sqlite3.Row
@@ -141,15 +141,15 @@ def test_what_cannot_be_found_is_a_row_added_in_somebodys_name(log: Database) ->
     assert not audit.verify(log, head).broken
 
 
-def test_a_head_of_an_earlier_time_is_still_in_a_grown_log(log: Database) -> None:
+def test_an_earlier_head_is_still_found_in_a_longer_log(log: Database) -> None:
     head = audit.verify(log).head
     with log.transaction() as transaction:
         audit.record(transaction, Event("operation.denied", "U1"), 5000.0)
     assert not audit.verify(log, head).broken
 
 
-def test_the_head_of_a_log_that_was_empty_is_no_alarm(tmp_path: Path) -> None:
-    """The first digest of a new bot gives it."""
+def test_the_head_of_an_empty_log_raises_no_alarm(tmp_path: Path) -> None:
+    """The first digest of a new bot shows this head."""
     with closing(Database(tmp_path / "new.db")) as log:
         head = audit.verify(log).head
         with log.transaction() as transaction:
@@ -178,7 +178,7 @@ def test_the_database_itself_refuses_to_rewrite_the_log(log: Database, statement
     assert audit.verify(log).rows == ROWS
 
 
-def test_a_change_without_its_row_does_not_happen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_whose_row_cannot_be_written_does_not_happen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make_bench(tmp_path)
     operation = bench.ask("new client-x")
 
@@ -205,7 +205,7 @@ def test_a_change_without_its_row_does_not_happen(tmp_path: Path, monkeypatch: p
     assert audit.verify(bench.context.database).rows == 1
 
 
-def test_the_export_can_be_verified_by_somebody_else(log: Database) -> None:
+def test_the_export_can_be_verified_without_the_bot(log: Database) -> None:
     previous = audit.GENESIS
     for text in audit.export(log):
         *fields, digest = json.loads(text).values()

@@ -1,4 +1,4 @@
-"""Room that is kept taken, and given up where a pool is full so that snapshots can be removed."""
+"""Ballast: space that the bot occupies, and gives up on a full pool so that snapshots can be removed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pieces(bench: Bench) -> int:
     return len(bench.lxd.world.machines["ballast-local"].padding)
 
 
-def test_it_is_laid_once_and_is_nobodys_tenant(bench: Bench) -> None:
+def test_ballast_is_created_once_and_is_not_a_tenant(bench: Bench) -> None:
     before, fleet = bench.lxd.pool().used, bench.context.fleet.all("tenant", "archived", "former", "incoming")
     job(bench.context)
     job(bench.context)
@@ -36,7 +36,7 @@ def test_it_is_laid_once_and_is_nobodys_tenant(bench: Bench) -> None:
     assert bench.context.fleet.all("tenant", "archived", "former", "incoming") == fleet
 
 
-def test_of_a_small_pool_it_takes_a_fiftieth_and_of_a_short_one_nothing(bench: Bench) -> None:
+def test_ballast_takes_a_fiftieth_of_a_small_pool_and_does_not_grow_on_a_full_one(bench: Bench) -> None:
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="4GiB", subnet="10.70.0.1/24")
     job(bench.context)
     assert pieces(bench) == 5
@@ -47,7 +47,7 @@ def test_of_a_small_pool_it_takes_a_fiftieth_and_of_a_short_one_nothing(bench: B
     assert pieces(bench) == 5
 
 
-def test_a_full_pool_is_pruned_by_what_it_gives_up_and_it_comes_back(bench: Bench) -> None:
+def test_ballast_is_given_up_to_prune_a_full_pool_and_restored_later(bench: Bench) -> None:
     job(bench.context)
     taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(",")[0]
     bench.lxd.rewrite("client-x", 10 * GIB)
@@ -61,14 +61,14 @@ def test_a_full_pool_is_pruned_by_what_it_gives_up_and_it_comes_back(bench: Benc
     assert pieces(bench) == 16
 
 
-def test_without_ballast_a_full_pool_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ballast_pruning_a_full_pool_fails(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = bench.done("snapshot client-x", OPERATOR).steps[0].note.partition(",")[0]
     bench.lxd.world.pool_bytes = bench.lxd.pool().used
     done = bench.done(f"prune client-x {taken}", OPERATOR)
     assert (done.state, "full" in done.outcome) == ("failed", True)
 
 
-def test_none_is_wanted_any_more(tmp_path: Path, bench: Bench) -> None:
+def test_ballast_is_removed_when_its_size_is_zero(tmp_path: Path, bench: Bench) -> None:
     job(bench.context)
     (host,) = bench.context.fleet.hosts()
     ballast.keep(host, 0, 10)
@@ -76,7 +76,7 @@ def test_none_is_wanted_any_more(tmp_path: Path, bench: Bench) -> None:
     assert not ballast.give_up(host)
 
 
-def test_somebody_elses_of_the_name_is_left_alone(bench: Bench) -> None:
+def test_somebody_elses_container_of_the_same_name_is_left_alone(bench: Bench) -> None:
     bench.lxd.create("ballast-local", "base", config={}, devices={})
     with pytest.raises(LxdError, match="is not the bot's; rename it"):
         job(bench.context)

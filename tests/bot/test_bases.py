@@ -1,4 +1,4 @@
-"""How old tenants' Debian packages are, and which security updates they lack, without asking anybody."""
+"""How old tenants' Debian packages are, and which security updates they lack, as the stored blueprints tell."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_versions_are_ordered_as_dpkg_orders_them(one: str, other: str) -> None:
     assert (is_older(one, other), is_older(other, one), is_older(one, one)) == (True, False, False)
 
 
-def test_what_is_not_installed_is_not_lacking() -> None:
+def test_a_package_that_is_not_installed_is_not_lacking() -> None:
     assert lacking({"a": "1", "b": "2"}, {"a": "2", "b": "2", "c": "9"}) == ["a"]
 
 
 def made(bench: Bench, at: int, openssl: str, known: str) -> str:
-    """Put a blueprint whose packages are of a day, on which the security archive had a version of openssl."""
+    """Put a blueprint with a version of openssl, built when the security archive had the version `known`."""
     name = put_blueprint(bench.lxd, VERSION, created=at, name=f"blueprint--of-{at}")
     bench.lxd.push(name, PACKAGES, f"Package: openssl\nStatus: install ok installed\nVersion: {openssl}\n\n".encode())
     bench.lxd.push(name, f"/{SECURITY_FILE}", f"openssl {known}\n".encode())
@@ -62,19 +62,19 @@ def bench(tmp_path: Path) -> Bench:
     return bench
 
 
-def test_a_tenant_lacks_what_the_newest_base_knew(bench: Bench) -> None:
+def test_a_tenant_lacks_the_updates_that_the_newest_base_knew(bench: Bench) -> None:
     settings, tenant = bench.context.settings, bench.context.fleet.tenant("client-x")
-    assert bases.stands(settings, [tenant])["client-x"].lacks is None, "nothing was kept yet"
+    assert bases.stands(settings, [tenant])["client-x"].lacks is None, "nothing is stored yet"
     bases.keep(bench.context.fleet, settings)
     found = bases.stands(settings, [tenant])["client-x"]
     assert (found.at, found.lacks, found.newest) == (OLD, ("openssl",), NEW)
-    # That the blueprint is gone takes nothing of what is known.
+    # What is stored outlives the blueprint.
     bench.lxd.delete(f"blueprint--of-{OLD}")
     bases.keep(bench.context.fleet, settings)
     assert bases.stands(settings, [tenant])["client-x"] == found
 
 
-def test_what_is_not_known_is_not_taken_for_well(bench: Bench) -> None:
+def test_a_tenant_with_an_unknown_base_does_not_count_as_up_to_date(bench: Bench) -> None:
     bases.keep(bench.context.fleet, bench.context.settings)
     bench.lxd.update("client-x", as_labels(base=""))
     tenant = bench.context.fleet.tenant("client-x")
@@ -90,14 +90,14 @@ def test_status_says_how_old_the_packages_are_and_what_is_missing(bench: Bench) 
     assert "all security updates known by <!date^" in shown(bench)
 
 
-def test_status_asks_a_tenant_whose_blueprint_said_nothing(bench: Bench) -> None:
+def test_status_asks_a_tenant_whose_base_is_unknown(bench: Bench) -> None:
     bases.keep(bench.context.fleet, bench.context.settings)
     simulated_tenant.change(bench.lxd, "client-x", packages={"openssl": "3.0.11"})
     bench.lxd.update("client-x", as_labels(base=""))
     assert "1 security update of Debian missing (openssl)" in shown(bench)
 
 
-def test_the_digest_names_who_lacks_updates_and_whose_packages_are_oldest(bench: Bench) -> None:
+def test_the_digest_names_tenants_without_updates_and_the_oldest_packages(bench: Bench) -> None:
     bases.keep(bench.context.fleet, bench.context.settings)
     found = gather(bench.context, 0)
     assert found.unpatched == [("client-x", 1)]

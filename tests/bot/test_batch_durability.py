@@ -1,4 +1,4 @@
-"""Whatever moment the process dies at, a batch goes on where it was: no child twice, no line twice."""
+"""Whenever the process dies, a batch continues where it was: no child runs twice, no line is posted twice."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ COMMANDS = ("snapshot --all", "restart --all", "new shop-a,shop-b", "rollout 6.0
 NEW = "6.0.10+double"
 
 
-def test_every_operation_that_is_always_a_batch_has_its_case() -> None:
+def test_every_command_that_is_always_a_batch_has_a_case() -> None:
     assert {text.split()[0] for text in COMMANDS} >= BATCHES
 
 
 class World:
-    """A bot that is about to begin an approved batch, as often as wanted; `meant`: whom it is of."""
+    """A bot that is about to begin an approved batch, as often as needed; `meant`: the tenants of the batch."""
 
     def __init__(self, folder: Path, text: str) -> None:
         self.folder = folder
-        # What is tried here ends without a clock being moved.
+        # No test moves the clock, so a soak would never end.
         self.make = functools.partial(make_bench, MAUTIC_OPS_ROLLOUTS__SOAK="0")
         bench = self.make(folder / "prepared")
         for name in () if text.startswith("new") else NAMES:
@@ -66,18 +66,18 @@ class World:
         )
 
     def restart(self, dead: Bench, fault: Callable[[str], object] = lambda moment: None) -> Bench:
-        """The next process over the same folder, LXD and Slack."""
+        """Start the next process on the same folder, LXD and Slack."""
         dead.context.database.close()
         dead.lxd.on_call = None
         bench = self.make(self.folder / str(self.copies), dead.lxd, lambda moment: fault(moment) and None, dead.slack)
-        # What died before now is looked for in Slack.
+        # The bot looks in Slack only for cards of operations that are older than its process.
         bench.clock.move(1)
         recovery.recover(bench.context.operations)
         return bench
 
 
 def ends_well(world: World, bench: Bench, moment: str, cuts: int = 1) -> None:
-    """All that must be true at the end, whatever happened on the way."""
+    """Check what must be true at the end, whatever happened on the way."""
     batch = bench.context.operations.get(world.batch.id)
     assert batch.state == "succeeded", (moment, batch.outcome)
     children = bench.context.operations.select("parent = ?", batch.id)
@@ -144,8 +144,8 @@ def test_dying_within_any_call_of_lxd_does_no_harm(tmp_path: Path, text: str, lo
         ends_well(world, bench, f"call {number}: {method}")
 
 
-def test_a_bot_that_dies_again_and_again_comes_to_the_end(tmp_path: Path) -> None:
-    """A batch takes longer than a process may live; that is no reason to give it up, as it is with one operation."""
+def test_a_batch_ends_though_the_bot_dies_again_and_again(tmp_path: Path) -> None:
+    """A batch may outlive many processes, so unlike a single operation it is not given up after MAX_ATTEMPTS."""
     world = World(tmp_path, "snapshot --all")
     bench = world.begin(Death(3))
     deaths = 0
@@ -163,7 +163,7 @@ def test_a_bot_that_dies_again_and_again_comes_to_the_end(tmp_path: Path) -> Non
 
 
 class Slack(FakeSlack):
-    """Slack before which, or behind whose answer, the process dies at the n-th message."""
+    """Slack that kills the process at the n-th message, before it is posted or (`after`) once it is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class Slack(FakeSlack):
 
 
 def say(bench: Bench) -> None:
-    """Run and announce by turns, as the process does."""
+    """Run and announce alternately, as the process does."""
     desk = make_desk(bench)
     desk.announce()
     while bench.runner.run_one():
@@ -191,7 +191,7 @@ def say(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_dying_at_any_message_doubles_none(tmp_path: Path, after: bool) -> None:
+def test_dying_at_any_message_posts_none_twice(tmp_path: Path, after: bool) -> None:
     world = World(tmp_path, "snapshot --all")
     slack = Slack()
     say(world.begin(slack=slack))

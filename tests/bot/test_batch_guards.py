@@ -1,4 +1,4 @@
-"""What guards mean for batches: asked of the whole at its request, and of each child when its turn comes."""
+"""Guards on batches: checked for the whole batch when it is requested, and for each child at its turn."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def approved(desk: Desk, text: str = "snapshot --all") -> Operation:
 
 
 def failing(desk: Desk, batch: Operation) -> Operation:
-    """Run a batch in which the child of client-b fails, and return that."""
+    """Run a batch in which the child of client-b fails, and return that child."""
 
     def call(called: str, arguments: tuple[Any, ...]) -> None:
         if called == "snapshot" and arguments[0] == "client-b":
@@ -90,7 +90,7 @@ def failing(desk: Desk, batch: Operation) -> Operation:
 
 
 @pytest.mark.parametrize("text", ["snapshot --all", "snapshot client-a,client-b", "restart --host local"])
-def test_over_a_frozen_fleet_it_is_refused_with_the_way_out(desk: Desk, text: str) -> None:
+def test_a_batch_on_a_frozen_fleet_is_refused_and_says_how_to_unfreeze(desk: Desk, text: str) -> None:
     desk.command("freeze all because of the sale", LEAD)
     before = desk.bench.context.operations.select("1")
     desk.command(text, OPERATOR)
@@ -102,7 +102,7 @@ def test_over_a_frozen_fleet_it_is_refused_with_the_way_out(desk: Desk, text: st
     assert desk.bench.context.operations.select("1") == before
 
 
-def test_one_that_is_frozen_is_left_out_of_what_is_chosen_and_refuses_what_is_named(desk: Desk) -> None:
+def test_a_frozen_tenant_is_left_out_of_a_selection_but_refused_when_named(desk: Desk) -> None:
     desk.command("freeze client-b because of the sale", LEAD)
     desk.command("snapshot client-a,client-b", OPERATOR)
     assert "`client-b` is frozen by <@U0OPSLEAD> because of the sale" in desk.slack.to(OPERATOR.id)[-1]
@@ -118,7 +118,7 @@ def test_one_that_is_frozen_is_left_out_of_what_is_chosen_and_refuses_what_is_na
     assert states(desk.bench, batch).keys() == set(NAMES) - {"client-b"}
 
 
-def test_where_all_that_are_chosen_are_frozen_there_is_nothing_to_do(desk: Desk) -> None:
+def test_a_selection_of_only_frozen_tenants_is_refused(desk: Desk) -> None:
     desk.bench.lxd.update("client-b", as_labels(plan="medium"))
     desk.command("freeze client-b because of the sale", LEAD)
     desk.command("snapshot --size medium", OPERATOR)
@@ -130,7 +130,7 @@ def test_where_all_that_are_chosen_are_frozen_there_is_nothing_to_do(desk: Desk)
     assert asked(desk) == []
 
 
-def test_a_freeze_of_all_keeps_it_from_approval_and_lets_it_wait(desk: Desk) -> None:
+def test_a_freeze_of_all_blocks_approval_and_makes_approved_batches_wait(desk: Desk) -> None:
     bench = desk.bench
     batch = bench.ask("snapshot --all", OPERATOR)
     other = approved(desk)
@@ -150,7 +150,7 @@ def test_a_freeze_of_all_keeps_it_from_approval_and_lets_it_wait(desk: Desk) -> 
     assert [again(bench, one).state for one in (batch, other)] == ["succeeded", "succeeded"]
 
 
-def test_servers_are_asked_once_with_all_guards(tmp_path: Path) -> None:
+def test_planning_a_batch_with_all_guards_asks_the_server_once(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     for name in NAMES[:2]:
         assert bench.done(f"new {name}").state == "succeeded"
@@ -166,7 +166,7 @@ def test_servers_are_asked_once_with_all_guards(tmp_path: Path) -> None:
 # -- running -------------------------------------------------------------------------------------------------------
 
 
-def test_one_that_is_frozen_when_its_turn_comes_passes_and_the_others_go_on(desk: Desk) -> None:
+def test_a_child_that_is_frozen_at_its_turn_waits_and_the_others_continue(desk: Desk) -> None:
     bench = desk.bench
     batch = approved(desk)
     desk.command("freeze client-a because of the sale", LEAD)
@@ -186,7 +186,7 @@ def test_one_that_is_frozen_when_its_turn_comes_passes_and_the_others_go_on(desk
     assert child(bench, batch, "client-a").held_by == ""
 
 
-def test_one_that_is_frozen_takes_no_place_of_those_at_once(tmp_path: Path) -> None:
+def test_a_frozen_child_does_not_count_as_running(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_BATCHES__AT_ONCE="1", MAUTIC_OPS_BATCHES__AT_ONCE_HOST="1")
     for name in NAMES:
         assert bench.done(f"new {name}").state == "succeeded"
@@ -199,7 +199,7 @@ def test_one_that_is_frozen_takes_no_place_of_those_at_once(tmp_path: Path) -> N
     assert "*Frozen:* client-a, client-b; these tenants wait until the freeze ends" in shown(desk, batch)
 
 
-def test_a_freeze_of_all_stops_the_rest_and_its_end_lets_it_go_on(desk: Desk) -> None:
+def test_a_freeze_of_all_stops_the_remaining_children_until_it_ends(desk: Desk) -> None:
     bench = desk.bench
     batch = approved(desk)
     for _ in range(2):
@@ -207,7 +207,7 @@ def test_a_freeze_of_all_stops_the_rest_and_its_end_lets_it_go_on(desk: Desk) ->
     desk.announce()
     before = again(bench, batch).announced
     desk.command("freeze all 2h because of the sale", LEAD)
-    assert again(bench, batch).revision > before, "its card tells it before the next one's turn comes"
+    assert again(bench, batch).revision > before, "the card shows the freeze before the next child's turn comes"
     bench.finish()
     assert Counter(states(bench, batch).values()) == {"succeeded": 1, "waiting": 3}
     assert "All tenants are frozen* by <@U0OPSLEAD>" in shown(desk, batch)
@@ -222,7 +222,7 @@ def test_a_freeze_of_all_stops_the_rest_and_its_end_lets_it_go_on(desk: Desk) ->
     assert again(bench, batch).state == "succeeded"
 
 
-def test_a_crash_changes_nothing_about_those_that_wait(desk: Desk) -> None:
+def test_children_that_wait_still_wait_after_a_crash(desk: Desk) -> None:
     bench = desk.bench
     batch = approved(desk)
     desk.command("freeze client-a because of the sale", LEAD)
@@ -245,7 +245,7 @@ def test_a_crash_changes_nothing_about_those_that_wait(desk: Desk) -> None:
     assert again(bench, batch).state == "succeeded"
 
 
-def test_it_is_stopped_while_one_is_frozen(desk: Desk) -> None:
+def test_a_batch_can_be_stopped_while_a_child_is_frozen(desk: Desk) -> None:
     bench = desk.bench
     batch = approved(desk)
     desk.command("freeze client-a because of the sale", LEAD)
@@ -257,7 +257,7 @@ def test_it_is_stopped_while_one_is_frozen(desk: Desk) -> None:
     assert "3 of 4 done, 1 not started" in notes(bench, batch)[-1]
 
 
-def test_a_retry_is_refused_while_frozen_and_one_that_waits_is_stopped_with_the_batch(desk: Desk) -> None:
+def test_a_frozen_child_cannot_be_retried_and_a_waiting_retry_stops_with_its_batch(desk: Desk) -> None:
     bench = desk.bench
     batch = approved(desk)
     failed = failing(desk, batch)
@@ -283,7 +283,7 @@ def test_a_retry_is_refused_while_frozen_and_one_that_waits_is_stopped_with_the_
     assert "not started" in lines[-1]
 
 
-def test_one_that_is_frozen_is_not_given_up_for_a_request_on_its_tenant(desk: Desk) -> None:
+def test_a_frozen_child_does_not_fail_because_of_a_request_on_its_tenant(desk: Desk) -> None:
     bench = desk.bench
     batch = approved(desk)
     assert bench.runner.run_one()
@@ -298,7 +298,7 @@ def test_one_that_is_frozen_is_not_given_up_for_a_request_on_its_tenant(desk: De
     assert again(bench, batch).state == "succeeded"
 
 
-def test_one_that_was_held_and_given_up_is_tried_again_with_no_old_reason(desk: Desk) -> None:
+def test_a_retried_child_does_not_keep_the_reason_for_which_it_waited(desk: Desk) -> None:
     bench = desk.bench
     batch = approved(desk)
     assert bench.runner.run_one()
@@ -316,7 +316,7 @@ def test_one_that_was_held_and_given_up_is_tried_again_with_no_old_reason(desk: 
     assert again(bench, batch).state == "succeeded"
 
 
-def test_one_passes_in_which_a_command_of_mautic_is_at_work(desk: Desk) -> None:
+def test_a_child_waits_while_a_mautic_command_runs_in_its_tenant(desk: Desk) -> None:
     bench = desk.bench
     batch = approved(desk)
     with bench.context.operations.at_work.take("client-b", "<@U0OPERATOR> runs `cache:clear`"):
@@ -327,7 +327,7 @@ def test_one_passes_in_which_a_command_of_mautic_is_at_work(desk: Desk) -> None:
     assert again(bench, batch).state == "succeeded"
 
 
-def test_the_card_tells_of_a_host_in_distress(tmp_path: Path) -> None:
+def test_the_card_names_an_overloaded_host(tmp_path: Path) -> None:
     lxd = SimulatedLxd(memory=64 * GIB)
     add_blueprint(lxd)
     bench = make_bench(tmp_path, lxd)
@@ -348,7 +348,7 @@ def test_the_card_tells_of_a_host_in_distress(tmp_path: Path) -> None:
 # -- who is next ---------------------------------------------------------------------------------------------------
 
 
-def test_one_whose_tenant_is_taken_while_it_is_claimed_passes(desk: Desk) -> None:
+def test_a_child_whose_tenant_is_taken_during_the_claim_is_skipped(desk: Desk) -> None:
     bench = desk.bench
     batch = approved(desk)
     assert bench.runner.run_one()
@@ -365,8 +365,8 @@ def test_one_whose_tenant_is_taken_while_it_is_claimed_passes(desk: Desk) -> Non
     assert states(bench, batch)["client-a"] == "waiting"
 
 
-def test_one_whose_tenant_is_taken_as_it_takes_its_own_back_up_passes(desk: Desk) -> None:
-    """While it waited for a freeze its tenant was free for the bot's snapshots; the index decides who is first."""
+def test_a_waiting_operation_is_skipped_while_a_snapshot_has_its_tenant(desk: Desk) -> None:
+    """While an operation waits for a freeze, the bot may snapshot its tenant; the index decides which is first."""
     bench = desk.bench
     operations = bench.context.operations
     first, second = (bench.approve(bench.ask(f"stop {name}", OPERATOR)) for name in NAMES[:2])
@@ -382,7 +382,7 @@ def test_one_whose_tenant_is_taken_as_it_takes_its_own_back_up_passes(desk: Desk
     assert again(bench, taken).state == "queued"
 
 
-def test_a_person_waits_some_seconds_for_no_child_that_waits_itself(desk: Desk) -> None:
+def test_a_person_does_not_wait_for_a_child_that_waits_itself(desk: Desk) -> None:
     bench = desk.bench
     failed = failing(desk, approved(desk))
     desk.click("retry", failed.id, OPERATOR)
@@ -394,7 +394,7 @@ def test_a_person_waits_some_seconds_for_no_child_that_waits_itself(desk: Desk) 
     assert f"or whoever may approve it, can cancel it: `/mautic cancel {failed.id}`" in desk.slack.to(OPERATOR.id)[-1]
 
 
-def test_what_was_put_back_goes_on_over_a_freeze(desk: Desk) -> None:
+def test_a_started_operation_that_was_put_back_continues_during_a_freeze(desk: Desk) -> None:
     bench = desk.bench
     operation = approved(desk, "restart client-a")
     claimed = claims.claim(bench.context.operations)
@@ -411,7 +411,7 @@ def test_what_was_put_back_goes_on_over_a_freeze(desk: Desk) -> None:
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def test_tags_are_shown_while_frozen_and_not_changed(desk: Desk) -> None:
+def test_tags_can_be_read_but_not_changed_while_frozen(desk: Desk) -> None:
     assert desk.bench.done("tag client-a vip", OPERATOR).state == "succeeded"
     desk.command("freeze all because of the sale", LEAD)
     desk.command("tag client-a", OPERATOR)

@@ -1,4 +1,4 @@
-"""A batch is one card and one approval over many operations, each of which ends by itself."""
+"""Batches: one card and one approval for many operations, each of which has its own outcome."""
 
 from __future__ import annotations
 
@@ -91,13 +91,13 @@ def buttons(desk: Desk, operation: Operation) -> list[str]:
 # -- asking and approving ------------------------------------------------------------------------------------------
 
 
-def test_all_tenants_are_one_request_with_one_approval_and_a_line_each(desk: Desk) -> None:
+def test_a_batch_is_one_request_with_one_approval_and_a_line_per_tenant(desk: Desk) -> None:
     bench = desk.bench
     desk.command("snapshot --all --note spring", OPERATOR)
     batch = desk.last()
     assert (batch.state, batch.tenant, batch.subject, batch.children) == ("awaiting_approval", "", "fleet", 6)
     assert "please approve or deny this request" in notes(bench, batch)[0]
-    assert children(bench, batch) == [], "while it waits it holds no tenant"
+    assert children(bench, batch) == [], "a batch that waits for approval locks no tenant"
     desk.announce()
     assert "Take a snapshot of 6 tenants" in shown(desk, batch)
     assert "client-a, client-b, client-c, client-d, client-e, client-f" in shown(desk, batch)
@@ -119,7 +119,7 @@ def test_all_tenants_are_one_request_with_one_approval_and_a_line_each(desk: Des
     assert not audit.verify(bench.context.database).broken
 
 
-def test_who_asked_cannot_approve_it_and_one_person_is_enough(desk: Desk) -> None:
+def test_the_requester_cannot_approve_a_batch_and_one_approver_is_enough(desk: Desk) -> None:
     desk.command("snapshot --all", LEAD)
     desk.click("approve", desk.last().id, LEAD)
     assert desk.last().state == "awaiting_approval"
@@ -127,7 +127,7 @@ def test_who_asked_cannot_approve_it_and_one_person_is_enough(desk: Desk) -> Non
     assert desk.last().state == "queued"
 
 
-def test_several_are_named_with_commas_between(desk: Desk) -> None:
+def test_tenants_are_named_with_commas(desk: Desk) -> None:
     batch = desk.bench.done("snapshot client-c,Client-A,client-c", OPERATOR)
     assert states(desk.bench, batch) == {"client-c": "succeeded", "client-a": "succeeded"}
     assert batch.again == "snapshot client-c,client-a,client-c"
@@ -144,7 +144,7 @@ def test_several_are_named_with_commas_between(desk: Desk) -> None:
         ("--host local", set(NAMES)),
     ],
 )
-def test_they_are_chosen_by_tag_size_and_host(desk: Desk, text: str, meant: set[str]) -> None:
+def test_tenants_are_selected_by_tag_size_and_host(desk: Desk, text: str, meant: set[str]) -> None:
     for name in ("client-b", "client-d"):
         desk.bench.done(f"tag {name} vip", OPERATOR)
     desk.bench.lxd.update("client-e", as_labels(plan="medium"))
@@ -168,12 +168,12 @@ def test_they_are_chosen_by_tag_size_and_host(desk: Desk, text: str, meant: set[
         ("snapshot client-a,client-z", "There is no tenant `client-z`"),
     ],
 )
-def test_what_chooses_nothing_is_refused(desk: Desk, text: str, why: str) -> None:
+def test_an_invalid_selection_is_refused(desk: Desk, text: str, why: str) -> None:
     with pytest.raises(Refused, match=re.escape(why)):
         desk.bench.answer(text, OPERATOR)
 
 
-def test_the_list_takes_one_request_of_each_server(tmp_path: Path) -> None:
+def test_planning_a_batch_takes_one_request_to_each_server(tmp_path: Path) -> None:
     others = {"solo": SimulatedLxd()}
     bench = make_bench(tmp_path, others=others)
     tenants(bench, *NAMES[:3])
@@ -189,7 +189,7 @@ def test_the_list_takes_one_request_of_each_server(tmp_path: Path) -> None:
             assert set(lxd.calls.values()) == {1}, (command, lxd.calls)
 
 
-def test_a_server_that_is_silent_leaves_nobody_out_unsaid(tmp_path: Path) -> None:
+def test_a_batch_of_all_tenants_is_refused_while_a_server_is_silent(tmp_path: Path) -> None:
     solo = SimulatedLxd()
     bench = make_bench(tmp_path, others={"solo": solo})
     tenants(bench, "client-a")
@@ -200,7 +200,7 @@ def test_a_server_that_is_silent_leaves_nobody_out_unsaid(tmp_path: Path) -> Non
     assert len(bench.answer("snapshot --host local", OPERATOR).children) == 1
 
 
-def test_what_cannot_be_done_with_one_that_was_chosen_is_left_out_and_said(desk: Desk) -> None:
+def test_a_selected_tenant_that_cannot_take_part_is_left_out_with_the_reason(desk: Desk) -> None:
     desk.bench.done("stop client-b", OPERATOR)
     plan = desk.bench.answer("restart --all", OPERATOR)
     assert {child.tenant for child in plan.children} == set(NAMES) - {"client-b"}
@@ -209,7 +209,7 @@ def test_what_cannot_be_done_with_one_that_was_chosen_is_left_out_and_said(desk:
         desk.bench.answer("restart client-a,client-b", OPERATOR)
 
 
-def test_the_fingerprint_is_over_the_keys_and_values_of_all_children(desk: Desk) -> None:
+def test_the_fingerprint_covers_the_values_of_all_children_but_not_their_wording(desk: Desk) -> None:
     plan = desk.bench.answer("snapshot --all", OPERATOR)
     first, *rest = plan.children
     reworded = replace(first, summary="Other words", facts={"Kept": "otherwise"})
@@ -219,7 +219,7 @@ def test_the_fingerprint_is_over_the_keys_and_values_of_all_children(desk: Desk)
     assert replace(plan, children=tuple(rest)).fingerprint() != plan.fingerprint()
 
 
-def test_what_is_no_more_what_was_asked_for_is_cancelled_at_its_approval(desk: Desk) -> None:
+def test_a_batch_that_no_longer_matches_is_cancelled_at_its_approval(desk: Desk) -> None:
     batch = desk.bench.ask("snapshot --all", OPERATOR)
     desk.bench.done("delete client-c", OPERATOR)
     desk.click("approve", batch.id)
@@ -228,7 +228,7 @@ def test_what_is_no_more_what_was_asked_for_is_cancelled_at_its_approval(desk: D
     assert "Nothing was changed" in shown(desk, batch)
 
 
-def test_what_has_changed_when_it_begins_is_not_done(desk: Desk) -> None:
+def test_a_batch_that_no_longer_matches_when_it_begins_changes_nothing(desk: Desk) -> None:
     batch = desk.bench.approve(desk.bench.ask("snapshot --all", OPERATOR))
     desk.bench.lxd.update("client-c", as_labels(role="archived"))
     desk.bench.finish()
@@ -242,7 +242,7 @@ def test_what_has_changed_when_it_begins_is_not_done(desk: Desk) -> None:
     assert again(desk.bench, batch).state == "succeeded"
 
 
-def test_where_the_policy_wants_a_typed_name_it_is_how_many(tmp_path: Path) -> None:
+def test_where_the_policy_wants_a_typed_name_the_approver_types_the_number_of_tenants(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     tenants(bench, *NAMES[:2])
     desk = make_desk(bench)
@@ -263,7 +263,7 @@ def test_where_the_policy_wants_a_typed_name_it_is_how_many(tmp_path: Path) -> N
 # -- running -------------------------------------------------------------------------------------------------------
 
 
-def test_no_more_run_at_once_than_may_in_all_and_on_one_host(tmp_path: Path) -> None:
+def test_children_run_within_the_limits_in_all_and_per_host(tmp_path: Path) -> None:
     solo = SimulatedLxd()
     bench = make_bench(
         tmp_path, others={"solo": solo}, MAUTIC_OPS_BATCHES__AT_ONCE="3", MAUTIC_OPS_BATCHES__AT_ONCE_HOST="2"
@@ -289,7 +289,7 @@ def test_no_more_run_at_once_than_may_in_all_and_on_one_host(tmp_path: Path) -> 
     assert max(max(one.values(), default=0) for one in seen) == 2
 
 
-def test_a_person_is_served_before_the_rest_of_a_batch(desk: Desk) -> None:
+def test_a_persons_request_runs_before_the_rest_of_a_batch(desk: Desk) -> None:
     bench = desk.bench
     batch = bench.approve(bench.ask("snapshot --all", OPERATOR))
     for _ in range(3):
@@ -302,7 +302,7 @@ def test_a_person_is_served_before_the_rest_of_a_batch(desk: Desk) -> None:
     assert again(bench, batch).state == "succeeded"
 
 
-def test_a_tenant_that_waits_for_its_turn_is_free(desk: Desk) -> None:
+def test_a_tenant_that_waits_for_its_turn_is_not_locked(desk: Desk) -> None:
     bench = desk.bench
     batch = bench.approve(bench.ask("snapshot --all", OPERATOR))
     assert bench.runner.run_one()
@@ -310,7 +310,7 @@ def test_a_tenant_that_waits_for_its_turn_is_free(desk: Desk) -> None:
     request = desk.last()
     assert (request.command, request.state) == ("stop", "awaiting_approval")
     bench.finish()
-    # All else was done first; then nothing but that request was in the way.
+    # Everything else ran first; then only that request was in the way.
     held = next(child for child in children(bench, batch) if child.tenant == "client-f")
     assert (held.state, again(bench, batch).state) == ("failed", "failed")
     assert f"locked by request #{request.id} (stop)" in held.outcome
@@ -325,7 +325,7 @@ def test_a_tenant_that_waits_for_its_turn_is_free(desk: Desk) -> None:
 # -- failures, and people ------------------------------------------------------------------------------------------
 
 
-def test_one_that_fails_has_a_retry_of_its_own_and_holds_up_no_other(desk: Desk) -> None:
+def test_a_failed_child_has_its_own_retry_and_blocks_no_other(desk: Desk) -> None:
     bench = desk.bench
     fail_for(bench, "client-c")
     batch = bench.done("snapshot --all", OPERATOR)
@@ -350,7 +350,7 @@ def test_one_that_fails_has_a_retry_of_its_own_and_holds_up_no_other(desk: Desk)
     assert "done" in updated[-1]["text"]
 
 
-def test_it_pauses_after_so_many_failures_until_somebody_decides(desk: Desk) -> None:
+def test_a_batch_pauses_after_three_failures_until_somebody_decides(desk: Desk) -> None:
     bench = desk.bench
     fail_for(bench, "client-a", "client-b", "client-c")
     batch = bench.done("snapshot --all", OPERATOR)
@@ -371,7 +371,7 @@ def test_it_pauses_after_so_many_failures_until_somebody_decides(desk: Desk) -> 
     assert taken(bench) == dict.fromkeys(NAMES, 1)
 
 
-def test_people_pause_it_let_it_go_on_and_stop_it(desk: Desk) -> None:
+def test_people_can_pause_resume_and_stop_a_batch(desk: Desk) -> None:
     bench = desk.bench
     batch = bench.approve(bench.ask("snapshot --all", OPERATOR))
     for _ in range(2):
@@ -399,10 +399,10 @@ def test_people_pause_it_let_it_go_on_and_stop_it(desk: Desk) -> None:
     assert seen[-4:] == ["batch.paused", "batch.went_on", "batch.stopped", "operation.cancelled"]
     desk.announce()
     said = " ".join(one["text"] for one in desk.slack.said)
-    assert "`client-f`" not in said, "of what never began nothing is said"
+    assert "`client-f`" not in said, "a child that never started has no line"
 
 
-def test_what_is_under_way_when_it_is_stopped_ends_first(desk: Desk) -> None:
+def test_a_running_child_ends_before_its_batch_stops(desk: Desk) -> None:
     bench = desk.bench
     batch = bench.approve(bench.ask("snapshot --all", OPERATOR))
     assert bench.runner.run_one()
@@ -418,7 +418,7 @@ def test_what_is_under_way_when_it_is_stopped_ends_first(desk: Desk) -> None:
     assert states(bench, batch)[running.tenant] == "succeeded"
 
 
-def test_a_retry_while_it_is_paused_runs_all_the_same(desk: Desk) -> None:
+def test_a_retry_runs_while_the_batch_is_paused(desk: Desk) -> None:
     bench = desk.bench
     fail_for(bench, "client-a", "client-b", "client-c")
     batch = bench.done("snapshot --all", OPERATOR)
@@ -430,7 +430,7 @@ def test_a_retry_while_it_is_paused_runs_all_the_same(desk: Desk) -> None:
     assert states(bench, batch)["client-d"] == "waiting"
 
 
-def test_a_batch_takes_part_in_neither_lists_of_ones_own_nor_history_child_by_child(desk: Desk) -> None:
+def test_history_shows_a_batch_once_and_its_children_only_by_tenant(desk: Desk) -> None:
     bench = desk.bench
     bench.done("snapshot --all", OPERATOR)
     desk.command("history", OPERATOR)
@@ -445,7 +445,7 @@ def test_a_batch_takes_part_in_neither_lists_of_ones_own_nor_history_child_by_ch
 # -- other commands ------------------------------------------------------------------------------------------------
 
 
-def test_all_are_restarted_or_one_part_of_each(desk: Desk) -> None:
+def test_a_batch_restarts_whole_tenants_or_one_part_of_each(desk: Desk) -> None:
     bench = desk.bench
     before = {name: bench.lxd.instance(name).started for name in NAMES}
     bench.clock.move(60)
@@ -458,7 +458,7 @@ def test_all_are_restarted_or_one_part_of_each(desk: Desk) -> None:
     assert workers.plan["summary"] == "Restart the mail workers of 2 tenants"
 
 
-def test_many_are_made_by_one_request(tmp_path: Path) -> None:
+def test_one_request_creates_several_tenants(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, others={"solo": SimulatedLxd()})
     desk = make_desk(bench)
     desk.command("new shop-a,shop-b,shop-c --note spring", ASKER)
@@ -470,11 +470,11 @@ def test_many_are_made_by_one_request(tmp_path: Path) -> None:
     assert again(bench, batch).state == "succeeded", [one.outcome for one in children(bench, batch)]
     assert all(live(bench, f"shop-{letter}.mautic.localhost") for letter in "abc")
     for child in children(bench, batch):
-        assert buttons(desk, child) == ["reveal"], "first credentials, to who asked"
+        assert buttons(desk, child) == ["reveal"], "the requester can reveal the first credentials"
     assert again(bench, batch).again == "new shop-a,shop-b,shop-c --plan=small --note=spring"
 
 
-def test_what_is_typed_to_ask_again_is_read_as_it_was(tmp_path: Path) -> None:
+def test_the_text_to_repeat_a_request_parses_to_the_same_arguments(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     batch = bench.ask("new shop-a,shop-b --note 'the boss`s --plan'")
     assert batch.again == """new shop-a,shop-b --plan=small --note="the boss's --plan\""""
@@ -482,7 +482,7 @@ def test_what_is_typed_to_ask_again_is_read_as_it_was(tmp_path: Path) -> None:
     assert (command.name, arguments["note"], arguments["tenant"]) == ("new", "the boss's --plan", "shop-a,shop-b")
 
 
-def test_what_many_need_together_has_to_fit(tmp_path: Path) -> None:
+def test_the_new_tenants_of_a_batch_have_to_fit_together(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_CAPACITY__TENANTS="2")
     assert len(bench.answer("new shop-a,shop-b").children) == 2
     with pytest.raises(Refused, match="No host has capacity for one more tenant"):
@@ -497,7 +497,7 @@ def test_what_many_need_together_has_to_fit(tmp_path: Path) -> None:
         ("new shop-a,no_underscore", "can't be a tenant name"),
     ],
 )
-def test_what_cannot_be_made_as_one_of_many_is_refused(desk: Desk, text: str, why: str) -> None:
+def test_an_invalid_batch_of_new_tenants_is_refused(desk: Desk, text: str, why: str) -> None:
     with pytest.raises(Refused, match=re.escape(why)):
         desk.bench.answer(text)
 
@@ -505,7 +505,7 @@ def test_what_cannot_be_made_as_one_of_many_is_refused(desk: Desk, text: str, wh
 # -- what Slack does -----------------------------------------------------------------------------------------------
 
 
-def test_a_line_whose_answer_was_lost_is_found_and_not_said_twice(desk: Desk) -> None:
+def test_a_line_whose_answer_was_lost_is_found_and_not_posted_twice(desk: Desk) -> None:
     bench = desk.bench
     batch = bench.approve(bench.ask("snapshot --all", OPERATOR))
     desk.announce()

@@ -1,7 +1,7 @@
-"""What the release before the table of findings left in its database goes on: same incidents, same threads.
+"""Incidents of a bot from before the table of findings continue: same incidents, same threads.
 
-`before_findings.json.xz` is the database of commit eca71c4, and what it had said in Slack: each kind of finding that it
-knew open, one of them silenced, one over.
+`before_findings.json.xz` has the database of commit eca71c4 and what that bot had posted in Slack: an open incident of
+each kind of finding that it knew, one of them silenced, and one closed incident.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = {
     *("memory", "disk", "certificate", "snapshot", "snapshots", "address", "move", "errand"),
     *("server", "edge", "pool", "strain", "quotas", "audit"),
 }
-"""All that it knew."""
+"""Every kind of finding that the old bot knew."""
 
 
 @cache
@@ -38,7 +38,7 @@ def before() -> dict[str, Any]:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """The bot of now over that database, with client-x and client-y on its host, both well."""
+    """Today's bot on that database, with client-x and client-y on its host, both healthy."""
     monkeypatch.setattr("schedules.health.AGAIN", 0.0)
     world = make_bench(tmp_path / "world")
     for name in ("client-x", "client-y"):
@@ -60,15 +60,15 @@ def posted(bench: Bench) -> list[dict[str, Any]]:
     return [one for one in bench.slack.said if one["method"] == "chat.postMessage" and one["channel"] == "C0OPS"]
 
 
-def test_every_kind_that_was_open_is_open_and_has_its_row(bench: Bench) -> None:
+def test_every_open_kind_is_still_open_and_is_in_the_table_of_findings(bench: Bench) -> None:
     there = bench.context.incidents.open()
     assert {one.kind for one in there} == KINDS
-    assert set(FINDINGS) >= KINDS, "a key stands in databases, and goes only with a migration"
+    assert set(FINDINGS) >= KINDS, "databases contain these keys, so that only a migration can remove one"
     for incident in there:
         assert FINDINGS[incident.kind].title in str(bench.context.incidents.head(incident).blocks)
 
 
-def test_a_thread_goes_on_and_is_never_begun_again(bench: Bench) -> None:
+def test_threads_continue_and_none_is_begun_again(bench: Bench) -> None:
     heads = {one["ts"] for one in posted(bench) if not one.get("thread_ts")}
     known = {one.id: one.message_ts for one in bench.context.incidents.open()}
     assert set(known.values()) <= heads
@@ -78,7 +78,7 @@ def test_a_thread_goes_on_and_is_never_begun_again(bench: Bench) -> None:
     incidents(bench.context)
     assert {one["ts"] for one in posted(bench) if not one.get("thread_ts")} == heads
     over = {number for number, ts in known.items() if "Resolved:" in shown(bench, ts)}
-    # What a sweep over a simulated host and two well tenants cannot tell of stays; all else has recovered.
+    # What a sweep of a simulated host and two healthy tenants cannot judge stays open; all else has recovered.
     assert {one.kind for one in bench.context.incidents.open()} == {"audit", "certificate", "quotas"}
     assert over == known.keys() - {one.id for one in bench.context.incidents.open()}
     told = [one for one in posted(bench) if one.get("thread_ts") in known.values() and "Resolved after" in one["text"]]
@@ -87,13 +87,13 @@ def test_a_thread_goes_on_and_is_never_begun_again(bench: Bench) -> None:
 
 
 def shown(bench: Bench, ts: str) -> str:
-    """A message as it stands now."""
+    """Return the current text of a message."""
     text: str = [one for one in bench.slack.said if one["ts"] == ts and not one.get("thread_ts")][-1]["text"]
     return text
 
 
 @pytest.mark.parametrize(("kind", "part"), [("database", "database"), ("page", "web"), ("queue", "worker")])
-def test_a_button_of_before_does_what_it_did(bench: Bench, kind: str, part: str) -> None:
+def test_a_button_of_an_old_message_still_works(bench: Bench, kind: str, part: str) -> None:
     desk = make_desk(bench)
     (incident,) = [one for one in bench.context.incidents.open() if (one.kind, one.tenant) == (kind, "client-x")]
     desk.click("incident_restart", incident.mark, OPERATOR)

@@ -1,4 +1,4 @@
-"""The bench of many tenants counts what comes late, and nothing else."""
+"""The benchmark of many tenants counts late heartbeats and nothing else."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def job(command: str) -> Job:
     return found
 
 
-def test_each_job_of_the_crontab_is_known() -> None:
+def test_every_job_of_the_crontab_is_parsed() -> None:
     lines = [line for line in CRONTAB.splitlines() if "www-data mautic-cron" in line and not line.startswith("#")]
     assert len(jobs(CRONTAB)) == len(lines) > 10
 
 
-def test_due_is_what_cron_would_start_and_can_be_judged_by_then() -> None:
+def test_due_yields_runs_of_cron_whose_deadline_has_passed() -> None:
     segments = job("mautic:segments:update")
-    # The run at 45 past may come until 50 s and a minute later.
+    # The heartbeat of the run at 45 past may come up to 50 s and a minute later.
     assert list(segments.due(MIDNIGHT, MIDNIGHT + 46 * 60)) == [MIDNIGHT + 900 * number for number in range(3)]
     assert len(list(segments.due(MIDNIGHT + 1, MIDNIGHT + 47 * 60))) == 3
     assert len(list(job("mautic:webhooks:process").due(MIDNIGHT, MIDNIGHT + 600))) == 9
@@ -33,13 +33,13 @@ def test_due_is_what_cron_would_start_and_can_be_judged_by_then() -> None:
     assert len(set(weekly)) == 1
 
 
-def test_a_heartbeat_counts_for_its_own_run_and_until_its_time_is_over() -> None:
+def test_a_run_is_late_without_a_heartbeat_between_its_start_and_its_deadline() -> None:
     webhooks = job("mautic:webhooks:process")
     in_time = [Beat(MIDNIGHT + 60 * number, MIDNIGHT + 60 * number + 19, True) for number in range(10)]
     assert late(webhooks, in_time, MIDNIGHT, MIDNIGHT + 600) == (9, [])
     missing = [one for one in in_time if one.start != MIDNIGHT + 180]
     assert late(webhooks, missing, MIDNIGHT, MIDNIGHT + 600) == (9, [])
-    # The next one comes in time for it as well; two in a row that are missing are not made good.
+    # The next heartbeat came in time for the missing one as well; it does not where two in a row are missing.
     missing = [one for one in missing if one.start != MIDNIGHT + 240]
     assert late(webhooks, missing, MIDNIGHT, MIDNIGHT + 600) == (9, [MIDNIGHT + 180])
     segments = job("mautic:segments:update")

@@ -1,4 +1,4 @@
-"""How much a host carries, for any host and any tenants; and what a full one says."""
+"""How many tenants fit on a host, for any host and any tenants, and what a refusal says."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def on(policy: CapacitySettings, host: Resources, there: list[Occupant], coming:
 
 
 @given(policies, hosts, occupants, st.lists(demands, max_size=10), demands)
-def test_as_many_fit_as_are_let_in_one_after_the_other(
+def test_as_many_fit_as_are_admitted_one_by_one(
     policy: CapacitySettings, host: Resources, there: list[Occupant], coming: list[Demand], demand: Demand
 ) -> None:
     fits = on(policy, host, there, coming).fits(demand)
@@ -62,7 +62,7 @@ def test_as_many_fit_as_are_let_in_one_after_the_other(
 
 
 @given(policies, hosts, occupants, st.lists(demands, max_size=30))
-def test_what_is_let_in_never_touches_the_reserve_or_a_limit(
+def test_admitted_demands_never_exceed_the_reserve_or_a_limit(
     policy: CapacitySettings, host: Resources, there: list[Occupant], asked: list[Demand]
 ) -> None:
     let_in: list[Demand] = []
@@ -80,7 +80,7 @@ def test_what_is_let_in_never_touches_the_reserve_or_a_limit(
 
 
 @given(policies, hosts, occupants, st.lists(demands, max_size=10), demands, demands)
-def test_more_that_is_there_never_makes_more_fit(
+def test_more_demand_never_makes_more_fit(
     policy: CapacitySettings,
     host: Resources,
     there: list[Occupant],
@@ -93,7 +93,7 @@ def test_more_that_is_there_never_makes_more_fit(
     assert on(policy, replace(host, used=host.total), there, coming).fits(demand) == 0
 
 
-def test_a_refusal_says_what_is_there_and_what_would_be_needed() -> None:
+def test_a_refusal_says_what_is_free_and_what_is_needed() -> None:
     host = Resources(total=8 * GIB, used=6 * GIB, cores=2)
     full = on(SETTINGS, host, [Occupant("client-y", True, growth=GIB)], [])
     said = full.lacks(NEW)
@@ -106,13 +106,13 @@ def test_a_refusal_says_what_is_there_and_what_would_be_needed() -> None:
     assert "left on local" in roomy.after(NEW)
 
 
-def test_limits_of_the_policy_are_named() -> None:
+def test_a_refusal_names_the_limit_of_the_policy() -> None:
     host = Resources(total=64 * GIB, used=GIB, cores=2)
     there = [Occupant("client-y", True, plan=3 * GIB)]
     assert "`capacity.tenants` allows 1" in on(replace(SETTINGS, tenants=1), host, there, []).lacks(NEW)
     tight = replace(SETTINGS, overcommit=0.09)
     assert "`capacity.overcommit` allows" in on(tight, host, there, []).lacks(NEW)
-    # One that stands still is a tenant, but takes no memory.
+    # A stopped tenant counts as a tenant, but takes no memory.
     resting = [replace(there[0], runs=False)]
     assert not on(tight, host, resting, []).lacks(NEW)
     assert "`capacity.tenants`" in on(replace(SETTINGS, tenants=1), host, resting, []).lacks(NEW)
@@ -122,31 +122,31 @@ SHARE = 3 * GIB * 6 // 100
 SMALL = load(environment={}).plans["small"]
 
 
-def test_a_tenant_is_expected_to_take_what_its_like_do() -> None:
+def test_a_tenant_is_expected_to_use_what_others_of_its_plan_use() -> None:
     assert expected(SETTINGS, SMALL) == SHARE
-    # One that is idle says little of the next, sixty say it nearly all: by their hosts, which see more than they tell.
+    # One idle tenant says little about the next, sixty say nearly everything, by what their hosts count for them.
     idle = 75 * MIB
     few, many = (expected(SETTINGS, SMALL, PlanMeasurements((idle,) * count, 1.8)) for count in (1, 60))
     assert 170 * MIB < few < SHARE
     assert 1.8 * idle < many < 1.1 * 1.8 * idle
-    # Busy ones count as what they are, from the first on.
+    # What busy tenants report counts in full from the first one on.
     assert expected(SETTINGS, SMALL, PlanMeasurements((GIB, 2 * GIB), 1.2)) == 3 * GIB // 2
-    # What hosts have in use for other things makes no tenant larger than twice what it tells.
+    # Whatever else uses memory on the hosts, a tenant counts at most twice what it reports.
     worst = expected(SETTINGS, SMALL, PlanMeasurements((idle,) * 60, 2.0))
     assert many < worst < SHARE
     assert {expected(SETTINGS, SMALL, PlanMeasurements((idle,) * 60, seen)) for seen in (0.0, 2.5, 40.0)} == {worst}
 
 
 @given(st.lists(st.integers(1, 4 * GIB), max_size=100), st.floats(1, 50))
-def test_what_is_expected_is_never_less_than_what_was_told(most: list[int], seen: float) -> None:
+def test_the_expected_memory_is_never_less_than_the_reported_average(most: list[int], seen: float) -> None:
     found = expected(SETTINGS, SMALL, PlanMeasurements(tuple(most), seen))
     told = sum(most) // len(most) if most else 0
     assert told <= found <= max(2 * told, SHARE)
-    # A host that has more in use never makes more fit.
+    # A host with more memory in use never makes more fit.
     assert expected(SETTINGS, SMALL, PlanMeasurements(tuple(most), seen + 1)) >= found
 
 
-def test_hosts_see_more_than_their_tenants_tell() -> None:
+def test_the_ratio_of_used_to_reported_memory_skips_unknown_values() -> None:
     assert seen_by_hosts([(6 * GIB, 3 * GIB), (2 * GIB, GIB)]) == 2.0
     assert seen_by_hosts([(6 * GIB, 3 * GIB), (0, GIB), (GIB, 0)]) == 2.0
     assert seen_by_hosts([]) == 0.0
@@ -156,7 +156,7 @@ def test_hosts_see_more_than_their_tenants_tell() -> None:
     ("resources", "why"),
     [
         (Resources(20 * GIB, 17 * GIB, 2), ""),
-        # The reserve is two: growth may take of it.
+        # The reserve is 2 GiB, and tenants may grow into it.
         (Resources(20 * GIB, 18 * GIB + GIB // 2, 2), ""),
         (Resources(20 * GIB, 19 * GIB + 1, 2), "less than half of the reserve"),
         (Resources(20 * GIB, GIB, 2, load=16.0), ""),
@@ -165,6 +165,6 @@ def test_hosts_see_more_than_their_tenants_tell() -> None:
         (Resources(20 * GIB, GIB, 2, seconds=7.0), "its server took 7 s to answer"),
     ],
 )
-def test_distress(resources: Resources, why: str) -> None:
+def test_an_overloaded_host_says_why(resources: Resources, why: str) -> None:
     assert why in strain(resources, SETTINGS)
     assert bool(why) == bool(strain(resources, SETTINGS))

@@ -1,4 +1,4 @@
-"""The card of every operation in every state says only what is true of it then."""
+"""The card of every operation says, in every state, only what is true in that state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot.slack.announcer import Announcer
 from bot.store.operation import Decision, Operation, State
 from tests.support.bot import CASES, LEAD, Bench, make_bench
 
-STATES = [state for state in get_args(State) if state != "waiting"]  # Which a child of a batch has alone.
+STATES = [state for state in get_args(State) if state != "waiting"]  # Only a child of a batch has it.
 AHEAD = ("awaiting_approval", "queued", "running")
 
 
@@ -32,9 +32,7 @@ def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_card_promises_nothing_once_there_is_nothing_to_hope_for(
-    asked: tuple[Bench, Operation], state: State
-) -> None:
+def test_a_card_promises_only_what_can_still_happen(asked: tuple[Bench, Operation], state: State) -> None:
     bench, operation = asked
     verdict = "deny" if state == "denied" else "approve"
     decisions = (Decision(LEAD.id, verdict, "", "button", operation.created),)
@@ -48,8 +46,8 @@ def test_a_card_promises_nothing_once_there_is_nothing_to_hope_for(
     assert ("*Rollback:*" in card) == (state in AHEAD and "Rollback" in operation.plan["facts"])
     assert "Rollback" not in card or state in AHEAD
     for label in operation.plan["remarks"]:
-        assert (f"*{label}:*" in card) == (state in AHEAD), "what was looked at for the approval only"
+        assert (f"*{label}:*" in card) == (state in AHEAD), "remarks are only for the approval"
     for label in operation.plan["facts"]:
-        assert f"*{label}:*" not in card or state in hopes, "it was not done"
+        assert f"*{label}:*" not in card or state in hopes, "the facts did not come true"
     assert (operation.steps[0].title in card) == (state not in ("denied", "expired", "cancelled"))
     assert ("Nothing was changed." in card) == (state in ("denied", "expired", "cancelled"))

@@ -1,4 +1,4 @@
-"""The digest's picture: what is worth drawing, in a process of its own, and never a reason to stop."""
+"""The digest's chart: what it shows, that a separate process draws it, and how a failure is reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def size(picture: bytes) -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("lines", "bars"), [(POOLS, TENANTS), (POOLS, []), ([], TENANTS), ([line("a-very-long-name-of-a-host", 1, 1)], [])]
 )
-def test_a_picture_is_as_wide_as_a_phone_needs_it(lines: list[Line], bars: list[Bar]) -> None:
+def test_a_chart_has_the_width_for_a_phone(lines: list[Line], bars: list[Bar]) -> None:
     wanted = chart(lines, bars, "Europe/Berlin")
     assert wanted
     width, height = size(png(wanted))
@@ -41,7 +41,7 @@ def test_a_picture_is_as_wide_as_a_phone_needs_it(lines: list[Line], bars: list[
     assert height == pytest.approx(240 * (3 * bool(lines) + (0.8 + 0.62 * len(bars)) * bool(bars)), abs=1)
 
 
-def test_the_fullest_pools_and_the_nearest_tenants_are_drawn() -> None:
+def test_the_fullest_pools_and_the_tenants_closest_to_a_limit_are_drawn() -> None:
     pools = [line(f"host{number}", 0.1, number / 10) for number in range(9)]
     tenants = [Bar(f"client{number}", number / 10, "") for number in range(9)]
     wanted = chart(pools, tenants, "UTC")
@@ -50,7 +50,7 @@ def test_the_fullest_pools_and_the_nearest_tenants_are_drawn() -> None:
     assert [one.name for one in wanted.bars] == [f"client{8 - number}" for number in range(BARS)]
 
 
-def test_it_is_described_for_who_cannot_see_it() -> None:
+def test_a_chart_has_a_text_description() -> None:
     wanted = chart([line("node1", 0.1, 0.24), line("node2", 0.5, 0.06)], [Bar("fjord", 0.92, "disk 92%")], "UTC")
     assert wanted
     assert described(wanted) == "Storage: node1 24%, node2 6%. Closest to limit: fjord, disk 92%."
@@ -59,9 +59,9 @@ def test_it_is_described_for_who_cannot_see_it() -> None:
     assert described(alone) == "Closest to limit: fjord, disk 92%."
 
 
-def test_where_there_is_nothing_to_draw_there_is_no_picture() -> None:
+def test_without_data_there_is_no_chart() -> None:
     assert chart([], [], "UTC") is None
-    assert chart([line("new", 0.4)], [], "UTC") is None, "one look is no past"
+    assert chart([line("new", 0.4)], [], "UTC") is None, "one measurement is no history"
 
 
 def test_labels_do_not_touch_and_do_not_leave_the_picture() -> None:
@@ -73,7 +73,7 @@ def test_labels_do_not_touch_and_do_not_leave_the_picture() -> None:
         assert all(upper - lower >= 0.139 for upper, lower in pairwise(placed))
 
 
-def test_what_cannot_be_drawn_says_why() -> None:
+def test_a_chart_that_cannot_be_drawn_says_why() -> None:
     wanted = Chart(tuple(POOLS), (), "Nowhere/Else")
     with pytest.raises(CannotDraw, match="No time zone found with key Nowhere/Else"):
         png(wanted)

@@ -1,4 +1,4 @@
-"""What only trying tells of the settings: each check finds what it is for, and says what helps."""
+"""Checks of settings that only a try can judge: each finds its problem and says what helps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def context(tmp_path: Path) -> Context:
 
 
 def having(context: Context, **tables: Any) -> Context:
-    """The same bot with other settings, a table's as a dict or whole."""
+    """Return the bot with other settings: the changes of a table as a dict, or an open table as a whole."""
     settings = context.settings
     for name, changes in tables.items():
         whole = name in OPEN_TABLES
@@ -36,18 +36,18 @@ def having(context: Context, **tables: Any) -> Context:
     return replace(context, settings=settings)
 
 
-def test_what_is_well_is_told(context: Context) -> None:
+def test_all_checks_of_a_healthy_bot_pass(context: Context) -> None:
     for name, check in checks.CHECKS.items():
         assert check(context), name
     assert checks.warnings(context, within=30) == []
 
 
-def test_a_state_that_cannot_be_written_is_found(context: Context) -> None:
+def test_a_state_folder_that_cannot_be_written_is_found(context: Context) -> None:
     with pytest.raises(Refused, match=r"`bot.state`, /nowhere, can't be written: No such file"):
         checks.state(having(context, bot={"state": "/nowhere"}))
 
 
-def test_a_domain_that_leads_nowhere_is_found(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_domain_that_does_not_resolve_is_found(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def unknown(name: str, *_: Any, **__: Any) -> Any:
@@ -60,9 +60,7 @@ def test_a_domain_that_leads_nowhere_is_found(context: Context, monkeypatch: pyt
     assert asked == ["doctor.m.agency.com"]
 
 
-def test_a_domain_of_which_dns_says_nothing_is_not_waited_for(
-    context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_dns_server_does_not_block_the_check(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: over.wait(30) and [])
     monkeypatch.setattr(checks, "ANSWER", 0.01)
@@ -71,7 +69,9 @@ def test_a_domain_of_which_dns_says_nothing_is_not_waited_for(
     over.set()
 
 
-def test_a_domain_is_told_with_where_it_leads(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_names_the_address_that_a_domain_resolves_to(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("203.0.113.7", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: there)
     ours = having(context, bot={"base_domain": "m.agency.com"})
@@ -95,14 +95,14 @@ def test_an_address_of_another_machine_is_found(context: Context) -> None:
 
 
 def pair(folder: Path, name: str, days: int = 400) -> tuple[str, str]:
-    """A certificate and its key."""
+    """Create a certificate and its key; return their paths."""
     certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
     words = f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days {days} -subj /CN={name}".split()
     subprocess.run(["openssl", *words, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     return str(certificate), str(key)
 
 
-def test_certificates_are_read_and_go_with_their_keys(context: Context, tmp_path: Path) -> None:
+def test_certificates_are_readable_and_match_their_keys(context: Context, tmp_path: Path) -> None:
     (certificate, key), (other, _) = pair(tmp_path, "bot"), pair(tmp_path, "other")
     far = "https://lxd.example:8443"
     lxd = {"endpoint": far, "certificate": certificate, "key": key, "server_certificate": other}
@@ -122,14 +122,14 @@ def test_certificates_are_read_and_go_with_their_keys(context: Context, tmp_path
         checks.certificates(having(context, servers={"far": ServerSettings(far)}))
 
 
-def test_a_certificate_that_ends_soon_is_found(context: Context, tmp_path: Path) -> None:
+def test_a_certificate_that_expires_soon_is_found(context: Context, tmp_path: Path) -> None:
     certificate, key = pair(tmp_path, "bot", days=9)
     lxd = {"endpoint": "https://lxd.example:8443", "certificate": certificate, "key": key}
     with pytest.raises(Refused, match=r"expires on .* Renew the certificate"):
         checks.certificates(having(context, lxd=lxd))
 
 
-def test_an_archive_is_there_and_is_what_its_sha256_says(context: Context, tmp_path: Path) -> None:
+def test_an_archive_exists_and_matches_its_sha256(context: Context, tmp_path: Path) -> None:
     file = tmp_path / "mautic.zip"
     file.write_bytes(b"Mautic")
     named = {"archive": str(file), "sha256": hashlib.sha256(b"Mautic").hexdigest()}
@@ -152,7 +152,7 @@ def test_each_release_of_the_settings_is_checked(context: Context, tmp_path: Pat
         checks.archive(having(context, releases={"6.0.10": good, "7.2.2": bad}))
 
 
-def test_an_app_without_a_scope_is_found(context: Context) -> None:
+def test_a_missing_scope_of_the_app_is_found(context: Context) -> None:
     context.people.scopes = frozenset(checks.SCOPES) - {"usergroups:read"}
     with pytest.raises(
         Refused, match=r"The Slack app lacks `usergroups:read`: replace its manifest with `docs/slack-manifest.json`"
@@ -162,7 +162,7 @@ def test_an_app_without_a_scope_is_found(context: Context) -> None:
     assert checks.app(context) == "has all scopes"
 
 
-def test_a_bot_without_a_channel_says_what_is_not_said(context: Context) -> None:
+def test_a_missing_channel_is_found_with_its_consequence(context: Context) -> None:
     with pytest.raises(Refused, match=r"`slack.channel` is not set, so no digest"):
         checks.channel(having(context, slack={"channel": ""}))
 
@@ -172,7 +172,7 @@ def having_approver(context: Context, **approver: Any) -> Context:
     return having(context, roles=known | {"approver": replace(Role([], [], False), **approver)})
 
 
-def test_who_could_approve_is_asked_of_slack(context: Context) -> None:
+def test_a_lack_of_approvers_is_found(context: Context) -> None:
     assert checks.approvers(context) == "every request can be approved by somebody else"
     assert checks.approvers(having_approver(context, everyone=True))
     with pytest.raises(Refused) as refused:
@@ -203,7 +203,7 @@ def test_a_role_that_nobody_has_is_found(context: Context) -> None:
         checks.roles(context)
 
 
-def test_policies_that_take_two_approvals_need_three_people(context: Context) -> None:
+def test_policies_with_two_approvals_need_three_people(context: Context) -> None:
     policies = dict(context.settings.policies)
     two = having(context, policies=policies | {"delete": replace(policies["delete"], approvals=2)})
     with pytest.raises(Refused, match=r"`delete` needs 2 approvals, but only <@U0OPSLEAD> and <@U0OPSLEAD2> can"):
@@ -213,14 +213,14 @@ def test_policies_that_take_two_approvals_need_three_people(context: Context) ->
         checks.approvers(having_approver(two, users=[LEAD.id]))
 
 
-def test_when_slack_does_not_tell_that_is_said(context: Context) -> None:
+def test_a_failing_slack_is_reported(context: Context) -> None:
     slack: Any = context.post.client
     slack.fail("usergroups.list", "ratelimited")
     with pytest.raises(Refused, match=r"Slack does not say who can approve"):
         checks.approvers(context)
 
 
-def test_what_does_not_answer_is_left_out_of_the_warnings(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_hangs_is_left_out_of_the_warnings(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
 
     def fails(_: Context) -> str:
@@ -235,7 +235,7 @@ def test_what_does_not_answer_is_left_out_of_the_warnings(context: Context, monk
     over.set()
 
 
-def test_a_slack_that_does_not_tell_who_may_ask_keeps_no_bot_from_its_start(context: Context) -> None:
+def test_a_failing_slack_is_only_a_warning_at_the_start(context: Context) -> None:
     ours = having_approver(context, users=[LEAD.id, LEAD_2.id])
     slack: Any = context.post.client
     slack.fail("usergroups.list", "internal_error", times=50)

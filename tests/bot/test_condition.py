@@ -1,4 +1,4 @@
-"""A tenant's state is its health in a word, the same wherever it is told."""
+"""A tenant's condition: its health in one word, the same wherever it is shown."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ tenants = st.builds(
 
 
 @given(tenants, st.sets(st.sampled_from(sorted(FINDINGS))), st.none() | halted, st.booleans())
-def test_nobody_is_healthy_with_an_open_incident_or_a_halt_or_a_container_that_does_not_run(
+def test_no_tenant_is_healthy_with_an_incident_a_stuck_operation_or_a_stopped_container(
     tenant: Tenant, troubles: set[str], operation: Operation | None, looked: bool
 ) -> None:
     found = condition(tenant, problems=troubles, operation=operation, looked=looked)
@@ -87,7 +87,7 @@ def test_nobody_is_healthy_with_an_open_incident_or_a_halt_or_a_container_that_d
     assert looked_at_now(found, None, []) == found
 
 
-def test_the_same_word_everywhere_while_mail_is_down(bench: Bench) -> None:
+def test_the_same_word_is_shown_everywhere_while_mail_is_down(bench: Bench) -> None:
     trouble(bench, "worker")
     assert now(bench) == Condition("degraded", "e-mail not sending")
     shown = said(bench, "list")
@@ -102,7 +102,7 @@ def test_the_same_word_everywhere_while_mail_is_down(bench: Bench) -> None:
     assert day.condition == now(bench)
 
 
-def test_who_crashed_is_told_from_who_was_stopped_and_by_whom(bench: Bench) -> None:
+def test_a_crashed_tenant_is_distinguished_from_one_that_a_person_stopped(bench: Bench) -> None:
     bench.lxd.stop("client-x")
     assert now(bench) == Condition("offline", "container stopped unexpectedly")
     assert ":red_circle: *client-x* · offline: container stopped unexpectedly" in said(bench, "list")
@@ -115,12 +115,12 @@ def test_who_crashed_is_told_from_who_was_stopped_and_by_whom(bench: Bench) -> N
     assert now(bench) == Condition("suspended", by=OPERATOR.id)
 
 
-def test_one_that_was_suspended_before_there_was_a_record_of_who_is_only_suspended(bench: Bench) -> None:
+def test_a_tenant_suspended_by_an_unrecorded_person_is_just_suspended(bench: Bench) -> None:
     bench.lxd.update("client-x", {"user.mautic-ops.state": "suspended"})
     assert now(bench) == Condition("suspended")
 
 
-def test_a_look_that_is_old_proves_nothing(bench: Bench) -> None:
+def test_an_old_health_check_proves_nothing(bench: Bench) -> None:
     health(bench.context)
     assert now(bench) == Condition("healthy")
     bench.clock.move(STALE + 7200)
@@ -130,14 +130,14 @@ def test_a_look_that_is_old_proves_nothing(bench: Bench) -> None:
     assert now(bench).word != "unknown"
 
 
-def test_what_is_worst_stands_first_in_the_list(bench: Bench) -> None:
+def test_the_list_begins_with_the_worst_tenant(bench: Bench) -> None:
     bench.done("new aaa")
     trouble(bench, "page")
     shown = said(bench, "list")
     assert shown.index("*client-x*") < shown.index("*aaa*")
 
 
-def test_where_its_host_or_the_edge_does_not_answer_nobody_is_well(bench: Bench) -> None:
+def test_no_tenant_is_healthy_while_its_host_or_the_edge_is_silent(bench: Bench) -> None:
     trouble(bench, "server", server="local")
     assert now(bench) == Condition("unknown", "its host does not answer")
     trouble(bench, server="local")
@@ -145,12 +145,12 @@ def test_where_its_host_or_the_edge_does_not_answer_nobody_is_well(bench: Bench)
     assert now(bench) == Condition("offline", "edge not answering")
 
 
-def test_a_status_that_finds_it_well_again_does_not_forget_the_incident(bench: Bench) -> None:
+def test_the_status_of_a_recovered_tenant_still_shows_its_open_incident(bench: Bench) -> None:
     trouble(bench, "page")
     assert "degraded: site unreachable, at the last health check" in said(bench, "status client-x")
 
 
-def test_what_is_under_way_is_told(bench: Bench) -> None:
+def test_an_operation_in_progress_is_shown(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     operation = bench.approve(bench.ask("restore client-x s-20270115-080000-2", OPERATOR))
     assert now(bench) == Condition("busy", f"restore in progress (request #{operation.id})")
@@ -162,8 +162,8 @@ def test_only_a_move_is_called_moving() -> None:
     assert condition(TENANT, operation=replace(under_way, plan={"cutover": "upgrade"})).word == "busy"
 
 
-def test_one_that_was_left_half_way_is_offline_unless_its_page_is_there(bench: Bench) -> None:
-    """As after a halt was given up, or the database was lost: the candidate may serve."""
+def test_a_tenant_left_halfway_is_offline_unless_its_candidate_serves(bench: Bench) -> None:
+    """Giving up a stuck operation, or losing the database, leaves a tenant like this; its candidate may serve."""
     bench.lxd.update("client-x", {"user.mautic-ops.state": "moving"})
     assert now(bench) == Condition("offline", "stuck halfway")
     config = as_labels(

@@ -1,4 +1,4 @@
-"""Which words of Mautic's console a person may use."""
+"""Which commands and options of Mautic's console a person may use."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from bot.guest.console import ALLOWED, NotAllowed, allowed
         ),
     ],
 )
-def test_what_may_be_run_is_brought_into_its_normal_form(typed: str, run: list[str]) -> None:
+def test_an_allowed_command_is_normalised(typed: str, run: list[str]) -> None:
     assert allowed(typed.split()) == run
 
 
@@ -41,12 +41,12 @@ def test_what_may_be_run_is_brought_into_its_normal_form(typed: str, run: list[s
         ("mautic:segments:update --timing=3", "takes no value"),
     ],
 )
-def test_other_words_are_refused_with_the_nearest_that_may(typed: str, says: str) -> None:
+def test_anything_else_is_refused_with_what_is_allowed(typed: str, says: str) -> None:
     with pytest.raises(NotAllowed) as refused:
         allowed(typed.split())
     assert says in str(refused.value)
 
 
-def test_nothing_on_the_list_installs_updates_or_deletes() -> None:
+def test_no_allowed_command_installs_updates_or_deletes() -> None:
     for command in ALLOWED:
         assert not any(word in command for word in ("install", "migrate", "delete", "purge", "cleanup", "update:apply"))

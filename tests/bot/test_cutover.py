@@ -1,4 +1,4 @@
-"""A third command with a cutover: what its candidate is made of is its own, and all the rest is there already."""
+"""Cutovers, with a command that exists only here, `refit`: it defines only what its candidate is made from."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Inputs:
 
 @operation
 def refit(context: Context, tenant: TenantArgument) -> Plan:
-    """Let a copy of a tenant, of when it was closed, take its place."""
+    """Replace a tenant with a copy of itself, made once the tenant is closed."""
     return Plan(
         tenant=tenant,
         arguments={"tenant": tenant},
@@ -56,7 +56,7 @@ def refit(context: Context, tenant: TenantArgument) -> Plan:
 
 @steps_of(refit)
 def steps(run: Run, inputs: Inputs) -> Steps:
-    """The candidate is made of the closed old one."""
+    """Make the candidate from the closed old container."""
     host = run.fleet.of(inputs.old)
     cutover = Cutover(run, inputs.old, host, "refit", days=inputs.days)
 
@@ -81,14 +81,14 @@ def steps(run: Run, inputs: Inputs) -> Steps:
 
 
 class Words(Renderer):
-    """Has no template of the third command."""
+    """A renderer that needs no template for `refit`."""
 
     def words(self, template: str, **state: object) -> str:
         return "done" if template == "commands/refit.j2" else super().words(template, **state)
 
 
 def with_refit(bench: Bench, fault: Callable[[str], object] = lambda moment: None) -> Bench:
-    """The bench with the third command."""
+    """Return the bench with the command `refit`."""
     registry = Registry(commands)
     registry.commands["refit"] = declare("refit", refit)
     context = replace(bench.context, registry=registry, renderer=Words())
@@ -125,7 +125,7 @@ def has_taken_the_place(bench: Bench, number: int) -> bool:
     return (role_of(old), role_of(new), live(bench)) == (Role.RETIRED, Role.TENANT, True)
 
 
-def test_it_takes_the_place(bench: Bench) -> None:
+def test_the_candidate_takes_the_tenants_place(bench: Bench) -> None:
     done = ended(bench, asked(bench).id)
     assert done.state == "succeeded", done.outcome
     assert tuple(step.key for step in done.steps) == STEPS
@@ -133,7 +133,7 @@ def test_it_takes_the_place(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("step", range(5))
-def test_whatever_fails_before_the_commit_point_the_old_one_goes_on(bench: Bench, step: int) -> None:
+def test_after_a_failure_before_the_commit_point_the_old_container_serves(bench: Bench, step: int) -> None:
     def fault(moment: str) -> None:
         if moment == f"ran {step}":
             raise LxdError("LXD could not.")
@@ -149,14 +149,14 @@ def test_whatever_fails_before_the_commit_point_the_old_one_goes_on(bench: Bench
 
 
 @pytest.mark.parametrize(("step", "serves"), [("start", True), ("change", False)])
-def test_where_the_pool_is_full_the_old_one_gets_the_room_of_a_copy_that_was_never_open(
+def test_on_a_full_pool_a_candidate_that_was_never_open_is_deleted_for_the_old_container(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str, serves: bool
 ) -> None:
-    """On a full pool nothing starts, and what has nothing of its own is worth less than a client who is served."""
+    """Nothing starts on a full pool, and a candidate without data of its own matters less than a served client."""
     monkeypatch.setattr(ballast, "COUNTED", 0.1)
     number = asked(bench).id
     names = {"client-x", f"client-x--{number}"}
-    # As an upgrade has it by then.
+    # An upgrade has stopped the old container by then.
     bench.lxd.stop("client-x", force=True)
 
     def fault(moment: str) -> None:
@@ -175,7 +175,7 @@ def test_where_the_pool_is_full_the_old_one_gets_the_room_of_a_copy_that_was_nev
     assert containers(bench) == ({"client-x"} if serves else names)
 
 
-def test_after_the_commit_point_there_is_no_way_back_but_one_on(bench: Bench) -> None:
+def test_after_the_commit_point_only_a_retry_is_possible(bench: Bench) -> None:
     def fault(moment: str) -> None:
         if moment == "before 5":
             raise LxdError("LXD could not.")
@@ -185,11 +185,11 @@ def test_after_the_commit_point_there_is_no_way_back_but_one_on(bench: Bench) ->
     assert (stuck.state, stuck.aftermath["safe"]) == ("needs_attention", "retry")
     assert stuck.aftermath["advice"] == "Retry is safe: it finishes the refit, and nothing is lost."
     assert [one["action_id"] for one in failure_buttons(stuck)] == ["retry", "give_up"], (
-        "no Undo, which would be refused"
+        "no Undo, which would only fail"
     )
     assert live(bench)
     bench.runner.fault = lambda moment: None
-    # By a button of an earlier card.
+    # The button may still be on an older card.
     recovery.undo(bench.context.operations, stuck, OPERATOR.id)
     assert ended(bench, stuck.id).state == "needs_attention"
     recovery.retry(bench.context.operations, bench.context.operations.get(stuck.id), OPERATOR.id)
@@ -231,7 +231,7 @@ def test_dying_at_any_record_or_in_any_call_does_no_harm(bench: Bench, tmp_path:
         again.context.database.close()
 
 
-def test_queries_change_nothing(bench: Bench) -> None:
+def test_asking_for_the_state_of_a_cutover_changes_nothing(bench: Bench) -> None:
     number = asked(bench).id
     old = bench.context.fleet.tenant("client-x")
     told: dict[str, tuple[bool, bool, bool]] = {}
@@ -252,7 +252,7 @@ def test_queries_change_nothing(bench: Bench) -> None:
     assert told["recorded 4"] == (True, True, True)
 
 
-def test_a_candidate_that_was_cut_while_it_was_copied_is_none(bench: Bench) -> None:
+def test_a_candidate_that_was_copied_only_in_part_does_not_count(bench: Bench) -> None:
     number = asked(bench).id
     bench.lxd.fail_next("update", LxdError("LXD could not."))
     old = bench.context.fleet.tenant("client-x")
@@ -268,21 +268,21 @@ def test_a_candidate_that_was_cut_while_it_was_copied_is_none(bench: Bench) -> N
         cutover.make(copy)
     assert cutover.candidate() is not None
     assert not cutover.is_copied()
-    assert containers(bench) == {"client-x", cutover.name}, "that it was asked removed nothing"
+    assert containers(bench) == {"client-x", cutover.name}, "asking removed nothing"
     cutover.make(copy)
     cutover.make(copy)
     assert cutover.is_copied()
-    assert len(made) == 2, "the first was made anew, the second was left as it was"
+    assert len(made) == 2, "the incomplete copy was replaced, the complete one was kept"
     cutover.boot()
     assert CLOSED in bench.lxd.world.machines[cutover.name].files
-    assert state_of(bench.lxd.instance("client-x").config) == State.LIVE, "nothing was done to it"
+    assert state_of(bench.lxd.instance("client-x").config) == State.LIVE, "the old container is unchanged"
 
 
 @pytest.mark.parametrize(
     ("label", "by_itself"), [({}, True), (as_labels(furniture=2), False), ({"security.devlxd": "false"}, False)]
 )
 def test_a_candidate_starts_closed(bench: Bench, label: dict[str, str], by_itself: bool) -> None:
-    """By its own labels, or by a file that is laid into it where it would not ask for them."""
+    """Its labels close it, or a file that is put into it where the container would not read its labels."""
     number = asked(bench).id
     old = bench.context.fleet.tenant("client-x")
     host = bench.context.fleet.of(old)
@@ -297,8 +297,8 @@ def test_a_candidate_starts_closed(bench: Bench, label: dict[str, str], by_itsel
 
 
 @pytest.mark.parametrize(("command", "most"), [("restore", (18, 3, 54)), ("migrate", (18, 2, 74))])
-def test_a_cutover_takes_no_more_requests_than_it_did(tmp_path: Path, command: str, most: tuple[int, int, int]) -> None:
-    """To ask for it, to approve it and to run it; a server far away answers each in its own time."""
+def test_a_cutover_takes_no_more_requests_than_before(tmp_path: Path, command: str, most: tuple[int, int, int]) -> None:
+    """Counts requests for asking, approving and running; each costs a round trip to a distant server."""
     case = CASES[command]
     bench = make_bench(tmp_path, members=case.members)
     case.prepare(bench)

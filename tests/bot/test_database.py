@@ -1,4 +1,4 @@
-"""The one SQLite file, and who has it open."""
+"""The bot's SQLite file and its connections."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.support.bot import make_bench
 
 
 def _connections(folder: Path) -> int:
-    """How often this process has the file open."""
+    """Return how often this process has the file open."""
     return sum(path.exists() and path.resolve() == folder / "bot.db" for path in Path("/proc/self/fd").iterdir())
 
 
-def test_one_after_the_other_uses_the_same_connection(tmp_path: Path) -> None:
+def test_consecutive_threads_use_the_same_connection(tmp_path: Path) -> None:
     database = Database(tmp_path / "bot.db")
     for _ in range(20):
         thread = threading.Thread(target=database.read, args=["SELECT 1"])
@@ -45,12 +45,12 @@ def test_after_many_at_once_few_connections_stay_open(tmp_path: Path) -> None:
     with ThreadPoolExecutor(20) as pool:
         for look_ in [pool.submit(look) for _ in range(20)]:
             look_.result()
-    # Not its descriptors: SQLite keeps those of a file that is in use, and takes them again.
+    # Descriptors cannot be counted here: SQLite keeps those of a file that is in use, to use them again.
     assert len(database._opened) == KEPT
     database.close()
 
 
-def test_a_connection_that_could_not_be_rolled_back_is_nobodys_any_more(tmp_path: Path) -> None:
+def test_a_connection_with_an_open_transaction_is_not_reused(tmp_path: Path) -> None:
     database = Database(tmp_path / "bot.db")
     with database._borrowed() as connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -60,7 +60,7 @@ def test_a_connection_that_could_not_be_rolled_back_is_nobodys_any_more(tmp_path
     database.close()
 
 
-def test_what_a_transaction_wrote_is_read_in_it_and_by_nobody_else(tmp_path: Path) -> None:
+def test_uncommitted_writes_are_visible_only_in_their_own_transaction(tmp_path: Path) -> None:
     database = Database(tmp_path / "bot.db")
     with database.transaction() as transaction:
         transaction.execute("CREATE TABLE written (word TEXT)")
@@ -73,7 +73,7 @@ def test_what_a_transaction_wrote_is_read_in_it_and_by_nobody_else(tmp_path: Pat
 
 
 def test_a_commit_of_the_bot_is_on_disk(tmp_path: Path) -> None:
-    """In a process of its own, as the suite itself does without."""
+    """Runs in a separate process, because the test suite itself does not wait for the disk."""
     program = (
         "import bot.store.database, sys; print(*bot.store.database.Database(sys.argv[1]).read('PRAGMA synchronous')[0])"
     )
@@ -81,8 +81,8 @@ def test_a_commit_of_the_bot_is_on_disk(tmp_path: Path) -> None:
     assert told.stdout.split() == [b"2"], "2 is FULL"
 
 
-def test_what_opens_the_file_loads_nothing_big() -> None:
-    """Each has cost the bot 14 MB or more at rest, where it is installed for something else."""
+def test_the_bot_loads_no_large_library() -> None:
+    """Each of these cost the idle bot 14 MB or more, where it was installed for something else."""
     program = "import sys, bot.program; print(*{'numpy', 'pandas', 'matplotlib'} & sys.modules.keys())"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert told.stdout.split() == []
@@ -110,7 +110,7 @@ def test_the_steps_and_decisions_of_many_operations_are_read_at_once(tmp_path: P
     assert found[2].steps
 
 
-def test_freezes_come_before_subjects_in_a_new_file_and_after_them_in_one_that_had_those(tmp_path: Path) -> None:
+def test_the_freezes_migration_runs_before_subjects_but_last_in_a_file_that_has_those(tmp_path: Path) -> None:
     database = Database(tmp_path / "bot.db")
 
     def made() -> list[str]:

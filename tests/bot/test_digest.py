@@ -1,4 +1,4 @@
-"""What the digest finds out: what is missing, what fills up, what waits, what became of the fleet."""
+"""What the digest gathers: missing snapshots, what fills up, what waits, and what changed in the fleet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GIB = 1 << 30
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """A bench whose LXD goes by its clock, with two tenants that had a snapshot an hour ago."""
+    """A bench whose LXD uses its clock, with two tenants whose last snapshot is an hour old."""
     bench = make_bench(tmp_path)
     bench.lxd.clock = bench.clock
     for name in ("client-x", "client-y"):
@@ -44,7 +44,7 @@ def snapshot(bench: Bench, tenant: str) -> None:
 
 
 def sampled(bench: Bench, days: int, disk: Mapping[str, list[int]], pool: list[int]) -> None:
-    """Write down looks of the past: one a day, each tenant's disk and the pool of 30 GiB, in GiB."""
+    """Record past measurements, one a day: each tenant's disk and the use of a pool of 30 GiB, in GiB."""
     now = bench.clock()
     for day in range(days):
         at = now - (days - 1 - day) * DAY
@@ -54,23 +54,23 @@ def sampled(bench: Bench, days: int, disk: Mapping[str, list[int]], pool: list[i
 
 
 def opened(bench: Bench, tenant: str, *kinds: str) -> None:
-    """Let these incidents of a tenant be open, and no other."""
+    """Open these incidents of a tenant, and close all others."""
     findings = tuple(Finding(kind, f"What is wrong with {kind}.") for kind in kinds)
     with bench.context.database.transaction() as transaction:
         bench.context.incidents.judge(transaction, Seen({tenant: Diagnosis(findings)}, {}))
 
 
-def test_a_fleet_without_trouble_is_well(bench: Bench) -> None:
+def test_a_fleet_without_problems_is_well(bench: Bench) -> None:
     found = gather(bench.context, bench.clock() - DAY)
     assert found.well
     assert (found.words, len(found.tenants), found.taken) == ([("unknown", 2)], 2, 2)
     assert found.speaking == []
 
 
-def test_a_tenant_without_a_snapshot_of_the_last_day_is_named_the_oldest_first(bench: Bench) -> None:
+def test_tenants_without_a_recent_snapshot_are_named_oldest_first(bench: Bench) -> None:
     bench.done("new client-z")
     bench.clock.move(24 * 3600)
-    assert gather(bench.context, bench.clock() - DAY).well, "25 hours are not over"
+    assert gather(bench.context, bench.clock() - DAY).well, "a snapshot may be 25 hours old"
     bench.clock.move(2 * 3600)
     bench.lxd.snapshot("client-y", "s-2")
     found = gather(bench.context, bench.clock() - DAY)
@@ -78,7 +78,7 @@ def test_a_tenant_without_a_snapshot_of_the_last_day_is_named_the_oldest_first(b
     assert found.problems == 2
 
 
-def test_snapshots_are_counted_that_were_taken_whether_they_are_still_there_or_not(bench: Bench) -> None:
+def test_snapshots_are_counted_even_if_they_were_deleted_since(bench: Bench) -> None:
     (first,) = bench.lxd.snapshots("client-x")
     bench.clock.move(2 * DAY)
     for _ in range(3):
@@ -95,7 +95,7 @@ def test_snapshots_are_counted_that_were_taken_whether_they_are_still_there_or_n
     assert gather(bench.context, bench.clock() - 7 * DAY).taken == 5
 
 
-def test_a_restored_tenant_has_the_snapshots_of_before(bench: Bench) -> None:
+def test_a_restored_tenant_keeps_its_snapshots(bench: Bench) -> None:
     bench.done(f"restore client-x {bench.lxd.snapshots('client-x')[0].name}", OPERATOR)
     found = gather(bench.context, bench.clock() - DAY)
     assert [(one.name, one.taken, one.newest) for one in found.tenants] == [("client-x", 2, 0), ("client-y", 1, 3600)]
@@ -109,7 +109,7 @@ def test_where_the_policy_keeps_no_daily_snapshot_none_is_missing(tmp_path: Path
     assert gather(bench.context, bench.clock() - DAY).missing == []
 
 
-def test_a_tenant_that_is_stopped_or_new_need_not_have_a_snapshot(bench: Bench) -> None:
+def test_a_stopped_or_new_tenant_needs_no_snapshot(bench: Bench) -> None:
     bench.clock.move(2 * DAY)
     bench.lxd.stop("client-x")
     bench.lxd.update("client-y", as_labels(state="suspended"))
@@ -117,7 +117,7 @@ def test_a_tenant_that_is_stopped_or_new_need_not_have_a_snapshot(bench: Bench) 
     assert gather(bench.context, bench.clock() - DAY).missing == []
 
 
-def test_what_grows_says_in_how_many_days_it_is_full(bench: Bench) -> None:
+def test_a_growing_disk_or_pool_says_in_how_many_days_it_is_full(bench: Bench) -> None:
     sampled(bench, 6, {"client-x": [10, 12, 14, 16, 18, 20], "client-y": [5] * 6}, [6, 7, 8, 9, 10, 11])
     found = gather(bench.context, bench.clock() - DAY)
     x, y = found.tenants
@@ -126,7 +126,9 @@ def test_what_grows_says_in_how_many_days_it_is_full(bench: Bench) -> None:
     assert x.disk.days == pytest.approx(5, abs=0.1)
     assert (x.high, y.high, y.disk.days) == (("disk",), (), None)
     assert x.memory
-    assert (x.memory.used, x.memory.days) == (20 << 27, None), "as measured inside; it warms up"
+    assert (x.memory.used, x.memory.days) == (20 << 27, None), (
+        "memory is measured inside and not forecast, as it grows at first"
+    )
     assert [one.name for one in found.full] == ["client-x"]
     pool = found.pools["local"]
     assert (pool.used, pool.limit, pool.days) == (11 * GIB, 30 * GIB, pytest.approx(19, abs=0.3))
@@ -134,7 +136,7 @@ def test_what_grows_says_in_how_many_days_it_is_full(bench: Bench) -> None:
     assert [round(share * 30) for _, share in pool.past] == [6, 7, 8, 9, 10, 11]
 
 
-def test_a_pool_and_a_plan_that_are_nearly_full_are_told_though_they_do_not_grow(tmp_path: Path) -> None:
+def test_a_nearly_full_pool_or_plan_is_reported_without_any_growth(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_HEALTH__MEMORY="4")
     bench.done("new client-x")
     sampled(bench, 2, {"client-x": [1, 1]}, [29, 29])
@@ -143,7 +145,7 @@ def test_a_pool_and_a_plan_that_are_nearly_full_are_told_though_they_do_not_grow
     assert found.tenants[0].high == ("memory",)
 
 
-def test_of_memory_is_told_what_the_last_sweep_measured(bench: Bench) -> None:
+def test_memory_is_what_the_last_sweep_measured(bench: Bench) -> None:
     found = gather(bench.context, bench.clock() - DAY)
     assert [one.memory for one in found.tenants] == [None, None]
     assert found.well
@@ -153,7 +155,7 @@ def test_of_memory_is_told_what_the_last_sweep_measured(bench: Bench) -> None:
     assert (memory.used, memory.limit) == (4 << 27, 3 * GIB)
 
 
-def test_what_people_did_is_counted_and_what_failed_is_named(bench: Bench) -> None:
+def test_ended_requests_are_counted_and_failed_ones_named(bench: Bench) -> None:
     since = bench.clock()
     bench.clock.move(60)
     bench.done("new client-z")
@@ -170,7 +172,7 @@ def test_what_people_did_is_counted_and_what_failed_is_named(bench: Bench) -> No
     assert (later.ended, later.failed, later.new) == ({}, (), ())
 
 
-def test_a_batch_is_no_tenant_but_its_children_are(tmp_path: Path) -> None:
+def test_a_batch_counts_as_its_children(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x,client-y")
     bench.clock.move(60)
@@ -179,7 +181,7 @@ def test_a_batch_is_no_tenant_but_its_children_are(tmp_path: Path) -> None:
     assert found.ended == {"succeeded": {"new": 2}}
 
 
-def test_what_a_clock_that_was_ahead_dated_after_now_is_of_no_day(bench: Bench) -> None:
+def test_entries_dated_in_the_future_belong_to_no_day(bench: Bench) -> None:
     bench.clock.move(400 * DAY)
     bench.done("new client-z")
     bench.lxd.fail_next("copy", LxdUnavailable("no answer"))
@@ -196,7 +198,7 @@ def test_what_a_clock_that_was_ahead_dated_after_now_is_of_no_day(bench: Bench) 
     assert found.tenants[-1].operations == ()
 
 
-def test_what_the_bot_failed_to_do_by_itself_is_told_by_command(bench: Bench) -> None:
+def test_failed_maintenance_is_grouped_by_command(bench: Bench) -> None:
     context = bench.context
     plan = context.registry.plan(context, bench.ask("delete client-x", OPERATOR))
     for number in range(3):
@@ -218,10 +220,10 @@ def test_what_the_bot_failed_to_do_by_itself_is_told_by_command(bench: Bench) ->
     assert found.failed_maintenance == (FailedMaintenance("delete", 3, tenants, "no room 2"),)
     assert (found.failed, found.ended, found.problems) == ((), {}, 1)
     opened(bench, "other-1", "errand")
-    assert gather(context, bench.clock() - DAY).problems == 1, "its incident is no second line"
+    assert gather(context, bench.clock() - DAY).problems == 1, "its incident is not counted again"
 
 
-def test_an_incident_is_told_once_and_its_end_is_counted(bench: Bench) -> None:
+def test_an_incident_is_listed_once_and_its_end_is_counted(bench: Bench) -> None:
     sampled(bench, 2, {"client-x": [29, 29]}, [9, 9])
     bench.lxd.world.machines["client-x"].bytes = 29 * GIB
     opened(bench, "client-x", "cron", "disk")
@@ -235,7 +237,7 @@ def test_an_incident_is_told_once_and_its_end_is_counted(bench: Bench) -> None:
     assert (found.open, found.recovered) == ((), 1)
 
 
-def test_a_silent_server_is_told_and_stops_nothing(tmp_path: Path) -> None:
+def test_a_silent_server_is_reported_and_stops_nothing(tmp_path: Path) -> None:
     other = SimulatedLxd()
     add_blueprint(other)
     bench = make_bench(tmp_path, others={"other": other})
@@ -247,7 +249,7 @@ def test_a_silent_server_is_told_and_stops_nothing(tmp_path: Path) -> None:
     assert not found.well
 
 
-def test_a_job_that_ails_is_told_but_for_a_silent_server_and_the_digest_that_is_made(bench: Bench) -> None:
+def test_a_failing_job_is_reported_except_for_a_silent_server_or_the_digest_itself(bench: Bench) -> None:
     jobs = bench.context.jobs
     jobs.pause("health", OPERATOR.id)
     for name, outcome in (("snapshots", "No answer."), ("purge", "No room."), ("digest", "Slack does not answer.")):
@@ -264,13 +266,13 @@ def test_a_job_that_ails_is_told_but_for_a_silent_server_and_the_digest_that_is_
     assert not found.well
 
 
-def test_the_head_of_the_audit_log_is_the_one_that_is_verified(bench: Bench) -> None:
+def test_the_head_of_the_audit_log_is_the_verified_one(bench: Bench) -> None:
     rows, head = gather(bench.context, bench.clock() - DAY).head
     verdict = audit.verify(bench.context.database)
     assert (rows, head) == (verdict.rows, verdict.head)
 
 
-def test_a_thousand_tenants_cost_one_request_a_server(tmp_path: Path) -> None:
+def test_a_thousand_tenants_cost_one_request_per_server(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, **ROOM_FOR_MANY)
     bench.lxd.clock = bench.clock
     names = [f"client-{number}" for number in range(1000)]

@@ -1,6 +1,6 @@
-"""Whatever moment the process dies at, after the restart the operation ends well and once.
+"""Whenever the process dies, the operation ends well and only once after the restart.
 
-Every registered operation is tried: one without an entry in `CASES` fails here.
+The tests try every registered operation; one without an entry in `CASES` fails here.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from tests.support.bot import BATCHES, CASES, Bench, as_it_was, containers, even
 OPERATIONS = sorted({one.name for one in Registry(commands).commands.values() if one.kind == "operation"} - BATCHES)
 
 LAST = {"rehearse": "judge"}
-"""The last step that leaves something to take back, where it is neither the probe nor the last of all."""
+"""The last step that leaves something to roll back, where that is neither the probe nor the last step."""
 
 
 class Killed(BaseException):
-    """The process died here; no `except Exception` sees it."""
+    """The process died here; no `except Exception` catches this."""
 
 
 class Death:
-    """Kills at the n-th moment it is called at, and lets nothing be done from then on."""
+    """Raises Killed at call number `at`, counted from 0, and at every later one; returns whether the next kills."""
 
     def __init__(self, at: int) -> None:
         self.left = at
@@ -49,12 +49,12 @@ class Death:
         return self.left == 0
 
 
-def test_every_operation_has_its_case() -> None:
+def test_every_operation_has_a_case() -> None:
     assert set(OPERATIONS) == set(CASES)
 
 
 class World:
-    """A bot that is about to run an approved operation, as often as wanted."""
+    """A bot that is about to run an approved operation, as often as needed."""
 
     def __init__(self, folder: Path, command: str) -> None:
         self.folder = folder
@@ -73,7 +73,7 @@ class World:
         return make_bench(folder, copy_of(self.lxd), lambda moment: fault(moment) and None)
 
     def restart(self, dead: Bench) -> Bench:
-        """The next process over the same folder and LXD: it recovers, and runs what there is."""
+        """Start the next process on the same folder and LXD: it recovers, and runs what is queued."""
         dead.context.database.close()
         dead.lxd.on_call = None
         bench = make_bench(self.folder / str(self.copies), dead.lxd)
@@ -83,14 +83,14 @@ class World:
 
 
 def copy_of(lxd: Any) -> Any:
-    """A simulated LXD in the same state, of its own."""
+    """Return an independent simulated LXD in the same state."""
     other = type(lxd)()
     other.world = copy.deepcopy(lxd.world)
     return other
 
 
 def ends_well(world: World, bench: Bench, moment: str) -> Operation:
-    """All that must be true at the end, whatever happened on the way."""
+    """Check what must be true at the end, whatever happened on the way."""
     operation = bench.context.operations.get(world.operation.id)
     assert operation.state == "succeeded", (moment, operation.outcome)
     assert containers(bench) == world.case.after, moment
@@ -148,7 +148,7 @@ def test_dying_within_any_call_of_lxd_does_no_harm(tmp_path: Path, command: str,
 
 
 def kill_in_call(bench: Bench, number: int, *, after: bool) -> None:
-    """Die before the n-th call of LXD, or when it is done but its answer is not yet there."""
+    """Die before the n-th call of LXD, or (`after`) when LXD has done it but its answer is not there yet."""
     death = Death(number + after)
 
     def on_call(method: str, arguments: tuple[Any, ...]) -> None:
@@ -187,7 +187,7 @@ def test_dying_while_it_is_taken_back_does_no_harm(tmp_path: Path, command: str)
 
 
 @pytest.mark.parametrize("command", OPERATIONS)
-def test_what_is_cut_too_often_needs_a_person_and_holds_its_tenant(tmp_path: Path, command: str) -> None:
+def test_an_operation_that_is_interrupted_too_often_needs_a_person(tmp_path: Path, command: str) -> None:
     world = World(tmp_path, command)
     bench = world.begin(Death(1))
     for _ in range(MAX_ATTEMPTS):
@@ -200,7 +200,7 @@ def test_what_is_cut_too_often_needs_a_person_and_holds_its_tenant(tmp_path: Pat
     assert operation.state == "needs_attention"
     assert operation.outcome == f"Interrupted {MAX_ATTEMPTS} times by a crash or restart of the bot."
     bench.finish()
-    assert bench.context.operations.get(operation.id).state == "needs_attention", "nothing runs it by itself"
+    assert bench.context.operations.get(operation.id).state == "needs_attention", "it does not run by itself"
     again = make_bench(tmp_path / str(world.copies), bench.lxd)
     recovery.retry(again.context.operations, operation, "U0OPSLEAD")
     again.finish()

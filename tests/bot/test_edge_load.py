@@ -1,4 +1,4 @@
-"""How Caddy is given a configuration: what runs in an edge, run here, beside a Caddy that answers as told."""
+"""Loading a configuration into Caddy: the program that runs in an edge runs here, beside a fake Caddy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Talking:
 
 
 class Here:
-    """Runs what is run in an edge, with the edge's files in a folder."""
+    """Runs on this machine what runs in an edge, with the edge's files in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.admin, self.config = folder / "admin.sock", folder / "edge.json"
@@ -46,14 +46,14 @@ class Here:
     def talk(self, _name: str, command: list[str], **_: Any) -> Iterator[Talking]:
         words = [*command[:3], str(self.admin), str(self.config), *command[5:]]
         if self.is_full:
-            # Python ignores the signal of a file that may not grow, and so does what is begun like this.
+            # Python ignores the signal for a file that may not grow, and `restore_signals=False` passes that on.
             words = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *words]
         with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, restore_signals=False) as process:
             yield Talking(process)
 
 
 class Caddy:
-    """Takes one request after the other; `asked` is what came."""
+    """A Caddy that answers every request alike; `asked`: the requests so far."""
 
     def __init__(self, place: Path, answer: bytes) -> None:
         self.asked: list[bytes] = []
@@ -94,7 +94,7 @@ def put(here: Here, config: str, **given: Any) -> None:
     load(cast(Lxd, here), "edge", config, **given)
 
 
-def test_what_is_new_is_taken_and_kept_for_a_restart(tmp_path: Path) -> None:
+def test_a_new_configuration_is_loaded_and_stored_for_a_restart(tmp_path: Path) -> None:
     long = '{"a": "ü"}' * 100_000
     with edge(tmp_path) as (here, caddy):
         for config in ("{}", long):
@@ -105,7 +105,7 @@ def test_what_is_new_is_taken_and_kept_for_a_restart(tmp_path: Path) -> None:
     assert here.config.stat().st_mode & 0o777 == 0o644
 
 
-def test_what_it_goes_by_already_is_not_loaded(tmp_path: Path) -> None:
+def test_an_unchanged_configuration_is_not_loaded(tmp_path: Path) -> None:
     with edge(tmp_path) as (here, caddy):
         here.config.write_text("{}")
         before = here.config.stat()
@@ -114,7 +114,7 @@ def test_what_it_goes_by_already_is_not_loaded(tmp_path: Path) -> None:
     assert here.config.stat() == before
 
 
-def test_what_caddy_refuses_is_not_kept_and_its_reason_is_told(tmp_path: Path) -> None:
+def test_a_configuration_that_caddy_refuses_is_not_stored_and_the_reason_is_raised(tmp_path: Path) -> None:
     with edge(tmp_path, REFUSED) as (here, _):
         here.config.write_text("{}")
         with pytest.raises(LxdError, match=r"Inside `edge`: Caddy refused it \(400\): .*no such module"):
@@ -122,7 +122,7 @@ def test_what_caddy_refuses_is_not_kept_and_its_reason_is_told(tmp_path: Path) -
     assert here.config.read_text() == "{}"
 
 
-def test_on_a_full_disk_it_serves_and_is_kept_when_there_is_room(
+def test_on_a_full_disk_a_configuration_is_loaded_and_stored_once_there_is_space(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with edge(tmp_path) as (here, caddy):
@@ -138,7 +138,7 @@ def test_on_a_full_disk_it_serves_and_is_kept_when_there_is_room(
     assert here.config.read_text() == '{"new": 1}'
 
 
-def test_what_is_kept_is_loaded_again_where_caddy_took_something_else_since(tmp_path: Path) -> None:
+def test_the_stored_configuration_is_loaded_again_if_caddy_loaded_another_since(tmp_path: Path) -> None:
     with edge(tmp_path) as (here, caddy):
         put(here, '{"old": 1}')
         here.is_full = True
@@ -147,20 +147,20 @@ def test_what_is_kept_is_loaded_again_where_caddy_took_something_else_since(tmp_
     assert [asked[-10:] for asked in caddy.asked] == [b'{"old": 1}', b'{"new": 1}', b'{"old": 1}']
 
 
-def test_a_caddy_that_is_not_there_is_told_of(tmp_path: Path) -> None:
+def test_a_missing_caddy_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LxdError, match="Inside `edge`: Caddy does not answer: No such file or directory"):
         put(Here(tmp_path), "{}")
 
 
 @pytest.mark.parametrize("present", ["{}", ""])
-def test_what_comes_first_is_done_in_any_case(tmp_path: Path, present: str) -> None:
+def test_the_first_command_runs_even_if_nothing_is_loaded(tmp_path: Path, present: str) -> None:
     with edge(tmp_path) as (here, _):
         here.config.write_text(present)
         put(here, "{}", first=("touch", str(tmp_path / "done")))
     assert (tmp_path / "done").exists()
 
 
-def test_what_should_come_first_and_fails_is_told_of(tmp_path: Path) -> None:
+def test_nothing_is_loaded_if_the_first_command_fails(tmp_path: Path) -> None:
     with edge(tmp_path) as (here, caddy), pytest.raises(LxdError, match="false failed"):
         put(here, "{}", first=("false",))
     assert caddy.asked == []

@@ -1,4 +1,4 @@
-"""The look at a login page, of a server that serves whatever it will: bounded in bytes and in time."""
+"""Probing a login page: whatever the server sends, the probe is bounded in bytes and in time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def identity(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def serving(
     identity: tuple[Path, Path], serve: Callable[[socket.socket], None], *, tls: bool = True
 ) -> Iterator[Pages]:
-    """The pages of an edge whose port one client is served at, by this."""
+    """Yield the Pages of an edge at whose port `serve` serves one client."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def run() -> None:
@@ -50,7 +50,7 @@ def serving(
 
 
 def dripping(first: bytes) -> Callable[[socket.socket], None]:
-    """Serve this, and then a byte now and then, for ever."""
+    """Return a function that serves `first`, and then a byte every 0.1 seconds for ever."""
 
     def serve(connection: socket.socket) -> None:
         connection.sendall(first)
@@ -65,7 +65,7 @@ def page(body: bytes, head: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> Callable[[soc
     return lambda connection: connection.sendall(head + body)
 
 
-def test_a_login_page_is_known_however_it_comes(identity: tuple[Path, Path]) -> None:
+def test_a_login_page_is_recognised_plain_or_chunked(identity: tuple[Path, Path]) -> None:
     chunked = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (LOGIN[:9], LOGIN[9:])) + b"0\r\n\r\n"
     for serve in (page(LOGIN), page(chunked, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")):
         with serving(identity, serve) as pages:
@@ -83,13 +83,13 @@ def test_a_login_page_is_known_however_it_comes(identity: tuple[Path, Path]) -> 
         (b"", 0),
     ],
 )
-def test_a_page_that_drips_is_given_up_in_time(identity: tuple[Path, Path], first: bytes, status: int) -> None:
-    """Each byte came in time for the one before it, and four such pages stopped all workers for good."""
+def test_a_page_that_drips_is_given_up_at_the_deadline(identity: tuple[Path, Path], first: bytes, status: int) -> None:
+    """With a timeout per byte such a page never timed out, and four of them stopped all workers for good."""
     with serving(identity, dripping(first)) as pages:
         found = pages.probe(DOMAIN, 1)
     assert found.login is False
     assert (found.status, found.error) == (status, "a page that is not whole within 1 s")
-    assert found.valid_until > 0, "the edge answers, whatever its tenant does"
+    assert found.valid_until > 0, "the edge itself answers, whatever its tenant does"
 
 
 def test_a_handshake_that_drips_is_given_up_too(identity: tuple[Path, Path]) -> None:
@@ -98,7 +98,7 @@ def test_a_handshake_that_drips_is_given_up_too(identity: tuple[Path, Path]) -> 
     assert (found.status, found.login) == (0, False)
 
 
-def test_of_a_page_without_end_no_more_is_read_than_any_login_page_has(identity: tuple[Path, Path]) -> None:
+def test_an_endless_page_is_read_only_up_to_the_limit(identity: tuple[Path, Path]) -> None:
     sent = 0
 
     def serve(connection: socket.socket) -> None:
@@ -116,6 +116,6 @@ def test_of_a_page_without_end_no_more_is_read_than_any_login_page_has(identity:
 @pytest.mark.parametrize(
     "answer", [b"", b"nonsense", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 999]
 )
-def test_what_is_no_answer_is_no_page(identity: tuple[Path, Path], answer: bytes) -> None:
+def test_a_malformed_answer_is_no_login_page(identity: tuple[Path, Path], answer: bytes) -> None:
     with serving(identity, page(answer, b"")) as pages:
         assert pages.probe(DOMAIN, 5).login is False

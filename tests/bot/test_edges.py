@@ -1,4 +1,4 @@
-"""Which host's container gets a domain's traffic: the routes of all edges, over simulated LXD servers."""
+"""Which host's container gets a domain's traffic: the routes of all edges, on simulated LXD servers."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ CLOSED = [("tenant", "suspended", True), ("tenant", "live", False), ("archived",
 
 
 def caddy(lxd: SimulatedLxd, name: str, _command: list[str], sent: bytes) -> Iterator[bytes]:
-    """Takes every configuration."""
+    """Accept every configuration."""
     lxd.push(name, CONFIG, sent.partition(b"\n")[2])
     yield b"loaded"
 
 
 class World:
-    """Some hosts, and the edge of each."""
+    """Some hosts, each with its edge."""
 
     def __init__(self, *names: str) -> None:
         self.lxd = {name: SimulatedLxd(speak=caddy) for name in names}
@@ -69,21 +69,21 @@ class World:
         )
 
     def add(self, host: str, name: str, role: str, state: str = "live") -> None:
-        """A running container that has the domain."""
+        """Add a running container that has the domain."""
         lxd = self.lxd[host]
         lxd.create(name, "base", config=as_labels(role=role, domain=DOMAIN, state=state), devices={})
         lxd.start(name)
 
     def at(self, host: str, name: str) -> str:
-        """Where the edge of a container's own host sends to."""
+        """Return the upstream of a container at the edge of its own host."""
         return f"{given(self.lxd[host].instance(name))}:80"
 
     def by(self, host: str) -> str:
-        """Where the others' edges send to."""
+        """Return the upstream of a host's containers at the edges of other hosts."""
         return f"{self.made[host].listen}:443"
 
     def way(self, host: str) -> str:
-        """Where a host's edge sends the domain's traffic, or the status that it gives itself."""
+        """Return the upstream that a host's edge uses for the domain, or the status with which it answers itself."""
         config = json.loads(self.lxd[host].pull("edge", CONFIG))
         for route in config["apps"]["http"]["servers"]["secure"]["routes"]:
             if route["handle"][-1]["handler"] == "map":
@@ -94,7 +94,7 @@ class World:
         raise AssertionError(config)
 
 
-def test_a_candidate_that_is_open_gets_the_traffic_of_the_tenant_that_was_closed_for_it() -> None:
+def test_an_open_candidate_gets_the_traffic_of_the_tenant_that_was_closed_for_it() -> None:
     world = World("front", "old", "new")
     world.add("old", "client-x", "tenant", "moving")
     world.add("new", "client-x--2", "incoming")
@@ -106,7 +106,7 @@ def test_a_candidate_that_is_open_gets_the_traffic_of_the_tenant_that_was_closed
     ]
 
 
-def test_a_tenant_that_goes_on_goes_before_a_candidate_that_was_left_open_elsewhere() -> None:
+def test_a_live_tenant_takes_precedence_over_a_candidate_left_open_elsewhere() -> None:
     world = World("front", "old", "new")
     world.add("old", "client-x", "tenant")
     world.add("new", "client-x--2", "incoming")
@@ -114,7 +114,7 @@ def test_a_tenant_that_goes_on_goes_before_a_candidate_that_was_left_open_elsewh
     assert [world.way(host) for host in world.made] == [world.by("old"), world.at("old", "client-x"), world.by("old")]
 
 
-def test_a_tenant_that_goes_on_goes_before_a_candidate_that_was_left_open_beside_it() -> None:
+def test_a_live_tenant_takes_precedence_over_a_candidate_left_open_beside_it() -> None:
     world = World("only")
     world.add("only", "client-x", "tenant")
     world.add("only", "client-x--2", "incoming")
@@ -123,9 +123,7 @@ def test_a_tenant_that_goes_on_goes_before_a_candidate_that_was_left_open_beside
 
 
 @pytest.mark.parametrize(("role", "state", "runs"), CLOSED)
-def test_a_candidate_that_was_left_open_gets_nothing_while_the_tenant_is_closed(
-    role: str, state: str, runs: bool
-) -> None:
+def test_a_candidate_left_open_gets_no_traffic_while_the_tenant_is_closed(role: str, state: str, runs: bool) -> None:
     for names in (("front", "old", "new"), ("old",)):
         world = World(*names)
         candidate = names[-1]
@@ -140,8 +138,8 @@ def test_a_candidate_that_was_left_open_gets_nothing_while_the_tenant_is_closed(
         assert not edge.probe(DOMAIN).login
 
 
-def test_each_server_is_asked_once_whatever_has_an_edge_there() -> None:
-    """Each time costs a fleet of a hundred tenants some tenths of a second, within the time that clients wait."""
+def test_each_server_is_asked_once_however_many_edges_it_has() -> None:
+    """With a hundred tenants each request takes some tenths of a second, while clients wait."""
     world = World("cluster", "alone")
     world.add("cluster", "client-x", "tenant")
     world.made["cluster-2"] = world.made["cluster"]
@@ -152,8 +150,8 @@ def test_each_server_is_asked_once_whatever_has_an_edge_there() -> None:
     assert sorted(asked) == ["alone", "cluster"]
 
 
-def test_what_a_tenant_tells_of_its_address_is_not_believed() -> None:
-    """One that takes its neighbour's address inside would else have the neighbour's pages at its own domain."""
+def test_an_address_that_a_tenant_claims_is_ignored() -> None:
+    """Otherwise a tenant that takes its neighbour's address inside would show the neighbour's pages at its domain."""
     world = World("only")
     world.add("only", "neighbour", "former")
     world.add("only", "evil", "tenant")
@@ -163,7 +161,7 @@ def test_what_a_tenant_tells_of_its_address_is_not_believed() -> None:
 
 
 @pytest.mark.parametrize("address", ["10.70.0.1", "10.70.0.2", "169.254.169.254", "203.0.113.9"])
-def test_an_address_that_no_tenant_has_is_never_routed_to(address: str) -> None:
+def test_an_address_that_no_tenant_can_have_is_never_routed_to(address: str) -> None:
     world = World("only")
     world.add("only", "evil", "tenant")
     world.lxd["only"].update("evil", {}, {NIC: {"type": "nic", "ipv4.address": address}})
@@ -171,7 +169,7 @@ def test_an_address_that_no_tenant_has_is_never_routed_to(address: str) -> None:
     assert world.way("only") == "503"
 
 
-def test_who_has_the_address_of_another_is_not_routed_to_and_neither_is_that_one() -> None:
+def test_neither_of_two_tenants_with_the_same_address_is_routed_to() -> None:
     world = World("only")
     world.add("only", "client-x", "tenant")
     world.add("only", "client-y", "tenant")
@@ -180,7 +178,7 @@ def test_who_has_the_address_of_another_is_not_routed_to_and_neither_is_that_one
     assert world.way("only") == "503"
 
 
-def test_a_tenant_from_before_is_given_the_address_that_it_has() -> None:
+def test_a_tenant_without_an_assigned_address_keeps_the_one_it_uses() -> None:
     world = World("only")
     world.add("only", "client-x", "tenant")
     before = world.at("only", "client-x")
@@ -189,7 +187,7 @@ def test_a_tenant_from_before_is_given_the_address_that_it_has() -> None:
     assert (world.way("only"), world.at("only", "client-x")) == (before, before)
 
 
-def test_routes_are_read_from_the_list_of_instances_alone() -> None:
+def test_routes_need_only_the_list_of_instances() -> None:
     """However many tenants there are, and whatever was known before."""
     world = World("only")
     for number in range(20):
@@ -201,7 +199,7 @@ def test_routes_are_read_from_the_list_of_instances_alone() -> None:
         assert (made["state"], made["states"], made["pin"]) == (0, 0, 0)
 
 
-def test_a_new_tenant_may_be_routed_to_before_it_is_open_until_the_routes_are_looked_at_again() -> None:
+def test_a_new_tenant_is_routed_to_ahead_until_the_next_update_of_the_routes() -> None:
     for names in (("front", "other"), ("other",)):
         world = World(*names)
         world.add("other", "client-x", "tenant", "new")
@@ -213,14 +211,14 @@ def test_a_new_tenant_may_be_routed_to_before_it_is_open_until_the_routes_are_lo
 
 
 @pytest.mark.parametrize("state", ["suspended", "moving", "archived"])
-def test_none_but_a_new_tenant_is_routed_to_before_it_is_open(state: str) -> None:
+def test_only_a_new_tenant_is_routed_to_ahead(state: str) -> None:
     world = World("only")
     world.add("only", "client-x", "tenant", state)
     world.edges.apply(ahead="client-x")
     assert world.way("only") == "503"
 
 
-def test_a_new_tenant_is_not_routed_to_where_the_domain_is_another_ones() -> None:
+def test_a_new_tenant_is_not_routed_to_ahead_if_its_domain_belongs_to_another() -> None:
     world = World("only")
     world.add("only", "client-x", "tenant")
     world.add("only", "client-y", "tenant", "new")
@@ -228,7 +226,7 @@ def test_a_new_tenant_is_not_routed_to_where_the_domain_is_another_ones() -> Non
     assert world.way("only") == world.at("only", "client-x")
 
 
-def test_a_candidate_is_routed_to_ahead_where_the_tenant_is_closed_for_it_alone() -> None:
+def test_a_candidate_is_routed_to_ahead_only_while_its_tenant_is_closed_for_it() -> None:
     for state, routed in (("moving", True), ("live", False), ("suspended", False)):
         world = World("front", "only")
         world.add("only", "client-x", "tenant", state)
@@ -241,19 +239,21 @@ def test_a_candidate_is_routed_to_ahead_where_the_tenant_is_closed_for_it_alone(
         assert world.way("only") == before
 
 
-def test_front_and_its_own_edge_learn_the_way_to_a_candidate_on_another_host_while_it_starts() -> None:
+def test_only_the_front_and_its_own_edge_route_ahead_to_a_candidate_on_another_host() -> None:
     world = World("front", "old", "new")
     world.add("old", "client-x", "tenant", "moving")
     world.add("new", "client-x--2", "incoming", "moving")
     world.edges.apply(ahead="client-x--2")
     assert world.way("new") == world.at("new", "client-x--2")
-    assert (world.way("front"), world.way("old")) == (world.by("new"), "404"), "each costs the hosts some time"
+    assert (world.way("front"), world.way("old")) == (world.by("new"), "404"), (
+        "updating each edge costs its host some time"
+    )
     world.edges.apply()
-    assert world.way("old") == "503", "it goes by labels again"
+    assert world.way("old") == "503", "the routes follow the labels again"
     assert world.way("front") == world.by("old")
 
 
-def test_routes_that_were_made_ahead_are_not_made_again() -> None:
+def test_routes_that_were_loaded_ahead_are_not_loaded_again() -> None:
     world = World("only")
     world.add("only", "client-x", "tenant", "new")
     world.edges.apply(ahead="client-x")
@@ -264,7 +264,7 @@ def test_routes_that_were_made_ahead_are_not_made_again() -> None:
     assert world.way("only") == world.at("only", "client-x")
 
 
-def test_routes_that_somebody_else_changed_are_put_right() -> None:
+def test_routes_that_somebody_else_changed_are_corrected() -> None:
     world = World("only")
     world.add("only", "client-x", "tenant")
     world.edges.apply()
@@ -273,7 +273,7 @@ def test_routes_that_somebody_else_changed_are_put_right() -> None:
     assert world.way("only") == world.at("only", "client-x")
 
 
-def test_after_a_load_that_failed_the_next_is_made_though_it_is_as_before() -> None:
+def test_after_a_failed_load_even_unchanged_routes_are_loaded_again() -> None:
     world = World("only")
     world.add("only", "client-x", "tenant", "moving")
     world.add("only", "client-x--2", "incoming", "moving")
@@ -292,7 +292,7 @@ def test_after_a_load_that_failed_the_next_is_made_though_it_is_as_before() -> N
     assert len(sent) == 2
 
 
-def test_the_simulated_edge_is_of_the_same_mind() -> None:
+def test_the_simulated_edge_prefers_the_live_tenant_too() -> None:
     world = World("old", "new")
     world.add("old", "client-x", "tenant")
     world.add("new", "client-x--2", "incoming")
@@ -302,7 +302,9 @@ def test_the_simulated_edge_is_of_the_same_mind() -> None:
     assert edge.probe(DOMAIN).login
 
 
-def test_a_host_whose_authority_cannot_be_asked_for_anew_is_still_routed_to(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_host_whose_certificate_authority_cannot_be_read_again_is_still_routed_to(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     world = World("front", "other")
     world.add("other", "client-x", "tenant")
     world.edges.apply(fresh=True)
@@ -312,7 +314,7 @@ def test_a_host_whose_authority_cannot_be_asked_for_anew_is_still_routed_to(capl
     assert "the edge of other is not up to date: LXD at other did not answer in time." in caplog.text
 
 
-def test_a_host_whose_authority_was_never_known_keeps_the_ways_there_that_an_earlier_bot_made() -> None:
+def test_a_host_whose_certificate_authority_is_unknown_keeps_the_routes_of_an_earlier_bot() -> None:
     world = World("front", "other")
     world.add("other", "client-x", "tenant")
     world.edges.apply(fresh=True)
@@ -321,7 +323,7 @@ def test_a_host_whose_authority_was_never_known_keeps_the_ways_there_that_an_ear
     assert world.way("front") == world.by("other")
 
 
-def test_who_looked_earlier_and_comes_later_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_routes_from_an_older_list_do_not_replace_newer_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World("front", "old", "new")
     world.add("old", "client-x", "tenant", "moving")
     world.add("new", "client-x--2", "incoming", "moving")
@@ -346,7 +348,7 @@ def test_who_looked_earlier_and_comes_later_changes_nothing(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("away", ["front", "other"])
-def test_an_edge_that_cannot_be_made_is_told_of_unless_it_is_the_front(
+def test_an_edge_that_cannot_be_made_is_reported_and_only_the_front_is_an_error(
     monkeypatch: pytest.MonkeyPatch, away: str
 ) -> None:
     world = World("front", "other")
@@ -366,7 +368,7 @@ def test_an_edge_that_cannot_be_made_is_told_of_unless_it_is_the_front(
         assert told == ["other: LXD does not answer."]
 
 
-def test_a_probe_asks_the_front_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_asks_only_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World("front", "other")
     world.edges.apply(fresh=True)
     monkeypatch.setattr(world.made["front"], "probe", lambda domain, _: f"the page of {domain}")
@@ -374,8 +376,8 @@ def test_a_probe_asks_the_front_and_nobody_else(monkeypatch: pytest.MonkeyPatch)
     assert world.edges.probe(DOMAIN) == f"the page of {DOMAIN}"  # type: ignore[comparison-overlap]
 
 
-def test_the_edges_of_a_fleet_share_a_secret_which_stays(tmp_path: Path) -> None:
-    """With another after each start all would be reloaded."""
+def test_the_edges_of_a_fleet_share_a_secret_that_survives_a_restart(tmp_path: Path) -> None:
+    """A new secret at each start would reload all edges."""
     settings = replace(settings_in(tmp_path), servers={"far": ServerSettings("https://192.0.2.1:8443")})
 
     def told() -> list[str]:
@@ -389,10 +391,10 @@ def test_the_edges_of_a_fleet_share_a_secret_which_stays(tmp_path: Path) -> None
     assert list(tmp_path.glob("hop.*")) == [key]
 
 
-def test_of_two_who_make_the_secret_at_once_both_have_the_first_ones(
+def test_two_processes_that_create_the_secret_at_once_share_the_first_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bot and `make up`."""
+    """The bot and `make up` may run at the same time."""
     link = os.link
 
     def late(part: str, file: Path) -> None:
@@ -405,14 +407,14 @@ def test_of_two_who_make_the_secret_at_once_both_have_the_first_ones(
     assert [edge._hop for edge in edges._known().values()] == ["of the other"]
 
 
-def test_an_edge_alone_has_no_secret(tmp_path: Path) -> None:
+def test_a_single_edge_has_no_secret(tmp_path: Path) -> None:
     edges = real_edges(settings_in(tmp_path), {"local": SimulatedLxd()})
     assert [edge._hop for edge in edges._known().values()] == [""]
     assert not (tmp_path / "hop.key").exists()
 
 
 @pytest.mark.parametrize("late", ["front", "other"])
-def test_an_edge_that_was_not_told_the_secret_yet_goes_on_and_one_that_was_is_not_told_again(late: str) -> None:
+def test_an_edge_without_the_secret_still_routes_and_is_given_it_once(late: str) -> None:
     world = World("front", "other")
     world.add("other", "client-x", "tenant")
     ways = [world.by("other"), world.at("other", "client-x")]
@@ -432,7 +434,7 @@ def test_an_edge_that_was_not_told_the_secret_yet_goes_on_and_one_that_was_is_no
 
 
 @pytest.mark.parametrize("domain", ["", "client x.agency.com", "http://client-y", "*", "\n", "Client-Y.agency.com"])
-def test_a_domain_that_somebody_wrote_by_hand_takes_no_other_offline(domain: str) -> None:
+def test_an_invalid_domain_label_takes_no_other_tenant_offline(domain: str) -> None:
     world = World("only")
     world.add("only", "client-x", "tenant")
     world.add("only", "client-y", "tenant")

@@ -1,4 +1,4 @@
-"""A step that fails leaves nothing half made, says why in one sentence, and the next try works."""
+"""A step that fails leaves nothing half done and says why in one sentence, and the next attempt works."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ ERRORS: dict[str, Callable[[], Exception]] = {
 
 READS = ("instance", "instances", "members", "pool", "pull", "snapshots", "state")
 HOLDS = ("push", "execute", "instance", "pull", "remove")
-"""What holding writes for a snapshot asks of LXD, and looking at a page inside: the one is done without, and says so;
-the other is asked again."""
+"""Calls of LXD that lock writes for a snapshot, or request a page inside. A snapshot does without the lock and says so;
+the page is requested again."""
 COUNTS_OR_HOLDS = ("snapshot", "restore", "migrate", "stop", "delete", "rehearse", "upgrade", "patch", "rollback")
-"""Operations that look inside for what they can do without: `stop` and `delete` count the mail that waits, an upgrade
-makes the cache anew that a rehearsal left, and a rollback leaves mail off where nobody tells who opted out."""
+"""Operations that ask the tenant for something they can do without: `stop` and `delete` count the mail that waits, an
+upgrade rebuilds the cache that a rehearsal left, and a rollback leaves mail off if it cannot learn who opted out."""
 TOOL = ("push", "execute", "pull", "remove")
 CONTAINED = {
     "stop": ("stop",),
@@ -60,7 +60,7 @@ CONTAINED = {
     "upgrade": ("stop",),
     "rollback": ("stop",),
 }
-"""Calls that may fail without an end of the operation: where a tenant does not agree it is done from outside."""
+"""Calls that may fail without failing the operation: if a tenant does not cooperate, the bot acts from outside."""
 LONG = (
     "new",
     "delete",
@@ -74,7 +74,7 @@ LONG = (
     "upgrade",
     "rollback",
 )
-"""Operations of several steps that have something to take back."""
+"""Operations of several steps that have something to roll back."""
 
 
 def prepared(folder: Path, command: str) -> Bench:
@@ -84,20 +84,20 @@ def prepared(folder: Path, command: str) -> Bench:
 
 
 def after(command: str, operation: Operation) -> set[str]:
-    """The containers when an operation was done, which may not be the first that was asked for."""
+    """Return the containers after an operation; its number names the candidate, and it may not be the first request."""
     case = CASES[command]
     first, its = (f"client-x--{number}" for number in (len(case.before) + 1, operation.id))
     return {its if name == first else name for name in case.after}
 
 
 def failing_at(bench: Bench, number: int, error: Exception, *, after: bool) -> list[str]:
-    """Let the n-th call of LXD fail; the calls there were are in the list."""
+    """Make the n-th call of LXD fail; return the list to which each call is added."""
     made: list[str] = []
 
     def on_call(method: str, arguments: tuple[Any, ...]) -> None:
         made.append(method)
         if len(made) - 1 == number:
-            # A reading has no answer to lose: it may itself be an error that the step lives by.
+            # A read has no answer to lose: it may itself raise an error that the step relies on.
             bench.lxd.fail_next(method, error, after=after and method not in READS)
 
     bench.lxd.on_call = on_call
@@ -110,11 +110,11 @@ def run(bench: Bench, command: str) -> Operation:
 
 
 IN_TURN = "each in turn"
-"""Another kind of error with every second call: of what has a hundred calls, not each is tried with all of them."""
+"""The kind of error changes with every second call, so that not every call is tried with every kind."""
 
 
 def tries() -> Iterator[Any]:
-    """Each operation with each kind of error; of the long ones all of that takes minutes."""
+    """Yield each operation with each kind of error; for long operations that takes minutes, so it is marked `long`."""
     for command in CASES:
         if command in LONG:
             yield command, IN_TURN
@@ -148,24 +148,24 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
         asked_beside = {"purge": "instances"}.get(command, "resources")
         looked_for_mail = command in ("upgrade", "patch") and (number, made[number]) == (0, "instances")
         if ended.state == "succeeded" and (made[number] in (asked_beside, "members") or looked_for_mail):
-            # Whether its host is overloaded, which container is the live one that a purge leaves alone, or whether
-            # mail is going out, could not be told: it is tried, and this one call was all that failed.
+            # The bot could not learn whether the host is overloaded, which container is live so that a purge spares
+            # it, or whether mail is going out. It went ahead, and only this one call failed.
             bench = prepared(tmp_path / str(number), command)
             number += 1
             continue
         if ended.state == "succeeded" and (command, kind, made[number]) == ("resize", "a full pool", "update"):
-            # A full disk is what it is there for: it makes room, and does it again.
+            # A resize is the cure for a full disk: it makes space, and repeats the call.
             bench = prepared(tmp_path / str(number), command)
             number += 1
             continue
         if ended.state == "succeeded" and made[number] in CONTAINED.get(command, ()):
-            # Whom it needs no word of: it was stopped by force, or closed from outside.
+            # The tenant need not cooperate: it was stopped by force, or closed from outside.
             assert containers(bench) == after(command, operation), at
             bench = prepared(tmp_path / str(number), command)
             number += 1
             continue
         if any(step.key == PROBE and step.finished for step in ended.steps):
-            # The candidate serves; there is no way back, but one on. Nothing waits for a source that is silent.
+            # The candidate serves, so only a retry is possible. Nothing waits for a silent source.
             assert ended.state == "needs_attention" or kind == "no LXD", at
             if ended.state == "needs_attention":
                 recovery.retry(bench.context.operations, ended, LEAD.id)
@@ -176,7 +176,7 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
             continue
         assert ended.state == "failed", at
         if command in ("prune", "purge"):
-            # What is removed does not come back: the next try goes on.
+            # What was deleted does not come back, so a retry continues.
             recovery.retry(bench.context.operations, ended, LEAD.id)
             bench.finish()
             assert bench.context.operations.get(operation.id).state == "succeeded", at
@@ -192,21 +192,21 @@ def test_any_call_of_lxd_may_fail_and_the_next_try_works(
             assert ended.error_id in caplog.text
             assert "secret-of-the-house" not in ended.outcome
         else:
-            # What is full is told by LXD, or by the tool inside, as it is the tenant's own disk there.
+            # LXD reports a full pool; to the tool inside it is the tenant's own disk that is full.
             inside = re.fullmatch(r"Inside `client-x(--\d+)?`: its disk is full\.", ended.outcome)
             reason = str(ERRORS[kind]())
             assert ended.outcome in (reason, f"{reason} {ANSWERS}") or (inside and kind == "a full pool"), at
             assert not ended.error_id
         bench.lxd.forgive()
         number += 1
-    # The fewest are those of `tag`: a look, and what it writes down.
+    # `tag` makes the fewest calls: it reads, and writes the labels.
     assert number >= 2
     assert ended.state == "succeeded"
     assert containers(bench) == CASES[command].after
 
 
 @pytest.mark.parametrize("command", LONG)
-def test_retry_goes_on_under_the_approval_that_it_has(tmp_path: Path, command: str) -> None:
+def test_a_retry_continues_under_the_existing_approval(tmp_path: Path, command: str) -> None:
     bench = prepared(tmp_path, command)
     operation = run(bench, command)
     if call := {"restore": "copy", "suspend": "isolate"}.get(command):
@@ -224,7 +224,7 @@ def test_retry_goes_on_under_the_approval_that_it_has(tmp_path: Path, command: s
 
 
 def goes_away_in_its_second_step(bench: Bench, operation: Operation) -> None:
-    """Let LXD answer no more as soon as the operation is that far."""
+    """Make LXD silent as soon as the second step of the operation has started."""
 
     def down(method: str, _: tuple[Any, ...]) -> None:
         if bench.context.operations.get(operation.id).steps[1].started:
@@ -235,7 +235,9 @@ def goes_away_in_its_second_step(bench: Bench, operation: Operation) -> None:
 
 @pytest.mark.parametrize("command", LONG)
 @pytest.mark.parametrize("way", ["retry", "undo"])
-def test_what_cannot_be_taken_back_needs_attention_and_has_two_ways_out(tmp_path: Path, command: str, way: str) -> None:
+def test_an_operation_whose_rollback_failed_needs_attention_and_can_be_retried_or_undone(
+    tmp_path: Path, command: str, way: str
+) -> None:
     bench = prepared(tmp_path, command)
     desk = make_desk(bench)
     operation = run(bench, command)
@@ -265,7 +267,7 @@ def test_what_cannot_be_taken_back_needs_attention_and_has_two_ways_out(tmp_path
 
 
 @pytest.mark.parametrize("command", LONG)
-def test_a_retry_while_the_host_is_still_away_needs_attention_again(tmp_path: Path, command: str) -> None:
+def test_a_retry_while_the_host_is_still_silent_needs_attention_again(tmp_path: Path, command: str) -> None:
     bench = prepared(tmp_path, command)
     operation = run(bench, command)
 
@@ -278,11 +280,11 @@ def test_a_retry_while_the_host_is_still_away_needs_attention_again(tmp_path: Pa
     bench.lxd.on_call = still_down
     recovery.retry(bench.context.operations, bench.context.operations.get(operation.id), LEAD.id)
     bench.finish()
-    assert bench.context.operations.get(operation.id).state == "needs_attention", "what it had begun stands there still"
+    assert bench.context.operations.get(operation.id).state == "needs_attention", "what it had begun is still there"
 
 
 @pytest.mark.parametrize("command", ["snapshot", "prune"])
-def test_what_leaves_nothing_half_made_needs_nobody_when_its_host_is_away_after_a_crash(
+def test_an_operation_that_leaves_nothing_half_done_fails_if_its_host_is_silent_after_a_crash(
     tmp_path: Path, command: str
 ) -> None:
     bench = prepared(tmp_path, command)
@@ -307,7 +309,7 @@ def test_what_leaves_nothing_half_made_needs_nobody_when_its_host_is_away_after_
 
 
 @pytest.mark.parametrize("command", ["restore", "migrate", "upgrade", "rollback"])
-def test_once_clients_are_served_no_retry_takes_the_new_container_away(tmp_path: Path, command: str) -> None:
+def test_once_clients_are_served_neither_retry_nor_undo_removes_the_new_container(tmp_path: Path, command: str) -> None:
     bench = prepared(tmp_path, command)
     operation = run(bench, command)
     candidate = f"client-x--{operation.id}"
@@ -335,7 +337,7 @@ def test_once_clients_are_served_no_retry_takes_the_new_container_away(tmp_path:
 
 
 @pytest.mark.parametrize("command", ["suspend", "migrate"])
-def test_what_had_begun_ends_though_its_container_stopped_meanwhile(tmp_path: Path, command: str) -> None:
+def test_a_started_operation_ends_though_its_container_stopped_meanwhile(tmp_path: Path, command: str) -> None:
     bench = prepared(tmp_path, command)
     operation = run(bench, command)
 
@@ -350,10 +352,10 @@ def test_what_had_begun_ends_though_its_container_stopped_meanwhile(tmp_path: Pa
     recovery.recover(bench.context.operations)
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "succeeded"
-    assert live(bench) == CASES[command].live, "closed, or it runs where it was to go"
+    assert live(bench) == CASES[command].live, "it is closed, or runs on its new host"
 
 
-def test_an_lxd_that_is_not_up_yet_after_a_crash_leaves_no_orphan(tmp_path: Path) -> None:
+def test_a_crash_with_lxd_not_up_yet_leaves_no_orphan(tmp_path: Path) -> None:
     bench = prepared(tmp_path, "new")
     operation = run(bench, "new")
     failing_at(bench, 8, KeyboardInterrupt(), after=True)  # type: ignore[arg-type]
@@ -369,7 +371,7 @@ def test_an_lxd_that_is_not_up_yet_after_a_crash_leaves_no_orphan(tmp_path: Path
     assert containers(bench) == set()
 
 
-def test_a_retry_of_what_somebody_else_made_meanwhile_is_refused(tmp_path: Path) -> None:
+def test_a_retry_fails_if_somebody_else_created_the_tenant_meanwhile(tmp_path: Path) -> None:
     bench = prepared(tmp_path, "new")
     bench.lxd.fail_next("start", LxdError("LXD could not."))
     failed = bench.done("new client-x")
@@ -382,11 +384,11 @@ def test_a_retry_of_what_somebody_else_made_meanwhile_is_refused(tmp_path: Path)
     bench.finish()
     again = bench.context.operations.get(failed.id)
     assert (again.state, "Tenant `client-x` already exists" in again.outcome) == ("failed", True)
-    assert containers(bench) == {"client-x"}, "the other's tenant stands"
+    assert containers(bench) == {"client-x"}, "the other person's tenant is still there"
     assert live(bench)
 
 
-def test_only_what_failed_can_be_tried_again(tmp_path: Path) -> None:
+def test_only_a_failed_operation_can_be_retried(tmp_path: Path) -> None:
     bench = prepared(tmp_path, "new")
     with pytest.raises(Refused, match="has not failed"):
         recovery.retry(bench.context.operations, bench.done("new client-x"), LEAD.id)
@@ -403,7 +405,7 @@ def test_a_plan_that_changed_between_approval_and_run_does_not_run(tmp_path: Pat
     assert containers(bench) == set()
 
 
-def test_a_new_version_of_the_bot_with_other_steps_does_not_go_on_blindly(tmp_path: Path) -> None:
+def test_a_new_version_of_the_bot_with_other_steps_does_not_continue_the_operation(tmp_path: Path) -> None:
     bench = prepared(tmp_path, "new")
     operation = run(bench, "new")
     failing_at(bench, 8, KeyboardInterrupt(), after=True)  # type: ignore[arg-type]
@@ -420,7 +422,9 @@ def test_a_new_version_of_the_bot_with_other_steps_does_not_go_on_blindly(tmp_pa
     assert containers(bench) == set()
 
 
-def test_a_database_that_cannot_be_written_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operation_waits_for_a_database_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = prepared(tmp_path, "new")
     operation = run(bench, "new")
     monkeypatch.setattr(runner, "PAUSE", 0.01)
@@ -461,7 +465,7 @@ def test_a_person_is_told_that_the_database_cannot_be_written(tmp_path: Path, mo
     assert desk.last().tenant == "client-x"
 
 
-def test_an_unexpected_error_in_a_command_carries_an_id_that_is_in_the_log(
+def test_an_unexpected_error_in_a_command_shows_an_id_that_is_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk = make_desk(prepared(tmp_path, "new"))

@@ -1,4 +1,4 @@
-"""The table of findings: each row is whole, its remedies can be typed, and all that goes by kinds goes by it."""
+"""The table of findings: each row is complete, its remedies can be typed, and all code about kinds uses it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ELSEWHERE = {
     "audit": "schedules",
     "advisories": "schedules",
 }
-"""What no single look tells of, and who finds it."""
+"""Findings that no single health check can make, and the module or package that makes them."""
 VALUES = {
     "tenant": "client-x",
     "larger_disk": "medium",
@@ -63,7 +63,7 @@ GIB = 1 << 30
 
 
 @pytest.mark.parametrize(("key", "remedy"), [(key, one) for key, one in REMEDIES if one.command != RETRY])
-def test_a_remedy_is_a_command_as_a_button_gives_it_and_as_a_person_types_it(key: str, remedy: Remedy) -> None:
+def test_a_remedy_is_the_same_command_from_a_button_and_typed(key: str, remedy: Remedy) -> None:
     typed = remedy.typed(VALUES)
     assert typed, "a value that the remedy names is missing in VALUES"
     command, arguments = REGISTRY.parse(typed)
@@ -81,7 +81,7 @@ def test_a_remedy_is_a_command_as_a_button_gives_it_and_as_a_person_types_it(key
 
 
 @pytest.mark.parametrize("key", FINDINGS)
-def test_a_row_is_whole(key: str) -> None:
+def test_a_row_is_complete(key: str) -> None:
     row = FINDINGS[key]
     assert row.key == key
     assert row.title[0].islower()
@@ -96,7 +96,7 @@ def test_a_row_is_whole(key: str) -> None:
     assert not row.checks or row.of_tenant
 
 
-def test_each_finding_is_found_by_somebody() -> None:
+def test_every_finding_is_made_in_one_place() -> None:
     assert set(CHECKS) | set(HOST_CHECKS) | set(ELSEWHERE) == set(FINDINGS)
     assert not (set(CHECKS) | set(HOST_CHECKS)) & set(ELSEWHERE)
 
@@ -115,20 +115,20 @@ def test_each_threshold_is_a_setting_and_each_setting_a_threshold() -> None:
     assert sorted(named) == sorted(field.name for field in fields(HealthSettings))
 
 
-def test_the_tool_inside_is_sent_the_thresholds_that_it_asks_for_and_no_other() -> None:
+def test_the_tool_inside_is_sent_exactly_the_thresholds_that_it_reads() -> None:
     asked = re.findall(r'limits\["(\w+)"\]', inspect.getsource(tool))
     assert set(SENT) == set(asked)
 
 
 def checks_of_the_tool() -> set[str]:
-    """The names of all checks that the tool inside makes, read from its code."""
+    """Return the names of all checks that the tool inside makes, read from its code."""
     calls = [node for node in ast.walk(ast.parse(inspect.getsource(tool))) if isinstance(node, ast.Call)]
     named = [call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "check"]
     return {one.value for one in named if isinstance(one, ast.Constant)}
 
 
-def test_all_that_status_can_show_red_is_some_findings() -> None:
-    """The template has one line of its own that can be red, and the tool gives the others."""
+def test_every_line_that_status_can_show_red_belongs_to_a_finding() -> None:
+    """One line that can be red is the template's own; all others come from the tool inside."""
     template = (Path(__file__).parents[2] / "templates" / "commands" / "status.j2").read_text()
     own = {name.lower() for name in re.findall(r'":x:".*?\*([\w ]+):\*', template)}
     assert own == {LINES["page through the edge"].lower()}
@@ -136,10 +136,10 @@ def test_all_that_status_can_show_red_is_some_findings() -> None:
     assert named == checks_of_the_tool() | {"page through the edge"}
 
 
-def test_each_check_has_a_line_that_people_read_and_words_for_red() -> None:
+def test_each_check_has_a_line_for_people_and_words_for_red() -> None:
     assert LINES.keys() == checks_of_the_tool() | {"page through the edge"}
     assert findings.red("queues") == "e-mail queue delayed"
-    assert findings.red("services") == "services down", "which of its findings it is nobody knows"
+    assert findings.red("services") == "services down", "nobody knows which of its findings it is"
     assert (findings.line("later"), findings.red("later")) == ("Later", "later down")
 
 
@@ -160,7 +160,9 @@ RED: Mapping[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", sorted(checks_of_the_tool() | {"page through the edge"}))
-def test_what_status_shows_red_the_next_sweep_tells(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_sweep_reports_what_status_shows_red(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("schedules.health.AGAIN", 0.0)
     bench = make_bench(tmp_path)
     bench.done("new client-x")
@@ -182,7 +184,9 @@ def test_what_status_shows_red_the_next_sweep_tells(tmp_path: Path, name: str, m
         assert told & {row.key for row in FINDINGS.values() if line in row.checks}, f"{line} is red, and nobody is told"
 
 
-def test_that_nobody_can_look_inside_is_red_in_status_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tenant_that_cannot_be_checked_inside_is_red_in_status_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("schedules.health.AGAIN", 0.0)
     bench = make_bench(tmp_path)
     bench.done("new client-x")
@@ -199,7 +203,7 @@ def subject(key: str) -> str:
 
 
 def opened(bench: Bench, *kinds: str) -> None:
-    """Let these be open."""
+    """Open incidents of these kinds."""
     of_tenant = tuple(Finding(key, f"It is {key}.") for key in kinds if findings.kind(key).of_tenant)
     others: dict[str, Diagnosis] = {}
     for key in kinds:
@@ -210,7 +214,7 @@ def opened(bench: Bench, *kinds: str) -> None:
         bench.context.incidents.judge(transaction, Seen({"client-x": Diagnosis(of_tenant)}, others))
 
 
-def test_every_kind_is_told_wherever_kinds_are_told(tmp_path: Path) -> None:
+def test_every_kind_is_shown_in_the_channel_the_digest_and_the_home_tab(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
     bench.done("new client-x")
     opened(bench, *FINDINGS)
@@ -228,8 +232,8 @@ def test_every_kind_is_told_wherever_kinds_are_told(tmp_path: Path) -> None:
     assert bench.context.incidents.open()[0].row.severity is not Severity.OFFLINE, "they were not opened in that order"
 
 
-def test_what_a_later_release_found_does_not_blind_this_one(tmp_path: Path) -> None:
-    """As after the bot was set back: the incident stays, and is shown by its key."""
+def test_an_unknown_kind_of_a_later_release_is_still_shown(tmp_path: Path) -> None:
+    """After a downgrade of the bot such an incident stays open, and is shown by its key."""
     bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
     bench.done("new client-x")
     opened(bench, "of-a-later-release")
@@ -239,7 +243,7 @@ def test_what_a_later_release_found_does_not_blind_this_one(tmp_path: Path) -> N
     assert [one.kind for one in gather(bench.context, 0).open] == ["of-a-later-release"]
 
 
-def test_doctor_has_a_line_for_each_finding_that_is_none_of_a_tenant(tmp_path: Path) -> None:
+def test_doctor_has_a_line_for_each_finding_that_is_not_about_a_tenant(tmp_path: Path) -> None:
     shown = "\n".join(mrkdwn(make_bench(tmp_path).answer("doctor").blocks))
     lines = set(re.findall(r"\*([\w ]+):\*", shown))
     assert {row.doctor for row in FINDINGS.values() if row.doctor} <= lines
@@ -253,7 +257,7 @@ sizes = st.builds(
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), sizes), st.integers(0, 99), st.integers(0, 9), st.sampled_from("abcd"))
-def test_a_larger_plan_is_one_that_there_is_and_gives_more_and_is_not_the_one_it_has(
+def test_a_larger_plan_exists_gives_more_and_is_not_the_present_one(
     plans: dict[str, PlanSize], disk: int, memory: int, has: str
 ) -> None:
     for what, name in larger_plans(plans, disk * GIB, memory * GIB, has).items():
@@ -264,7 +268,7 @@ def test_a_larger_plan_is_one_that_there_is_and_gives_more_and_is_not_the_one_it
         assert size_bytes(getattr(plans[name], what)) > {"disk": disk, "memory": memory}[what] * GIB
 
 
-def test_where_no_plan_is_larger_nothing_is_named_that_there_is_not() -> None:
+def test_without_a_larger_plan_no_resize_is_suggested() -> None:
     plans = load(environment={}).plans
     largest = max(plans.values(), key=lambda size: size_bytes(size.disk))
     assert larger_plans(plans, size_bytes(largest.disk), size_bytes(largest.memory), "") == {}

@@ -1,4 +1,4 @@
-"""Writes that come together: one transaction for all that wait, and each succeeds or fails for itself."""
+"""Group commit: all writes that wait share one transaction, and each succeeds or fails by itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.bot import until
 
 
 class Counting(Database):
-    """One that counts its transactions, and lets the word `first` wait, once it is being written, for `go_on`."""
+    """A database that counts its transactions, and in which the write of the word `first` waits for `go_on`."""
 
     count = 0
 
@@ -39,7 +39,7 @@ class Counting(Database):
         return [row["word"] for row in self.read("SELECT word FROM words ORDER BY rowid")]
 
     def add(self, word: str) -> str:
-        """Add a word together with others; it says in which thread it was written."""
+        """Add a word together with others; return the name of the thread that wrote it."""
 
         def write(transaction: sqlite3.Connection) -> str:
             transaction.execute("INSERT INTO words VALUES ('half of ' || ?)", (word,))
@@ -65,7 +65,7 @@ def database(tmp_path: Path) -> Counting:
 
 
 def all_at_once(database: Counting, *words: str) -> dict[str, Future[str]]:
-    """While the first is being written the others come, in this order."""
+    """Add these words, in this order, while `first` is being written; return the result of each."""
     with ThreadPoolExecutor(len(words) + 1) as writers:
         added = {"first": writers.submit(database.add, "first")}
         assert database.begun.wait(30)
@@ -76,19 +76,19 @@ def all_at_once(database: Counting, *words: str) -> dict[str, Future[str]]:
     return added
 
 
-def test_who_is_alone_commits_at_once(database: Counting) -> None:
+def test_a_single_write_is_committed_at_once(database: Counting) -> None:
     assert database.add("word") == threading.current_thread().name
     assert (database.words(), database.count) == (["word"], 1)
 
 
-def test_all_that_wait_meanwhile_share_one_transaction_in_their_order(database: Counting) -> None:
+def test_writes_that_wait_share_one_transaction_in_their_order(database: Counting) -> None:
     added = all_at_once(database, *map(str, range(20)))
     assert database.words() == ["first", *map(str, range(20))]
     assert database.count == 2
-    assert len({one.result() for word, one in added.items() if word != "first"}) == 1, "one leads"
+    assert len({one.result() for word, one in added.items() if word != "first"}) == 1, "one thread writes for all"
 
 
-def test_what_fails_fails_alone_and_leaves_nothing(database: Counting) -> None:
+def test_a_write_that_fails_fails_alone_and_leaves_nothing(database: Counting) -> None:
     added = all_at_once(database, "before", "bad", "after", "\ud800", "last")
     assert database.words() == ["first", "before", "after", "last"]
     assert database.count == 2
@@ -97,7 +97,7 @@ def test_what_fails_fails_alone_and_leaves_nothing(database: Counting) -> None:
     assert all(one.result() for one in added.values())
 
 
-def test_nobody_is_told_that_it_is_written_before_the_commit_or_when_that_fails(database: Counting) -> None:
+def test_no_write_succeeds_if_the_commit_fails(database: Counting) -> None:
     def fail() -> None:
         if database.count > 1:
             raise sqlite3.OperationalError("disk I/O error")
@@ -105,14 +105,14 @@ def test_nobody_is_told_that_it_is_written_before_the_commit_or_when_that_fails(
     database.at_commit = fail
     added = all_at_once(database, "one", "two", "bad")
     assert added.pop("first").result()
-    assert isinstance(added.pop("bad").exception(), sqlite3.IntegrityError), "its own reason"
+    assert isinstance(added.pop("bad").exception(), sqlite3.IntegrityError), "it fails for its own reason"
     assert all(isinstance(one.exception(), DatabaseUnavailable) for one in added.values())
     assert database.words() == ["first"]
     database.at_commit = lambda: None
     assert database.add("goes on")
 
 
-def test_where_the_transaction_cannot_begin_all_that_wait_are_told(database: Counting, tmp_path: Path) -> None:
+def test_a_write_fails_if_its_transaction_cannot_begin(database: Counting, tmp_path: Path) -> None:
     with database.transaction() as transaction:
         transaction.execute("PRAGMA busy_timeout=0")
     other = sqlite3.connect(tmp_path / "bot.db", isolation_level=None)
@@ -125,8 +125,8 @@ def test_where_the_transaction_cannot_begin_all_that_wait_are_told(database: Cou
     other.close()
 
 
-def test_where_all_was_taken_back_all_fail(database: Counting) -> None:
-    """As SQLite does by itself where the disk is full."""
+def test_all_writes_fail_if_their_transaction_was_rolled_back(database: Counting) -> None:
+    """SQLite rolls back by itself if the disk is full."""
     added = all_at_once(database, "before", "all gone", "after")
     assert added.pop("first").result()
     assert all(one.exception() for one in added.values())
@@ -134,12 +134,12 @@ def test_where_all_was_taken_back_all_fail(database: Counting) -> None:
     assert database.add("goes on")
 
 
-def test_within_a_transaction_nothing_waits_for_itself(database: Counting) -> None:
+def test_a_group_write_inside_a_transaction_is_an_error(database: Counting) -> None:
     with database.transaction(), pytest.raises(RuntimeError, match="a transaction is open"):
         database.add("word")
 
 
-def test_many_threads_write_all(database: Counting) -> None:
+def test_the_writes_of_many_threads_all_succeed(database: Counting) -> None:
     database.go_on.set()
     with ThreadPoolExecutor(32) as writers:
         list(writers.map(database.add, map(str, range(500))))

@@ -1,7 +1,7 @@
-"""Every guard is tried at each of its five moments: a new one without a case fails here.
+"""Every guard is tried at each of its five moments; a new guard without a case fails here.
 
-What is said names what is in the way and the way out, the audit log names the guard, and what waits goes on by itself
-when it is over.
+The message names what is in the way and the way out, the audit log names the guard, and an operation that waits
+continues by itself when nothing is in the way any more.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ Ending = Literal["refused", "stays open", "cancelled", "waits", "fails", "asked 
 class Case:
     """How a guard is tried.
 
-    `text`: what is asked for. `bring`: puts something in the way; it returns what takes it away again.
-    `says`: a pattern of what is told, with the way out. `endings`: what becomes of it at each moment.
+    `text`: the command. `bring`: puts something in the way; returns a function that removes it. `says`: a pattern of
+    the message, with the way out. `endings`: the outcome at each moment.
     """
 
     text: str
@@ -62,7 +62,7 @@ def frozen(desk: Desk) -> Callable[[], None]:
 
 
 def nobody_may(desk: Desk) -> Callable[[], None]:
-    """Nobody has a role any more."""
+    """Take all roles from everybody."""
     groups, people = desk.slack.groups, desk.bench.context.people
     before = dict(groups)
     groups.update({name: [] for name in groups})
@@ -76,7 +76,7 @@ def nobody_may(desk: Desk) -> Callable[[], None]:
 
 
 def at_work(desk: Desk) -> Callable[[], None]:
-    """One of Mautic's commands runs, and another operation is under way where one can be."""
+    """Run a Mautic command in the tenant, and another operation on it unless one is queued."""
     taken = desk.bench.context.operations.at_work.take("client-x", "`cache:clear` is running")
     taken.__enter__()
     held: list[Operation] = []
@@ -110,7 +110,7 @@ def silent(desk: Desk) -> Callable[[], None]:
 
 
 def overload(desk: Desk) -> Callable[[], None]:
-    """All memory of the host is taken by something else."""
+    """Let another tenant use the memory of the host."""
     lxd = desk.bench.lxd
     lxd.memory_of = lambda name: 61 * GIB if name == "client-y" else GIB
 
@@ -141,7 +141,7 @@ def too_early(desk: Desk) -> Callable[[], None]:
 
 
 def outside_hours(desk: Desk) -> Callable[[], None]:
-    """It is 08:00."""
+    """Set a window that begins later: it is 08:00."""
     of_all(desk, "can_wait", True)
     upgrades = desk.bench.context.settings.upgrades
     object.__setattr__(upgrades, "window", "22:00-05:00")
@@ -217,7 +217,7 @@ CASES: Mapping[str, Case] = {
             Moment.REQUEST: "refused",
             Moment.APPROVAL: "cancelled",
             Moment.CLAIM: "fails",
-            # What is tried again is looked at when it is taken.
+            # A retried operation is checked again when it is claimed.
             Moment.RETRY: "fails",
             Moment.MAINTENANCE: "done",
         },
@@ -271,13 +271,13 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 
 def whole_policy(bench: Bench, command: str) -> None:
-    """Let a command take an approval, so that it can be tried at that."""
+    """Make a command need an approval, so that a guard can be tried at that moment."""
     policies: Any = bench.context.settings.policies
     policies[command] = policies["default"]
 
 
 def refused(desk: Desk, person: str) -> tuple[str, str]:
-    """What a person was told last, and the guard of the newest refusal on record."""
+    """Return the last message to a person, and the guard of the newest refusal in the audit log."""
     rows = desk.bench.context.database.read("SELECT detail FROM audit WHERE event LIKE '%.refused' ORDER BY seq")
     return desk.slack.to(person)[-1], json.loads(rows[-1]["detail"]).get("guard", "") if rows else ""
 
@@ -286,10 +286,10 @@ def operations(desk: Desk) -> int:
     return len(desk.bench.context.operations.select("request_key <> 'beside'"))
 
 
-def test_contacts_that_a_segment_email_never_goes_to_hold_an_upgrade_for_a_while_only(
+def test_contacts_who_never_get_a_segment_email_delay_an_upgrade_only_for_a_while(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of a segment that it leaves out are counted for ever."""
+    """Contacts in a segment that the email excludes would count as due for ever."""
     at, told = [1000.0], {"queue": 0, "broadcasts": 40}
     monkeypatch.setattr("bot.engine.guards.time", SimpleNamespace(monotonic=lambda: at[0]))
     monkeypatch.setattr(Mautic, "mail", lambda *_, **__: {"off": False, "kinds": told})
@@ -297,7 +297,7 @@ def test_contacts_that_a_segment_email_never_goes_to_hold_an_upgrade_for_a_while
     assert guards.due("client-x") == 40
     told["broadcasts"] = 3
     at[0] += 600
-    assert guards.due("client-x") == 3, "it goes on"
+    assert guards.due("client-x") == 3, "the email is still being sent"
     at[0] += STALLED - 1
     assert guards.due("client-x") == 3
     at[0] += 1
@@ -308,14 +308,14 @@ def test_contacts_that_a_segment_email_never_goes_to_hold_an_upgrade_for_a_while
     at[0] += STALLED
     assert guards.due("client-x") == COUNTED + 2
     at[0] += STALLED
-    assert guards.due("client-x") == COUNTED + 2, "there may be many more, and become fewer"
+    assert guards.due("client-x") == COUNTED + 2, "there may be many more, whose number falls unseen"
 
 
-def test_a_tenant_counts_as_many_as_the_guard_knows() -> None:
+def test_a_tenant_counts_contacts_up_to_the_number_that_the_guard_expects() -> None:
     assert outbound.MOST == COUNTED
 
 
-def test_every_guard_has_its_case() -> None:
+def test_every_guard_has_a_case_for_every_moment() -> None:
     assert list(CASES) == list(GUARDS)
     assert {key: set(case.endings) for key, case in CASES.items()} == {key: set(Moment) for key in GUARDS}
 
@@ -355,7 +355,7 @@ def at_approval(desk: Desk, case: Case) -> Ending:
 
 
 def ending(desk: Desk, case: Case, operation: Operation, over: Callable[[], None]) -> Ending:
-    """Let the runner look at what is queued, and see that what waits is told once and goes on."""
+    """Run what is queued; check that an operation that waits says so once, and continues once nothing is in the way."""
     get = desk.bench.context.operations.get
     for _ in range(3):
         desk.bench.finish()
@@ -405,7 +405,7 @@ def at_retry(desk: Desk, case: Case) -> Ending:
 
 
 def at_maintenance(desk: Desk, case: Case) -> Ending:
-    """Pruning is what is tried, as it is no safety: the policy keeps none of the snapshots that there are."""
+    """Try pruning, which a freeze stops, unlike snapshots; the policy keeps none of the existing snapshots."""
     bench = desk.bench
     for _ in range(3):
         bench.clock.move(120)
@@ -444,14 +444,14 @@ TRY: Mapping[Moment, Callable[[Desk, Case], Ending]] = {
 
 @pytest.mark.parametrize("moment", Moment)
 @pytest.mark.parametrize("key", GUARDS)
-def test_a_guard_at_one_of_its_moments(desk: Desk, key: str, moment: Moment) -> None:
+def test_each_guard_has_its_outcome_at_each_moment(desk: Desk, key: str, moment: Moment) -> None:
     case = CASES[key]
     whole_policy(desk.bench, case.text.split()[0])
     case.prepare(desk)
     assert TRY[moment](desk, case) == case.endings[moment]
 
 
-def test_a_no_that_is_no_end_is_told_by_its_class(desk: Desk) -> None:
+def test_a_refusal_that_leaves_the_request_open_is_a_not_now(desk: Desk) -> None:
     operation = desk.bench.ask("stop client-x", OPERATOR)
     frozen(desk)
     with pytest.raises(NotNow, match="Request #2 still waits for approval") as no:
@@ -459,7 +459,7 @@ def test_a_no_that_is_no_end_is_told_by_its_class(desk: Desk) -> None:
     assert no.value.guard == "freeze"
 
 
-def test_what_a_person_wrote_mentions_nobody_when_it_is_repeated(desk: Desk) -> None:
+def test_a_reason_mentions_nobody_when_it_is_repeated(desk: Desk) -> None:
     Freezes(desk.bench.context.operations).begin(EVERYTHING, LEAD.id, "ask <@U0BOSS> *first*", None)
     desk.command("stop client-x", OPERATOR)
     said = desk.slack.to(OPERATOR.id)[-1]
@@ -470,7 +470,7 @@ def test_what_a_person_wrote_mentions_nobody_when_it_is_repeated(desk: Desk) -> 
 
 
 def while_slack_is_asked(bench: Bench, work: Callable[[], None]) -> None:
-    """Do something while the runner asks Slack about who approved, once."""
+    """Do something once, while the runner asks Slack about the approver."""
     bench.context.people.forget()
     answers = bench.slack.api_call
 
@@ -483,7 +483,7 @@ def while_slack_is_asked(bench: Bench, work: Callable[[], None]) -> None:
     bench.slack.api_call = slow
 
 
-def test_a_freeze_that_comes_while_slack_is_asked_holds_what_had_not_begun(tmp_path: Path) -> None:
+def test_an_operation_waits_for_a_freeze_that_begins_while_slack_is_asked(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     desk = make_desk(bench)
@@ -498,7 +498,7 @@ def test_a_freeze_that_comes_while_slack_is_asked_holds_what_had_not_begun(tmp_p
     assert bench.context.operations.get(operation.id).state == "succeeded"
 
 
-def test_a_console_command_that_comes_while_slack_is_asked_holds_what_had_not_begun(tmp_path: Path) -> None:
+def test_an_operation_waits_for_a_console_command_that_begins_while_slack_is_asked(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     operation = bench.approve(bench.ask("stop client-x", OPERATOR))

@@ -1,4 +1,4 @@
-"""What is wrong, from one look: each trouble is found, a cause hides its effects, and what nobody saw is unseen."""
+"""The diagnosis of one check: each problem is found, a cause hides its effects, what was not measured is unseen."""
 
 from __future__ import annotations
 
@@ -81,24 +81,26 @@ def kinds(look: Look) -> list[str]:
         ({"foreign": True}, "Remove the device `eth0` from `client-x`"),
     ],
 )
-def test_whom_the_edge_does_not_route_to_is_told_with_what_helps(unrouted: dict[str, Any], words: str) -> None:
+def test_a_tenant_that_the_edge_does_not_route_to_is_reported_with_a_remedy(
+    unrouted: dict[str, Any], words: str
+) -> None:
     (finding,) = diagnose(replace(WELL, **unrouted), LIMITS).findings
     assert (finding.kind, words in finding.text) == ("address", True)
 
 
-def test_who_was_given_no_address_yet_has_taken_none() -> None:
+def test_a_tenant_without_an_assigned_address_has_not_taken_another() -> None:
     before = replace(TENANT, address="")
     look = replace(WELL, tenant=before, state=InstanceState("Running", "10.70.0.20", ("10.70.0.20",)))
     assert kinds(look) == []
 
 
 @pytest.mark.parametrize("disk", [None, Disk(None, LIMIT, None)])
-def test_what_was_not_measured_is_no_recovery(disk: Disk | None) -> None:
+def test_a_missing_measurement_is_no_recovery(disk: Disk | None) -> None:
     assert "disk" in diagnose(replace(WELL, disk=disk), LIMITS).unseen
     assert "disk" not in diagnose(WELL, LIMITS).unseen
 
 
-def test_nothing_is_said_of_who_is_well() -> None:
+def test_a_healthy_tenant_has_no_findings() -> None:
     found = diagnose(WELL, LIMITS)
     assert (found.findings, found.unseen) == ((), frozenset())
 
@@ -155,7 +157,7 @@ TROUBLE: dict[str, tuple[Look, str]] = {
 
 
 @pytest.mark.parametrize("left", ["", "client-x is online."])
-def test_undo_is_told_only_where_it_can_be_done(left: str) -> None:
+def test_undo_is_suggested_only_where_it_is_possible(left: str) -> None:
     stuck = replace(TROUBLE["move"][0], left=left)
     assert "Undo" in str(diagnose(stuck, LIMITS).findings)
     told = str(diagnose(replace(stuck, undoable=False), LIMITS).findings)
@@ -163,12 +165,12 @@ def test_undo_is_told_only_where_it_can_be_done(left: str) -> None:
     assert "Undo" not in told
 
 
-def test_each_function_has_its_case() -> None:
+def test_every_check_has_a_case() -> None:
     assert set(TROUBLE) == set(CHECKS)
 
 
 @pytest.mark.parametrize("kind", TROUBLE)
-def test_each_trouble_is_found_alone_and_told(kind: str) -> None:
+def test_each_problem_is_found_alone_and_explained(kind: str) -> None:
     look, words = TROUBLE[kind]
     (finding,) = diagnose(look, LIMITS).findings
     assert finding.kind == kind
@@ -188,11 +190,11 @@ def test_each_trouble_is_found_alone_and_told(kind: str) -> None:
         (replace(WELL, page=Page(False, "timed out", 20.0, False)), {"certificate"}),
     ],
 )
-def test_what_a_cause_hides_is_neither_sick_nor_well(look: Look, hidden: set[str]) -> None:
+def test_what_a_cause_hides_is_unseen(look: Look, hidden: set[str]) -> None:
     assert hidden <= diagnose(look, LIMITS).unseen
 
 
-def test_a_full_disk_is_the_cause_of_what_fell_but_that_the_page_is_gone_is_told() -> None:
+def test_a_full_disk_hides_the_services_that_stopped_but_not_the_missing_page() -> None:
     full = replace(WELL, disk=Disk(LIMIT - 1000, LIMIT, 1000), inside=inside("mariadb", "cron"), page=GONE)
     found = diagnose(full, LIMITS)
     assert [one.kind for one in found.findings] == ["page", "disk"]
@@ -205,20 +207,20 @@ def test_a_full_disk_is_the_cause_of_what_fell_but_that_the_page_is_gone_is_told
     assert "database" in kinds(nearly)
 
 
-def test_troubles_that_do_not_cause_each_other_are_all_told() -> None:
+def test_problems_that_do_not_cause_each_other_are_all_found() -> None:
     look = replace(
         WELL, inside=inside("mautic-worker@email", "cron"), disk=Disk(31 * GB, LIMIT, LIMIT - 31 * GB), page=GONE
     )
     assert kinds(look) == ["page", "worker", "cron", "disk"]
 
 
-def test_who_was_stopped_on_purpose_is_not_sick() -> None:
+def test_a_tenant_that_was_stopped_on_purpose_has_no_problem() -> None:
     meant = replace(TENANT, stopped=True)
     assert kinds(replace(TROUBLE["stopped"][0], tenant=meant)) == []
-    assert kinds(replace(TROUBLE["cron"][0], tenant=meant)) == ["cron"], "it runs all the same"
+    assert kinds(replace(TROUBLE["cron"][0], tenant=meant)) == ["cron"], "it runs nevertheless"
 
 
-def test_who_is_suspended_is_meant_to_stand_still() -> None:
+def test_a_suspended_tenant_is_meant_to_be_idle() -> None:
     suspended = replace(TENANT, state="suspended")
     assert kinds(replace(TROUBLE["cron"][0], tenant=suspended, page=GONE)) == []
     assert kinds(replace(TROUBLE["stopped"][0], tenant=suspended)) == []
@@ -234,17 +236,17 @@ def test_who_is_suspended_is_meant_to_stand_still() -> None:
         (43_200, 9000, True),
     ],
 )
-def test_a_certificate_is_late_by_its_own_lifetime(lifetime: float, left: float, sick: bool) -> None:
+def test_a_certificate_is_overdue_relative_to_its_lifetime(lifetime: float, left: float, sick: bool) -> None:
     page = Page(True, "", 0.1, True, NOW + left - lifetime, NOW + left)
     assert kinds(replace(WELL, page=page)) == (["certificate"] if sick else [])
 
 
-def test_an_expired_certificate_is_the_cause_of_the_page() -> None:
+def test_an_expired_certificate_hides_the_missing_page() -> None:
     page = Page(False, "SSLCertVerificationError: certificate verify failed: certificate has expired", 0.1, False)
     assert kinds(replace(WELL, page=page)) == ["certificate"]
 
 
-def test_a_snapshot_that_a_clock_ahead_dated_is_not_the_last_one() -> None:
+def test_a_snapshot_dated_in_the_future_is_not_the_latest() -> None:
     ahead = Snapshot("s-2", int(NOW) + 400 * 86_400)
     assert kinds(replace(WELL, snapshots=(Snapshot("s-1", int(NOW) - 7300), ahead))) == ["snapshot"]
 
@@ -254,27 +256,27 @@ def test_a_snapshot_is_missing_only_where_one_is_due() -> None:
     assert kinds(none) == ["snapshot"]
     assert kinds(replace(none, snapshot_due=0)) == []
     assert kinds(replace(none, tenant=replace(TENANT, created=int(NOW) - 600))) == [], "it is new"
-    assert kinds(replace(none, awake=NOW - 600)) == [], "the bot was away, and comes to it"
+    assert kinds(replace(none, awake=NOW - 600)) == [], "the bot was away, and will take one"
 
 
-def test_a_service_that_is_about_to_run_is_not_down() -> None:
+def test_a_service_that_is_starting_is_not_down() -> None:
     facts = inside(services=SERVICES | {"mautic-worker@email": "activating"})
     assert kinds(replace(WELL, inside=facts)) == []
 
 
-def test_a_plan_that_is_no_more_has_no_limits() -> None:
+def test_a_plan_that_no_longer_exists_has_no_limits() -> None:
     assert kinds(replace(WELL, size=None, disk=Disk(10**15, None, GB))) == []
 
 
 @pytest.mark.parametrize("measure", ["memory", "disk", "queue_minutes", "log_errors"])
-def test_of_a_measure_of_0_nobody_hears(measure: str) -> None:
+def test_a_threshold_of_0_turns_its_finding_off(measure: str) -> None:
     kind = {"queue_minutes": "queue", "log_errors": "log"}.get(measure, measure)
     look, _ = TROUBLE[kind]
     assert [found.kind for found in diagnose(look, LIMITS).findings] == [kind]
     assert diagnose(look, replace(LIMITS, **{measure: 0})).findings == ()
 
 
-def test_a_pool_that_is_nearly_full_is_told() -> None:
+def test_a_nearly_full_pool_is_found() -> None:
     def found(used: int, settings: Settings = SETTINGS) -> Diagnosis:
         return diagnose_host(HostLook("node1", pool=PoolSpace(used * GB, 100 * GB)), settings)
 
@@ -285,13 +287,13 @@ def test_a_pool_that_is_nearly_full_is_told() -> None:
     assert found(99, replace(SETTINGS, health=replace(LIMITS, pool=0))) == Diagnosis()
 
 
-def test_a_host_that_gives_no_answer_tells_nothing_else() -> None:
+def test_a_silent_host_has_no_other_finding() -> None:
     found = diagnose_host(HostLook("node1", silent="LXD does not answer."), SETTINGS)
     assert found == Diagnosis((Finding("server", "LXD does not answer."),), frozenset({"pool", "strain"}))
 
 
 def _checks_of_the_tool() -> set[str]:
-    """The names of all checks that the tool inside makes, read from its code."""
+    """Return the names of all checks that the tool inside makes, read from its code."""
     calls = [node for node in ast.walk(ast.parse(inspect.getsource(tool))) if isinstance(node, ast.Call)]
     named = [call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "check"]
     return {one.value for one in named if isinstance(one, ast.Constant)}
@@ -302,23 +304,23 @@ def checks_of(kind: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("name", sorted(_checks_of_the_tool()))
-def test_what_status_shows_red_is_told(name: str) -> None:
+def test_every_check_that_status_shows_red_is_found(name: str) -> None:
     red = {"checks": {name: {"ok": False, "text": "as status has it"}}}
     (finding,) = diagnose(replace(WELL, inside=inside() | red), LIMITS).findings
     assert name in checks_of(finding.kind)
     assert "as status has it" in finding.text
 
 
-def test_a_check_that_is_red_is_no_second_trouble_beside_the_finding_that_tells_of_it() -> None:
+def test_a_red_check_adds_no_second_finding_of_the_same_problem() -> None:
     red = {"checks": {"open": {"ok": False, "text": "closed"}, "login page": {"ok": False, "text": "502"}}}
     assert kinds(replace(WELL, inside=inside() | red, page=GONE)) == ["page"]
     assert kinds(replace(WELL, inside=inside() | red)) == ["page"]
 
 
-def test_mails_that_failed_longer_ago_are_no_trouble_any_more() -> None:
+def test_mails_that_failed_more_than_a_day_ago_are_no_problem() -> None:
     assert kinds(replace(WELL, inside=inside(failed_mails={"day": 0, "kept": 52}))) == []
 
 
-def test_mails_that_failed_and_are_nowhere_are_told_of_by_the_log() -> None:
+def test_failed_mails_that_were_not_kept_refer_to_the_log() -> None:
     (finding,) = diagnose(replace(WELL, inside=inside(failed_mails={"day": 2, "kept": 0})), LIMITS).findings
     assert finding.text == "2 e-mails failed in the last 24 h. `/mautic logs client-x mautic` shows why."

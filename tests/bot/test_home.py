@@ -1,4 +1,4 @@
-"""The Home tab: each person's own, decided on in place, and nothing for who has no say."""
+"""The Home tab: each person has their own, decides on requests there, and strangers see nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def shown(desk: Desk, user: str, team: str = "T0OURS") -> str:
-    """All that a person's Home tab says."""
+    """Open a person's Home tab; return all its text."""
     desk.invocations.handle("home", uuid4().hex, {"user": user, "team": team})
     return said(desk, user)
 
@@ -42,7 +42,7 @@ def buttons(desk: Desk, user: str) -> list[tuple[str, str]]:
     return [(one["action_id"], one["value"]) for row in rows for one in row]
 
 
-def test_a_request_waits_for_who_may_decide_on_it_and_for_nobody_else(desk: Desk) -> None:
+def test_a_request_waits_only_for_those_who_may_decide_on_it(desk: Desk) -> None:
     operation = desk.bench.ask("new client-x --note 'for the spring'")
     lead = shown(desk, LEAD.id)
     assert "1 request to decide" in lead
@@ -52,20 +52,20 @@ def test_a_request_waits_for_who_may_decide_on_it_and_for_nobody_else(desk: Desk
         assert "Nothing needs you" in shown(desk, other.id)
         assert buttons(desk, other.id) == []
     assert "*Waiting for others*\n#1 · Create tenant client-x" in said(desk, OPERATOR.id)
-    assert "*Waiting for others*" not in said(desk, ASKER.id), "once is enough"
+    assert "*Waiting for others*" not in said(desk, ASKER.id), "the requester sees it only once"
     assert "*Your requests*\n#1 · Create tenant client-x · *waiting for approval*" in said(desk, ASKER.id)
 
 
-def test_a_decision_is_made_in_place_and_the_tab_follows(desk: Desk) -> None:
+def test_a_decision_is_made_in_the_tab_and_the_tab_is_updated(desk: Desk) -> None:
     operation = desk.bench.ask("new client-x")
     shown(desk, LEAD.id)
     desk.click("approve", operation.id, home=True)
     assert desk.bench.context.operations.get(operation.id).state == "queued"
     assert "Nothing needs you" in said(desk, LEAD.id)
-    assert desk.slack.said == [], "and nothing is said in a channel"
+    assert desk.slack.said == [], "nothing is said in a channel"
 
 
-def test_who_presses_in_vain_is_told_in_a_window(desk: Desk) -> None:
+def test_a_refused_click_is_explained_in_a_window(desk: Desk) -> None:
     operation = desk.bench.ask("new client-x")
     shown(desk, LEAD.id)
     desk.bench.context.approvals.cancel(operation.id, ASKER)
@@ -74,7 +74,7 @@ def test_who_presses_in_vain_is_told_in_a_window(desk: Desk) -> None:
     assert "Nothing needs you" in said(desk, LEAD.id)
 
 
-def test_the_typed_name_is_asked_for_here_too(desk: Desk) -> None:
+def test_the_tab_asks_for_the_typed_name_too(desk: Desk) -> None:
     desk.bench.done("new client-x")
     operation = desk.bench.ask("delete client-x", OPERATOR)
     desk.click("approve", operation.id, home=True)
@@ -82,7 +82,7 @@ def test_the_typed_name_is_asked_for_here_too(desk: Desk) -> None:
     assert desk.bench.context.operations.get(operation.id).state == "awaiting_approval"
 
 
-def test_a_wrong_name_is_told_to_who_typed_it_here(desk: Desk) -> None:
+def test_a_wrong_typed_name_is_reported_to_the_person(desk: Desk) -> None:
     desk.bench.done("new client-x")
     operation = desk.bench.ask("delete client-x", OPERATOR)
     desk.click("approve", operation.id, home=True)
@@ -90,7 +90,7 @@ def test_a_wrong_name_is_told_to_who_typed_it_here(desk: Desk) -> None:
     assert "add the tenant name" in desk.slack.to(LEAD.id)[-1]
 
 
-def test_what_comes_too_late_for_a_window_is_told_directly(desk: Desk) -> None:
+def test_a_refusal_that_is_too_late_for_a_window_is_sent_directly(desk: Desk) -> None:
     operation = desk.bench.ask("new client-x")
     desk.bench.context.approvals.cancel(operation.id, ASKER)
     desk.slack.fail("views.open", "expired_trigger_id")
@@ -98,7 +98,7 @@ def test_what_comes_too_late_for_a_window_is_told_directly(desk: Desk) -> None:
     assert f"Request #{operation.id} was cancelled." in desk.slack.to(LEAD.id)[-1]
 
 
-def test_it_shows_the_fleet_what_is_wrong_and_what_comes_next(desk: Desk) -> None:
+def test_the_tab_shows_the_fleet_and_its_problems(desk: Desk) -> None:
     bench = desk.bench
     for name in ("client-x", "client-y", "client-z"):
         bench.done(f"new {name} --host local")
@@ -118,10 +118,10 @@ def test_it_shows_the_fleet_what_is_wrong_and_what_comes_next(desk: Desk) -> Non
     assert ":red_circle: *client-x:* cron down since" in text
     assert ":satellite: *other does not answer:* The server `other` does not answer." in text
     assert f":gear: *Background job “expiry”* is paused by <@{LEAD.id}>" in text
-    assert "routes" not in text, "who does its work is not named"
+    assert "routes" not in text, "a job that works is not named"
 
 
-def test_while_a_job_ails_it_does_not_say_that_nothing_is_wrong(desk: Desk) -> None:
+def test_the_tab_does_not_say_all_healthy_while_a_job_is_paused_or_hangs(desk: Desk) -> None:
     jobs = desk.bench.context.jobs
     jobs.pause("health", LEAD.id)
     jobs.begin("purge")
@@ -145,12 +145,12 @@ def test_a_guest_or_stranger_sees_nothing_of_the_fleet(desk: Desk, profile: dict
     assert "running" not in text
 
 
-def test_an_error_is_shown_in_its_place(desk: Desk) -> None:
+def test_an_unexpected_error_is_shown_in_the_tab(desk: Desk) -> None:
     desk.bench.lxd.fail_next("instances", RuntimeError("secret-of-the-house"))
     assert ":no_entry: Something unexpected happened (error " in shown(desk, LEAD.id)
 
 
-def test_however_much_there_is_slack_takes_it(desk: Desk) -> None:
+def test_a_long_tab_stays_within_slacks_limits(desk: Desk) -> None:
     for number in range(40):
         desk.bench.ask(f"new client-{number} --note '{'x' * 190}'", ASKER if number % 2 else LEAD)
     desk.invocations.home(LEAD.id, "T0OURS")

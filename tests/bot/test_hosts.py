@@ -1,4 +1,4 @@
-"""A host that is out of reach does not keep the others from being brought up."""
+"""An unreachable host does not keep the others from being brought up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.simulated_lxd import SimulatedLxd
 
 @pytest.fixture
 def servers(monkeypatch: pytest.MonkeyPatch) -> dict[str, SimulatedLxd]:
-    """The server of `[lxd]`, and another."""
+    """The server of the table `[lxd]`, and another one."""
     made = {"local": SimulatedLxd(), "solo": SimulatedLxd()}
     add_blueprint(made["local"])
     monkeypatch.setattr(local_stack, "gateways", lambda _: made)
@@ -35,7 +35,7 @@ def silence(lxd: SimulatedLxd) -> None:
     lxd.on_call = silent
 
 
-def test_a_server_that_is_out_of_reach_is_told_of(
+def test_an_unreachable_server_is_reported(
     servers: dict[str, SimulatedLxd], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     silence(servers["solo"])
@@ -49,7 +49,7 @@ def test_without_the_first_server_nothing_is_brought_up(servers: dict[str, Simul
         local_stack._prepare(settings_in(tmp_path), local_stack.Parts())
 
 
-def test_a_server_that_is_silent_keeps_no_edge_of_the_others_waiting(
+def test_a_silent_server_does_not_delay_the_edges_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.providers.ANSWER", 0.2)
@@ -64,6 +64,6 @@ def test_a_server_that_is_silent_keeps_no_edge_of_the_others_waiting(
         assert over.wait(10)
 
     cluster.on_call = silent
-    assert list(edges._known()) == ["local", "node1", "node2"], "as they were"
+    assert list(edges._known()) == ["local", "node1", "node2"], "the members are those last seen"
     assert (asked, over.is_set()) == ([1], False)
     over.set()

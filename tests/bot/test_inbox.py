@@ -1,4 +1,4 @@
-"""What Slack delivered, and who works on it: nothing waits behind what takes longer, and what is late is not done."""
+"""Slack's deliveries and their workers: quick work does not wait for slow work, and late deliveries are dropped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, make_bench, make_desk
 
 
 class Hanging:
-    """A desk in whose tenants every look of the inbox's workers hangs until `go_on` is set; `looking` do."""
+    """A desk where each request of the inbox's workers to a tenant hangs until `go_on` is set; `looking`: how many."""
 
     def __init__(self, folder: Path) -> None:
         self.desk = make_desk(make_bench(folder))
@@ -34,13 +34,13 @@ class Hanging:
         self.desk.bench.lxd.on_call = self._call
 
     def _call(self, method: str, arguments: tuple[Any, ...]) -> None:
-        # What the test itself asks for looks too, and does not hang.
+        # The test itself asks tenants too, and must not hang.
         if method == "execute" and threading.current_thread() is not threading.main_thread():
             self.looking += 1
             self.go_on.wait(60)
 
     def deliver(self, kind: str, actor: Actor, **payload: str) -> None:
-        """Deliver as the listeners do; it is worked on by the inbox's own workers."""
+        """Deliver as the listeners do; the inbox's own workers handle it."""
         known = {"user": actor.id, "team": "T0OURS", "channel": "C0OPS", "response_url": "", "trigger_id": "1.2"}
         self.desk.inbox.put(kind, uuid4().hex, known | payload)
 
@@ -55,7 +55,7 @@ def hanging(tmp_path: Path) -> Iterator[Hanging]:
 
 @pytest.fixture
 def asked(hanging: Hanging) -> Hanging:
-    """With more questions than anybody works on at once, all of which look into a tenant that hangs."""
+    """A desk with more questions than it has workers for, all about a tenant that hangs."""
     for number in range(WORKERS["question"] + 12):
         text = ("status client-x", "logs client-x mautic")[number % 2]
         hanging.deliver("command", (OPERATOR, LEAD)[number % 4 // 2], text=text)
@@ -63,7 +63,7 @@ def asked(hanging: Hanging) -> Hanging:
     return hanging
 
 
-def test_a_decision_waits_for_no_question(asked: Hanging) -> None:
+def test_decisions_and_requests_do_not_wait_for_questions(asked: Hanging) -> None:
     new = asked.desk.bench.ask("new client-y")
     late = asked.desk.bench.ask("new client-z")
     asked.deliver("action", LEAD, action_id="approve", value=new.mark)
@@ -75,7 +75,7 @@ def test_a_decision_waits_for_no_question(asked: Hanging) -> None:
     assert not asked.go_on.is_set()
 
 
-def test_a_window_opens_at_once(asked: Hanging) -> None:
+def test_windows_open_at_once_while_questions_hang(asked: Hanging) -> None:
     delete = asked.desk.bench.ask("delete client-x", OPERATOR)
     assert asked.desk.invocations.lane("action", {"action_id": "approve_send", "value": delete.mark}) == "quick"
     new = asked.desk.bench.ask("new client-y")
@@ -87,8 +87,8 @@ def test_a_window_opens_at_once(asked: Hanging) -> None:
     until(lambda: wanted <= {view["callback_id"] for view in asked.desk.slack.views})
 
 
-def test_nothing_quick_waits_while_every_approval_hangs(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plan that is built again may wait for a server that does not answer."""
+def test_quick_work_does_not_wait_while_every_approval_hangs(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An approval builds the plan again, which may wait for a silent server."""
     desk = hanging.desk
     deciding = threading.Event()
 
@@ -143,15 +143,15 @@ LANES = {
 }
 
 
-def test_what_shows_the_home_tab_anew_is_not_quick(tmp_path: Path) -> None:
-    """The fleet is part of it, and a server may hang."""
+def test_a_button_that_shows_the_home_tab_again_is_not_quick(tmp_path: Path) -> None:
+    """The tab includes the fleet, and a server may hang."""
     desk = make_desk(make_bench(tmp_path))
     for action, lane in {"deny": "change", "retry": "change", "reveal": "quick", "give_up": "quick"}.items():
         assert desk.invocations.lane("action", {"action_id": action, "value": "1", "home": True}) == lane
 
 
 @pytest.mark.parametrize(("kind", "text"), LANES)
-def test_each_delivery_has_its_workers(tmp_path: Path, kind: str, text: str) -> None:
+def test_each_delivery_has_its_lane(tmp_path: Path, kind: str, text: str) -> None:
     desk = make_desk(make_bench(tmp_path))
     payload = {"text": text, "action_id": text, "callback_id": text, "value": "1"}
     assert desk.invocations.lane(kind, payload) == LANES[kind, text]
@@ -159,7 +159,7 @@ def test_each_delivery_has_its_workers(tmp_path: Path, kind: str, text: str) -> 
 
 
 class Gated(Database):
-    """One in which the thread `arriving` may not write until `go_on` is set."""
+    """A database in which the thread `arriving` cannot write until `go_on` is set."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -174,7 +174,7 @@ class Gated(Database):
             yield transaction
 
 
-def test_work_lets_those_go_first_who_want_to_be_acknowledged(tmp_path: Path) -> None:
+def test_work_waits_for_deliveries_that_are_to_be_acknowledged(tmp_path: Path) -> None:
     database = Gated(tmp_path / "bot.db")
     written: dict[str, list[str]] = {}
 
@@ -194,10 +194,10 @@ def test_work_lets_those_go_first_who_want_to_be_acknowledged(tmp_path: Path) ->
     assert written["first"] == ["first", "second"]
 
 
-def test_after_several_at_once_work_begins_when_no_more_have_come_for_a_moment(
+def test_after_several_deliveries_at_once_work_begins_after_a_lull(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first work after a start takes the interpreter for long: between two waves it would hold up the second."""
+    """The first work after a start keeps the interpreter busy for long, and would delay a second wave of deliveries."""
     monkeypatch.setattr("bot.store.inbox.LULL", 0.3)
     database = Gated(tmp_path / "bot.db")
     began: list[float] = []
@@ -217,7 +217,7 @@ def test_after_several_at_once_work_begins_when_no_more_have_come_for_a_moment(
     assert min(began) - came > 0.2
 
 
-def test_work_on_one_that_comes_alone_begins_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_on_a_single_delivery_begins_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bot.store.inbox.LULL", 60)
     done = threading.Event()
     inbox = Inbox(Database(tmp_path / "bot.db"), lambda *_: done.set(), courtesy=60)
@@ -226,8 +226,8 @@ def test_work_on_one_that_comes_alone_begins_at_once(tmp_path: Path, monkeypatch
     inbox.stop()
 
 
-def test_no_acknowledgement_waits_until_it_is_known_whose_work_it_is(tmp_path: Path) -> None:
-    """To know that, the words are parsed."""
+def test_an_acknowledgement_does_not_wait_for_the_choice_of_the_lane(tmp_path: Path) -> None:
+    """That choice parses the command."""
     parsed, done = threading.Event(), threading.Event()
 
     def lane(kind: str, payload: dict[str, Any]) -> Lane:
@@ -235,15 +235,15 @@ def test_no_acknowledgement_waits_until_it_is_known_whose_work_it_is(tmp_path: P
         return "change"
 
     inbox = Inbox(Database(tmp_path / "bot.db"), lambda *_: done.set(), lane)
-    assert inbox.put("command", "first", {}), "which is acknowledged then"
+    assert inbox.put("command", "first", {}), "it can be acknowledged now"
     assert not done.is_set()
     parsed.set()
     inbox.stop()
-    assert done.is_set(), "what was taken is finished before the bot ends"
+    assert done.is_set(), "an accepted delivery is handled before the bot ends"
 
 
-def test_what_gave_way_begins_one_after_the_other(tmp_path: Path) -> None:
-    """All at once they would hold up the acknowledgements that come next."""
+def test_work_that_had_to_wait_begins_staggered(tmp_path: Path) -> None:
+    """All at once it would delay the next acknowledgements."""
     database = Gated(tmp_path / "bot.db")
     began: list[float] = []
     inbox = Inbox(database, lambda *_: began.append(time.monotonic()), workers={"change": 16}, courtesy=0.01)
@@ -263,7 +263,7 @@ def test_what_gave_way_begins_one_after_the_other(tmp_path: Path) -> None:
     assert max(began) - min(began) > 15 * STAGGER * 0.9
 
 
-def test_what_cannot_be_written_keeps_nothing_else_from_it(tmp_path: Path) -> None:
+def test_a_delivery_that_cannot_be_written_does_not_affect_others(tmp_path: Path) -> None:
     database = Gated(tmp_path / "bot.db")
     inbox = Inbox(database, lambda *_: None)
     arriving = threading.Thread(target=inbox.put, args=("command", "first", {}), name="arriving")
@@ -281,7 +281,7 @@ def test_what_cannot_be_written_keeps_nothing_else_from_it(tmp_path: Path) -> No
 
 
 def left_open(desk: Desk, kind: str, seconds: float, **payload: Any) -> None:
-    """A delivery that a crash left open so long ago."""
+    """Insert a delivery that a crash left open this many seconds ago."""
     known = {"user": LEAD.id, "team": "T0OURS", "channel": "C0OPS", "response_url": "", "trigger_id": "1.2"}
     with desk.bench.context.database.transaction() as transaction:
         transaction.execute(
@@ -290,7 +290,7 @@ def left_open(desk: Desk, kind: str, seconds: float, **payload: Any) -> None:
         )
 
 
-def test_after_an_outage_a_decision_is_still_taken_and_a_question_is_not_answered(tmp_path: Path) -> None:
+def test_after_an_outage_a_decision_still_counts_but_an_old_question_is_not_answered(tmp_path: Path) -> None:
     desk = make_desk(make_bench(tmp_path))
     request = desk.bench.ask("new client-x")
     left_open(desk, "command", 120, text=f"approve {request.id}")
@@ -317,7 +317,9 @@ def test_after_an_outage_a_decision_is_still_taken_and_a_question_is_not_answere
         ("submission", "sent a window"),
     ],
 )
-def test_what_waited_for_longer_than_minutes_is_not_done(tmp_path: Path, kind: str, did: str, by: str) -> None:
+def test_a_delivery_that_waited_for_more_than_five_minutes_is_not_carried_out(
+    tmp_path: Path, kind: str, did: str, by: str
+) -> None:
     desk = make_desk(make_bench(tmp_path))
     request = desk.bench.ask("new client-x")
     desk.announce()
@@ -346,7 +348,7 @@ def test_what_waited_for_longer_than_minutes_is_not_done(tmp_path: Path, kind: s
 
 
 class Full:
-    """A disk that is full while this is set: nothing can be written, all can be read."""
+    """A disk that is full while `now` is set: nothing can be written, everything can be read."""
 
     def __init__(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = threading.Event()
@@ -368,7 +370,7 @@ class Full:
 
 
 def stop_that_is_approved(desk: Desk) -> tuple[Operation, dict[str, str]]:
-    """A request to stop client-x, and the press that approves it."""
+    """Return a request to delete client-x, and the delivery that approves it."""
     desk.bench.done("new client-x")
     request = desk.bench.ask("delete client-x", OPERATOR)
     known = {"user": LEAD.id, "team": "T0OURS", "channel": "C0OPS", "response_url": "", "trigger_id": "1.2"}
@@ -376,10 +378,10 @@ def stop_that_is_approved(desk: Desk) -> tuple[Operation, dict[str, str]]:
 
 
 @pytest.mark.parametrize("later", [10, 400])
-def test_what_cannot_be_recorded_is_done_within_minutes_or_never(
+def test_a_delivery_that_cannot_be_recorded_is_carried_out_within_five_minutes_or_never(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: int
 ) -> None:
-    """The disk fills up between the press and its handling."""
+    """The disk fills up between the delivery and its handling."""
     desk = make_desk(make_bench(tmp_path))
     request, press = stop_that_is_approved(desk)
     disk, held = Full(desk, monkeypatch), desk.inbox.handle
@@ -394,7 +396,7 @@ def test_what_cannot_be_recorded_is_done_within_minutes_or_never(
     assert disk.waits.wait(30)
     until(lambda: len(desk.slack.to(LEAD.id)) == 1)
     (told,) = desk.slack.to(LEAD.id)
-    assert "nothing was done" not in told, "as it may be done yet"
+    assert "nothing was done" not in told, "it may still be done"
     assert "as soon as possible within 5 min, or tell you that I did not" in told
     desk.bench.clock.move(later)
     disk.now.clear()
@@ -405,8 +407,10 @@ def test_what_cannot_be_recorded_is_done_within_minutes_or_never(
     assert desk.bench.context.database.read("SELECT 1 FROM inbox WHERE done IS NULL") == []
 
 
-def test_what_was_answered_is_not_done_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refusal is told once it is recorded; with a full disk it is neither, and the press is as old as it is."""
+def test_a_refused_delivery_is_not_carried_out_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a full disk the bot can neither record nor send a refusal, and by the next start the delivery is too old."""
     desk = make_desk(make_bench(tmp_path))
     request, press = stop_that_is_approved(desk)
     disk = Full(desk, monkeypatch)
@@ -420,7 +424,7 @@ def test_what_was_answered_is_not_done_at_the_next_start(tmp_path: Path, monkeyp
     monkeypatch.setattr(desk.bench.context.approvals, "decide", decide)
     desk.inbox.put("command", "press", press)
     assert disk.waits.wait(30)
-    # It dies so.
+    # The process ends while the disk is full.
     desk.inbox._stopping.set()
     desk.inbox.stop()
     assert not any("Only approvers" in told for told in desk.slack.to(LEAD.id))
@@ -435,8 +439,8 @@ def test_what_was_answered_is_not_done_at_the_next_start(tmp_path: Path, monkeyp
     assert again.bench.context.operations.get(request.id).state == "awaiting_approval"
 
 
-def test_who_sends_a_lot_waits_for_themself(tmp_path: Path) -> None:
-    """Half of the workers at most hang for one, and who comes then has a turn before the rest of it."""
+def test_a_person_who_sends_a_lot_delays_nobody_else(tmp_path: Path) -> None:
+    """One person occupies at most half of the workers, and others have a turn before the rest of their deliveries."""
     database = Database(tmp_path / "bot.db")
     go_on, done = threading.Event(), list[str]()
 
@@ -455,7 +459,7 @@ def test_who_sends_a_lot_waits_for_themself(tmp_path: Path) -> None:
     assert len(done) == 41
 
 
-def test_of_one_person_only_so_much_waits(tmp_path: Path) -> None:
+def test_the_number_of_waiting_deliveries_of_one_person_is_limited(tmp_path: Path) -> None:
     go_on, done, told = threading.Event(), list[str](), list[tuple[str, str]]()
 
     def handle(kind: str, key: str, payload: dict[str, Any]) -> None:
@@ -474,7 +478,7 @@ def test_of_one_person_only_so_much_waits(tmp_path: Path) -> None:
     assert Counter(done) == {"U0MANY": OF_ONE, "U0ONE": 1}
 
 
-def test_what_was_done_is_not_told_to_wait_where_only_its_end_is_not_written_down(
+def test_a_handled_delivery_whose_end_cannot_be_recorded_is_not_reported_as_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     desk = make_desk(make_bench(tmp_path))
@@ -491,7 +495,7 @@ def test_what_was_done_is_not_told_to_wait_where_only_its_end_is_not_written_dow
     disk.now.clear()
     desk.inbox.stop()
     assert desk.bench.context.operations.get(request.id).state == "queued"
-    assert not any("cannot be written" in told for told in desk.slack.to(LEAD.id))
+    assert not any("can't be written" in told for told in desk.slack.to(LEAD.id))
     assert desk.bench.context.database.read("SELECT 1 FROM inbox WHERE done IS NULL") == []
 
 

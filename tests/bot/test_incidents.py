@@ -1,4 +1,4 @@
-"""One incident for each kind of trouble, one thread for each incident, whatever is cut or runs twice."""
+"""One incident for each kind of problem, one thread for each incident, whatever crashes or runs twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def sweep(bench: Bench, *findings: Finding, tenant: str = "client-x", unseen: tuple[str, ...] = ()) -> None:
-    """Find this of a tenant, and tell it."""
+    """Judge these findings of a tenant, and announce the incidents."""
     judge(bench, Seen({tenant: Diagnosis(findings, frozenset(unseen))}, {}))
     bench.context.incidents.announce()
 
@@ -48,7 +48,7 @@ def heads(bench: Bench) -> list[dict[str, Any]]:
 
 
 def shown(bench: Bench, head: dict[str, Any]) -> dict[str, Any]:
-    """A head as it stands now."""
+    """Return the current version of a head."""
     return [one for one in bench.slack.said if one["ts"] == head["ts"]][-1]
 
 
@@ -65,7 +65,7 @@ def recorded(bench: Bench) -> list[str]:
     return [row["event"] for row in bench.context.database.read("SELECT event FROM audit ORDER BY seq")]
 
 
-def test_trouble_that_stays_is_told_once_and_recovery_once(bench: Bench) -> None:
+def test_a_lasting_problem_is_announced_once_and_its_recovery_once(bench: Bench) -> None:
     for _ in range(3):
         sweep(bench, WORKER)
         bench.clock.move(300)
@@ -83,7 +83,7 @@ def test_trouble_that_stays_is_told_once_and_recovery_once(bench: Bench) -> None
     assert audit.verify(bench.context.database).broken == 0
 
 
-def test_each_kind_and_each_tenant_has_a_thread_of_its_own(bench: Bench) -> None:
+def test_each_kind_and_each_tenant_has_its_own_thread(bench: Bench) -> None:
     sweep(bench, WORKER, CRON)
     sweep(bench, WORKER, tenant="client-y")
     assert len(heads(bench)) == 3
@@ -91,7 +91,7 @@ def test_each_kind_and_each_tenant_has_a_thread_of_its_own(bench: Bench) -> None
     assert [one.kind for one in bench.context.incidents.open()] == ["cron", "worker"]
 
 
-def test_what_was_not_seen_stays_open(bench: Bench) -> None:
+def test_an_incident_that_could_not_be_checked_stays_open(bench: Bench) -> None:
     sweep(bench, WORKER)
     sweep(bench, Finding("stopped", "It is stopped."), unseen=("worker",))
     judge(bench, Seen({}, {}))
@@ -102,8 +102,8 @@ def full(percent: int) -> Finding:
     return Finding("disk", f"{percent}% of its plan's disk is in use.")
 
 
-def test_the_head_follows_the_figures_in_place_each_half_hour(bench: Bench) -> None:
-    """Hundreds of heads a sweep would be more than Slack takes."""
+def test_the_figures_of_a_head_are_updated_each_half_hour(bench: Bench) -> None:
+    """Slack would not accept updates of hundreds of heads per sweep."""
     sweep(bench, full(86))
     (head,) = heads(bench)
     for percent, updates in ((87, 0), (88, 0), (89, 1)):
@@ -113,14 +113,16 @@ def test_the_head_follows_the_figures_in_place_each_half_hour(bench: Bench) -> N
     assert "89%" in str(shown(bench, head)["blocks"])
     bench.clock.move(FIGURES)
     sweep(bench, full(89))
-    assert bench.slack.calls["chat.update"] == 1, "it is shown already"
+    assert bench.slack.calls["chat.update"] == 1, "the figure is shown already"
     sweep(bench, full(91))
     sweep(bench)
-    assert "91%" in str(shown(bench, head)["blocks"]), "with what else is said"
+    assert "91%" in str(shown(bench, head)["blocks"]), "along with the recovery"
 
 
-def test_what_is_new_comes_first_and_then_what_is_over(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also what comes while hundreds are brought up to date."""
+def test_new_incidents_come_first_then_resolved_ones_then_updates(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This also holds for incidents that change while hundreds of heads are being updated."""
     names = ("client-1", "client-2", "client-3", "client-4")
     judge(bench, Seen({name: Diagnosis((full(86),)) for name in names}, {}))
     bench.context.incidents.announce()
@@ -140,7 +142,7 @@ def test_what_is_new_comes_first_and_then_what_is_over(bench: Bench, monkeypatch
     assert said == ["client-1", "client-5", "client-3", "note", "client-2", "client-4"]
 
 
-def test_trouble_that_comes_back_soon_goes_on_in_its_thread(bench: Bench) -> None:
+def test_a_problem_that_comes_back_soon_continues_in_its_thread(bench: Bench) -> None:
     sweep(bench, WORKER)
     sweep(bench)
     bench.clock.move(FLAP - 1)
@@ -156,7 +158,7 @@ def test_trouble_that_comes_back_soon_goes_on_in_its_thread(bench: Bench) -> Non
     assert recorded(bench) == [f"incident.{what}" for what in events]
 
 
-def test_a_tenant_that_is_gone_has_no_trouble(bench: Bench) -> None:
+def test_the_incident_of_a_deleted_tenant_is_resolved(bench: Bench) -> None:
     sweep(bench, WORKER)
     judge(bench, Seen({}, {}, gone=[("client-x", "")]))
     bench.context.incidents.announce()
@@ -172,7 +174,9 @@ def test_a_tenant_that_is_gone_has_no_trouble(bench: Bench) -> None:
         ("errand", "Resolved after 5 min."),
     ],
 )
-def test_what_is_not_judged_at_rest_has_not_recovered(bench: Bench, kind: str, words: str) -> None:
+def test_a_problem_that_is_not_monitored_while_suspended_is_not_called_resolved(
+    bench: Bench, kind: str, words: str
+) -> None:
     sweep(bench, Finding(kind, "It is not well."))
     bench.clock.move(300)
     judge(bench, Seen({"client-x": Diagnosis(rests="suspended")}, {}))
@@ -180,7 +184,7 @@ def test_what_is_not_judged_at_rest_has_not_recovered(bench: Bench, kind: str, w
     assert thread(bench, heads(bench)[0]) == [f":large_green_circle: {words}"]
 
 
-def test_a_silent_server_is_one_incident_of_its_own(bench: Bench) -> None:
+def test_a_silent_server_has_its_own_incident(bench: Bench) -> None:
     silent = Diagnosis((Finding("server", "LXD does not answer."),))
     judge(bench, Seen({}, {"node1": silent}))
     bench.context.incidents.announce()
@@ -189,7 +193,7 @@ def test_a_silent_server_is_one_incident_of_its_own(bench: Bench) -> None:
     assert buttons(head) == ["incident_silence"]
 
 
-def test_silence_holds_for_four_hours_and_is_shown(bench: Bench) -> None:
+def test_silence_lasts_for_four_hours_and_is_shown(bench: Bench) -> None:
     desk = make_desk(bench)
     sweep(bench, Finding("queue", "The oldest message has waited 61 min."))
     (incident,) = bench.context.incidents.open()
@@ -213,7 +217,7 @@ def test_silence_holds_for_four_hours_and_is_shown(bench: Bench) -> None:
     assert [tuple(one) for one in row] == [(OPERATOR.id, "client-x")]
 
 
-def test_a_silenced_incident_ends_and_comes_back_without_a_word(bench: Bench) -> None:
+def test_a_silenced_incident_ends_and_comes_back_without_a_message(bench: Bench) -> None:
     sweep(bench, WORKER)
     (incident,) = bench.context.incidents.open()
     bench.context.incidents.silence(incident.mark, LEAD.id)
@@ -224,7 +228,7 @@ def test_a_silenced_incident_ends_and_comes_back_without_a_word(bench: Bench) ->
     assert shown(bench, head)["text"].startswith(":large_green_circle:")
 
 
-def test_who_may_not_operate_may_not_silence(bench: Bench) -> None:
+def test_a_person_who_is_no_operator_cannot_silence(bench: Bench) -> None:
     desk = make_desk(bench)
     sweep(bench, WORKER)
     (incident,) = bench.context.incidents.open()
@@ -233,7 +237,7 @@ def test_who_may_not_operate_may_not_silence(bench: Bench) -> None:
     assert bench.context.incidents.marked(incident.mark).silenced_until == 0
 
 
-def test_a_button_of_a_lost_database_does_nothing_to_who_has_its_number_now(bench: Bench) -> None:
+def test_a_button_of_a_lost_database_does_nothing_to_the_incident_with_its_number(bench: Bench) -> None:
     desk = make_desk(bench)
     sweep(bench, WORKER)
     (incident,) = bench.context.incidents.open()
@@ -242,7 +246,7 @@ def test_a_button_of_a_lost_database_does_nothing_to_who_has_its_number_now(benc
     assert [one for one in bench.context.operations.select("1 = 1") if one.command == "restart"] == []
 
 
-def test_an_incident_that_is_over_cannot_be_silenced(bench: Bench) -> None:
+def test_a_resolved_incident_cannot_be_silenced(bench: Bench) -> None:
     sweep(bench, WORKER)
     (incident,) = bench.context.incidents.open()
     sweep(bench)
@@ -251,8 +255,8 @@ def test_an_incident_that_is_over_cannot_be_silenced(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["answer lost", "not posted"])
-def test_what_slack_did_not_answer_is_said_once(bench: Bench, lost: bool) -> None:
-    """Head and notes: a post whose answer was lost is found again, one that failed is made."""
+def test_a_message_whose_post_failed_appears_once(bench: Bench, lost: bool) -> None:
+    """Heads and notes alike: a post whose answer was lost is found again, and one that was not made is repeated."""
     said = bench.slack.chat_postMessage
 
     def cut(**message: Any) -> dict[str, Any]:
@@ -271,11 +275,11 @@ def test_what_slack_did_not_answer_is_said_once(bench: Bench, lost: bool) -> Non
 
 
 class Killed(BaseException):
-    """kill -9, as a test has it."""
+    """Stands for `kill -9`."""
 
 
-def test_a_crash_between_any_two_steps_says_nothing_twice(tmp_path: Path) -> None:
-    """Die before each write of the database in turn, while opening, telling and closing; then go on."""
+def test_a_crash_between_any_two_steps_posts_nothing_twice(tmp_path: Path) -> None:
+    """Dies before each write to the database in turn, while opening, announcing and closing, and then continues."""
     moment = 0
     while True:
         moment += 1
@@ -309,7 +313,7 @@ def test_a_crash_between_any_two_steps_says_nothing_twice(tmp_path: Path) -> Non
     assert moment > 8, "it has died often enough"
 
 
-def test_two_sweeps_at_once_open_one_incident_with_one_thread(bench: Bench) -> None:
+def test_sweeps_at_the_same_time_open_one_incident_with_one_thread(bench: Bench) -> None:
     together = threading.Barrier(4)
     errors: list[Exception] = []
 
@@ -330,7 +334,7 @@ def test_two_sweeps_at_once_open_one_incident_with_one_thread(bench: Bench) -> N
     assert len(bench.context.incidents.open()) == len(heads(bench)) == 1
 
 
-def test_a_head_that_somebody_removed_is_posted_again(bench: Bench) -> None:
+def test_a_head_that_somebody_deleted_is_posted_again(bench: Bench) -> None:
     sweep(bench, WORKER)
     (head,) = heads(bench)
     bench.slack.gone.add(head["ts"])
@@ -341,7 +345,7 @@ def test_a_head_that_somebody_removed_is_posted_again(bench: Bench) -> None:
     assert len(thread(bench, again)) == 1
 
 
-def test_one_that_slack_refuses_holds_up_no_other(bench: Bench) -> None:
+def test_an_incident_that_slack_refuses_does_not_block_others(bench: Bench) -> None:
     bench.slack.fail("chat.postMessage", "msg_blocks_too_long")
     sweep(bench, WORKER, CRON)
     assert len(heads(bench)) == 1
@@ -349,14 +353,14 @@ def test_one_that_slack_refuses_holds_up_no_other(bench: Bench) -> None:
     assert len(heads(bench)) == 2
 
 
-def test_without_a_channel_it_is_kept_and_nobody_is_told(tmp_path: Path) -> None:
+def test_without_a_channel_an_incident_is_stored_and_not_posted(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     sweep(bench, WORKER)
     assert posts(bench) == []
     assert len(bench.context.incidents.open()) == 1
 
 
-def test_what_was_opened_without_a_channel_is_told_in_the_one_that_is_set_later(tmp_path: Path) -> None:
+def test_an_incident_opened_without_a_channel_is_posted_once_one_is_set(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     sweep(bench, WORKER)
     bench = make_bench(tmp_path, bench.lxd, slack=bench.slack, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
@@ -369,8 +373,8 @@ def test_what_was_opened_without_a_channel_is_told_in_the_one_that_is_set_later(
     assert shown(bench, head)["text"].startswith(":large_green_circle:")
 
 
-def test_in_another_channel_an_incident_goes_on_in_a_thread_of_its_own(bench: Bench, tmp_path: Path) -> None:
-    """The bot may not be let into the old one any more."""
+def test_after_a_change_of_channel_an_incident_continues_in_a_new_thread(bench: Bench, tmp_path: Path) -> None:
+    """The bot may no longer have access to the old channel."""
     sweep(bench, WORKER, CRON)
     sweep(bench, CRON)
     bench.slack.closed.add("C0OPS")
@@ -386,7 +390,7 @@ def test_in_another_channel_an_incident_goes_on_in_a_thread_of_its_own(bench: Be
     assert shown(bench, head)["text"].startswith(":large_green_circle:")
 
 
-def test_what_was_over_before_anybody_could_be_told_is_for_the_digest(bench: Bench) -> None:
+def test_an_incident_resolved_before_it_was_posted_is_left_to_the_digest(bench: Bench) -> None:
     judge(bench, Seen({"client-x": Diagnosis((WORKER,))}, {}))
     bench.clock.move(60)
     sweep(bench)

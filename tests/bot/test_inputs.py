@@ -1,4 +1,4 @@
-"""What an operation is made of is asked for until it begins, and from then on stands in the database."""
+"""The inputs of an operation are determined until it begins; from then on they come from the database."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 @pytest.mark.parametrize("command", OPERATIONS)
-def test_once_it_has_begun_nothing_is_asked_for_again(
+def test_a_started_operation_is_not_planned_again(
     tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def asked_again(*_: object, **__: object) -> Plan:
@@ -51,7 +51,7 @@ def test_once_it_has_begun_nothing_is_asked_for_again(
 
 
 @pytest.mark.parametrize("command", before_inputs.INPUTS)
-def test_what_a_release_began_that_stored_no_inputs_goes_on(tmp_path: Path, command: str) -> None:
+def test_an_operation_begun_by_a_release_without_stored_inputs_continues(tmp_path: Path, command: str) -> None:
     world = World(tmp_path, command)
     whole = Death(10_000)
     world.begin(whole).finish()
@@ -64,8 +64,8 @@ def test_what_a_release_began_that_stored_no_inputs_goes_on(tmp_path: Path, comm
 
 
 @pytest.mark.parametrize("command", sorted(set(before_inputs.INPUTS) - {"snapshot", "prune", "purge", "tag"}))
-def test_what_a_release_began_that_stored_no_inputs_is_taken_back(tmp_path: Path, command: str) -> None:
-    """It was left half way, and a person presses Undo after the update."""
+def test_an_operation_begun_by_a_release_without_stored_inputs_can_be_undone(tmp_path: Path, command: str) -> None:
+    """It was left halfway, and a person presses Undo after the update of the bot."""
     world = World(tmp_path, command)
     bench = world.begin(die_at("ran 0"))
     with pytest.raises(Killed):
@@ -90,12 +90,12 @@ def die_at(wanted: str) -> Any:
 
 
 def forget_inputs(bench: Bench) -> None:
-    """Let the operations be as releases wrote them that stored none."""
+    """Turn the stored operations into those of a release that stored no inputs."""
     with bench.context.database.transaction() as transaction:
         transaction.execute("UPDATE operations SET plan = json_remove(plan, '$.inputs', '$.cutover')")
 
 
-def test_a_precondition_is_checked_again_at_the_approval_and_when_it_begins(bench: Bench) -> None:
+def test_a_precondition_is_checked_again_at_the_approval_and_at_the_start(bench: Bench) -> None:
     asked = bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR)
     bench.lxd.update("client-x", as_labels(state=State.SUSPENDED))
     with pytest.raises(Refused, match=r"no longer matches what was requested\. `client-x` is suspended"):
@@ -109,7 +109,7 @@ def test_a_precondition_is_checked_again_at_the_approval_and_when_it_begins(benc
     assert ended.outcome.startswith("`client-x` is suspended")
 
 
-def test_what_is_chosen_at_the_approval_is_an_input(bench: Bench) -> None:
+def test_the_choice_of_the_approver_becomes_an_input(bench: Bench) -> None:
     asked = bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR)
     assert asked.plan["inputs"]["mail"] == ""
     bench.context.approvals.decide(asked.id, LEAD, "approve", typed_name="client-x", choice="off", via="test")
@@ -118,7 +118,7 @@ def test_what_is_chosen_at_the_approval_is_an_input(bench: Bench) -> None:
     assert bench.context.fleet.tenant("client-x").outbound_off
 
 
-def test_only_what_is_checked_again_is_checked_again() -> None:
+def test_a_second_check_leaves_out_what_is_checked_only_once() -> None:
     seen: list[str] = []
 
     def look(what: str) -> dict[str, str]:
@@ -138,7 +138,7 @@ def test_only_what_is_checked_again_is_checked_again() -> None:
 
 
 @pytest.mark.parametrize("command", OPERATIONS)
-def test_steps_are_made_without_a_look_at_the_world(tmp_path: Path, command: str) -> None:
+def test_stored_steps_are_built_without_a_request_to_lxd(tmp_path: Path, command: str) -> None:
     world = World(tmp_path, command)
     bench = world.begin(die_at("started 0"))
     with pytest.raises(Killed):
@@ -151,7 +151,7 @@ def test_steps_are_made_without_a_look_at_the_world(tmp_path: Path, command: str
     assert plan.fingerprint() == stored.fingerprint
 
 
-def test_every_operation_has_a_request_and_steps_and_none_knows_of_modes() -> None:
+def test_every_operation_has_steps_and_no_command_asks_whether_it_has_begun() -> None:
     for command in Registry(commands).commands.values():
         has_steps = command.kind == "operation" and command.name not in BATCHES
         assert (command.steps is not None) == has_steps, command.name
@@ -164,7 +164,7 @@ def test_every_operation_has_a_request_and_steps_and_none_knows_of_modes() -> No
 
 
 def modes(tree: ast.AST) -> list[int]:
-    """The lines in which it matters whether something was asked for, or begun, before."""
+    """Return the lines whose result depends on whether an operation exists or has begun."""
     decided: list[ast.expr] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.If | ast.IfExp | ast.While):
@@ -181,10 +181,10 @@ def modes(tree: ast.AST) -> list[int]:
 
 
 @pytest.mark.parametrize("command", ["new", "suspend", "migrate"])
-def test_what_has_begun_waits_for_the_host_of_its_tenant_before_it_goes_on(
+def test_a_started_operation_waits_for_the_host_of_its_tenant_before_it_continues(
     tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine was restarted, and the bot is there before LXD is."""
+    """After a reboot the bot may be up before LXD is."""
     world = World(tmp_path, command)
     bench = world.begin(die_at("started 0"))
     with pytest.raises(Killed):

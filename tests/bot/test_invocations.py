@@ -1,4 +1,4 @@
-"""What a delivery means: commands, buttons, typed replies, submitted modals; and what people are told."""
+"""What a delivery does: commands, buttons, typed replies and submitted windows, and what people are told."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def desk(tmp_path: Path) -> Desk:
 
 @pytest.fixture
 def asked(desk: Desk) -> Desk:
-    """With a request whose card is posted."""
+    """A desk with a request whose card is posted."""
     desk.command("new client-x")
     desk.announce()
     return desk
@@ -45,13 +45,13 @@ def test_a_command_that_changes_something_becomes_a_request(asked: Desk) -> None
     assert asked.slack.to(ASKER.id) == [], "the card says it all"
 
 
-def test_a_query_is_answered_to_who_asked(desk: Desk) -> None:
+def test_a_query_is_answered_to_the_person_who_asked(desk: Desk) -> None:
     desk.command("list")
     assert last_answer(desk, ASKER.id) == "No tenants yet. Create one: `/mautic new`"
     assert desk.bench.context.operations.select("1 = 1") == []
 
 
-def test_a_refusal_is_told_and_recorded(desk: Desk) -> None:
+def test_a_refusal_is_explained_and_recorded(desk: Desk) -> None:
     desk.command("nwe <!channel>")
     assert last_answer(desk, ASKER.id) == ":warning: I don't know “nwe”. Did you mean `/mautic new`?"
     row = audit.recent(desk.bench.context.database, limit=1)[0]
@@ -60,7 +60,7 @@ def test_a_refusal_is_told_and_recorded(desk: Desk) -> None:
 
 
 def refused(desk: Desk) -> tuple[str, str, str]:
-    """What the latest refusal's row keeps: what was asked for, the tenant, and why it was refused."""
+    """Return what the latest refusal's row records: what was asked for, the tenant, and the reason."""
     row = audit.recent(desk.bench.context.database, limit=1)[0]
     assert row["event"].endswith(".refused")
     detail = json.loads(row["detail"])
@@ -80,7 +80,7 @@ SECRET = "hunter2!"
         (f"{SECRET} client-x", "", ""),
     ],
 )
-def test_a_refusal_is_recorded_by_names_alone(two_tenants: Desk, text: str, what: str, tenant: str) -> None:
+def test_a_refusal_records_only_known_names(two_tenants: Desk, text: str, what: str, tenant: str) -> None:
     two_tenants.command(text, OPERATOR)
     why = "What was typed is unknown, and not kept."
     assert refused(two_tenants) == (what, tenant, why)
@@ -88,7 +88,7 @@ def test_a_refusal_is_recorded_by_names_alone(two_tenants: Desk, text: str, what
     assert f"{what} · What was typed" in str(two_tenants.slack.said[-1])
 
 
-def test_no_refusal_keeps_what_was_typed(two_tenants: Desk) -> None:
+def test_no_refusal_records_what_was_typed(two_tenants: Desk) -> None:
     two_tenants.slack.groups["mautic-operators"] = [LEAD.id]
     for command in two_tenants.bench.context.registry.commands.values():
         options = re.findall(r"\[--([\w-]+)", command.usage)
@@ -111,7 +111,7 @@ def test_no_refusal_keeps_what_was_typed(two_tenants: Desk) -> None:
     assert [tuple(row) for row in rows if "hunter2" in str(tuple(row)).lower()] == []
 
 
-def test_who_may_not_ask_is_told_who_may(desk: Desk) -> None:
+def test_a_person_who_may_not_ask_is_told_who_may(desk: Desk) -> None:
     desk.command("delete client-x")
     assert "Ask an operator or an approver" in last_answer(desk, ASKER.id)
 
@@ -120,7 +120,7 @@ WHAT_ROLES_LET_DO = ("approve 1", "deny 1", "audit", "console client-x", "logs c
 
 
 @pytest.mark.parametrize("text", WHAT_ROLES_LET_DO)
-def test_who_has_just_lost_a_role_cannot_decide_or_look_by_it(
+def test_a_person_who_has_just_lost_a_role_cannot_use_it(
     asked: Desk, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.slack.people.JUST_NOW", 0.0)
@@ -131,7 +131,7 @@ def test_who_has_just_lost_a_role_cannot_decide_or_look_by_it(
     assert re.search("Only approvers|Ask an operator", last_answer(asked, LEAD.id))
 
 
-def test_who_has_just_lost_a_role_cannot_have_done_at_once_what_needs_no_approval(
+def test_a_person_who_has_just_lost_a_role_cannot_start_what_needs_no_approval(
     asked: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.slack.people.JUST_NOW", 0.0)
@@ -141,13 +141,13 @@ def test_who_has_just_lost_a_role_cannot_have_done_at_once_what_needs_no_approva
     assert "Ask an operator" in last_answer(asked, OPERATOR.id)
 
 
-def test_a_guest_is_turned_away_and_not_taught(desk: Desk) -> None:
+def test_a_guest_is_turned_away(desk: Desk) -> None:
     desk.slack.people["U0GUEST"] = {"is_restricted": True}
     desk.command("nwe client-x", Actor("U0GUEST", frozenset()))
     assert "Guests" in last_answer(desk, "U0GUEST")
 
 
-def test_a_busy_tenant_names_its_holder(asked: Desk) -> None:
+def test_a_refusal_names_the_request_that_locks_the_tenant(asked: Desk) -> None:
     asked.command("new client-x", OPERATOR)
     assert f"locked by request #1 (new) by <@{ASKER.id}>" in last_answer(asked, OPERATOR.id)
 
@@ -175,19 +175,19 @@ def test_only_exact_words_in_the_thread_decide(asked: Desk, reply: str, state: s
     assert asked.last().state == state
 
 
-def test_a_reason_in_a_reply_is_what_was_typed(asked: Desk) -> None:
+def test_a_reason_in_a_reply_is_kept_as_typed_and_escaped_when_shown(asked: Desk) -> None:
     asked.reply("deny because of R&amp;D &lt;3 <!channel>", 1)
     assert asked.last().decisions[0].reason == "of R&D <3 <!channel>"
     asked.announce()
     assert "&lt;!channel&gt;" in asked.slack.said[-1]["text"]
 
 
-def test_the_requester_withdraws_by_a_reply(asked: Desk) -> None:
+def test_the_requester_can_withdraw_with_a_reply(asked: Desk) -> None:
     asked.reply("cancel", 1, ASKER)
     assert asked.last().state == "cancelled"
 
 
-def test_a_reply_of_somebody_without_a_say_is_told_so_in_the_thread(asked: Desk) -> None:
+def test_a_reply_of_somebody_who_may_not_decide_is_refused_in_the_thread(asked: Desk) -> None:
     asked.reply("approve", 1, OPERATOR)
     assert asked.last().state == "awaiting_approval"
     assert asked.slack.said[-1]["thread_ts"] == asked.last().message_ts
@@ -195,7 +195,7 @@ def test_a_reply_of_somebody_without_a_say_is_told_so_in_the_thread(asked: Desk)
 
 
 def card_before_slacks_answer(desk: Desk) -> dict[str, Any]:
-    """A request's card that stands in Slack, at a place that the bot does not know yet: the answer is on its way."""
+    """Return a request's card that Slack has posted, but whose ts the bot does not know yet."""
     desk.command("new client-x")
     desk.announce()
     with desk.bench.context.database.transaction() as transaction:
@@ -203,12 +203,12 @@ def card_before_slacks_answer(desk: Desk) -> dict[str, Any]:
     return next(one for one in reversed(desk.slack.said) if not one.get("thread_ts"))
 
 
-def test_a_reply_that_is_faster_than_slacks_answer_to_the_card_decides(desk: Desk) -> None:
+def test_a_reply_that_is_faster_than_slacks_answer_to_the_card_counts(desk: Desk) -> None:
     desk.reply("approve", thread_ts=card_before_slacks_answer(desk)["ts"])
     assert desk.last().state == "queued"
 
 
-def test_a_reply_whose_card_cannot_be_looked_up_is_told_so(desk: Desk) -> None:
+def test_a_reply_whose_card_cannot_be_looked_up_has_to_be_repeated(desk: Desk) -> None:
     card = card_before_slacks_answer(desk)
     desk.slack.fail("conversations.replies", "fatal_error")
     desk.reply("approve", thread_ts=card["ts"])
@@ -217,14 +217,14 @@ def test_a_reply_whose_card_cannot_be_looked_up_is_told_so(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("forged", [{"user": "U0OTHERAPP"}, {"metadata": None}, {"metadata": {"event_type": "other"}}])
-def test_a_reply_to_what_is_no_card_of_ours_decides_nothing(desk: Desk, forged: dict[str, Any]) -> None:
+def test_a_reply_to_a_message_that_is_not_our_card_decides_nothing(desk: Desk, forged: dict[str, Any]) -> None:
     card = card_before_slacks_answer(desk)
     card.update(forged)
     desk.reply("approve", thread_ts=card["ts"])
     assert desk.last().state == "awaiting_approval"
 
 
-def test_other_talk_in_the_thread_is_left_alone_but_a_mention_is_answered(asked: Desk) -> None:
+def test_other_messages_in_the_thread_are_ignored_but_a_mention_is_answered(asked: Desk) -> None:
     before = len(asked.slack.said)
     asked.reply("who is this for?", 1)
     assert len(asked.slack.said) == before
@@ -233,20 +233,20 @@ def test_other_talk_in_the_thread_is_left_alone_but_a_mention_is_answered(asked:
 
 
 @pytest.mark.parametrize("text", ["ok", "lgtm", ":+1:", "approve it please"])
-def test_who_may_approve_is_told_that_an_unclear_reply_does_not_count(asked: Desk, text: str) -> None:
+def test_an_approver_is_told_that_an_unclear_reply_does_not_count(asked: Desk, text: str) -> None:
     asked.reply(text, 1)
     assert asked.last().state == "awaiting_approval"
     told = ":warning: I didn't count that as an approval. Tap Approve, or reply exactly `approve`."
     assert asked.slack.to(LEAD.id) == [told]
     for actor in (ASKER, OPERATOR):
         asked.reply(text, 1, actor)
-        assert asked.slack.to(actor.id) == [], "who cannot approve is only talking"
+        assert asked.slack.to(actor.id) == [], "people who cannot approve are only talking"
     asked.reply("approve", 1)
     asked.reply(text, 1)
     assert asked.slack.to(LEAD.id) == [told], "it is approved by then"
 
 
-def test_where_a_name_is_needed_it_is_told_with_it(asked: Desk) -> None:
+def test_the_hint_includes_the_tenants_name_where_it_has_to_be_typed(asked: Desk) -> None:
     asked.reply("deny", 1)
     asked.bench.done("new client-y")
     asked.command("delete client-y", OPERATOR)
@@ -255,7 +255,7 @@ def test_where_a_name_is_needed_it_is_told_with_it(asked: Desk) -> None:
     assert "reply exactly `approve client-y`" in last_answer(asked, LEAD.id)
 
 
-def test_a_click_decides_and_the_second_is_told(asked: Desk) -> None:
+def test_a_click_decides_and_a_second_one_is_refused(asked: Desk) -> None:
     asked.click("approve", 1)
     assert asked.last().state == "queued"
     asked.click("deny", 1)
@@ -269,13 +269,15 @@ def test_a_dangerous_approval_opens_a_window_for_the_name(asked: Desk) -> None:
     asked.click("approve", 2)
     assert asked.slack.views[-1]["callback_id"] == "typed_name"
     asked.submit("typed_name", json.loads(asked.slack.views[-1]["private_metadata"]), LEAD, name="client-y")
-    assert "add the tenant name" in last_answer(asked, LEAD.id), "it is told, though a modal has no response_url"
+    assert "add the tenant name" in last_answer(asked, LEAD.id), (
+        "the person is told, though a window has no response_url"
+    )
     asked.submit("typed_name", json.loads(asked.slack.views[-1]["private_metadata"]), LEAD, name="client-x")
     assert asked.last().state == "queued"
 
 
 def after_a_lost_database(desk: Desk, folder: Path, later: float = 3600) -> Desk:
-    """The same Slack and servers, and a database that is new: its next operation is number 3 again."""
+    """Return a desk with the same Slack and servers and a new database, whose next operation is number 3 again."""
     again = make_desk(make_bench(folder / "new", desk.bench.lxd, slack=desk.slack))
     again.bench.clock.move(later)
     again.bench.context.operations.number_after(2)
@@ -286,7 +288,7 @@ def after_a_lost_database(desk: Desk, folder: Path, later: float = 3600) -> Desk
     ("later", "since"), [(0, "suspend client-y"), (3600, "stop client-x")], ids=["clock set back", "same request"]
 )
 @pytest.mark.parametrize("home", [False, True])
-def test_a_card_decides_nothing_of_another_request_that_was_given_its_number(
+def test_a_card_does_not_decide_another_request_with_the_same_number(
     two_tenants: Desk, tmp_path: Path, later: float, since: str, home: bool
 ) -> None:
     two_tenants.command("stop client-x", OPERATOR)
@@ -303,10 +305,10 @@ def test_a_card_decides_nothing_of_another_request_that_was_given_its_number(
     assert f"This card belongs to another request. #3 is now `{command}` of `{tenant}`" in told
     again.announce()
     again.reply("approve", thread_ts=two_tenants.last().message_ts)
-    assert again.last().state == "awaiting_approval", "nor does a reply in its thread"
+    assert again.last().state == "awaiting_approval", "a reply in its thread does not decide either"
 
 
-def test_a_reply_to_a_card_decides_nothing_of_another_request_whose_card_is_on_its_way(
+def test_a_reply_to_a_card_does_not_decide_another_request_that_has_no_card_yet(
     two_tenants: Desk, tmp_path: Path
 ) -> None:
     two_tenants.command("stop client-x", OPERATOR)
@@ -317,7 +319,7 @@ def test_a_reply_to_a_card_decides_nothing_of_another_request_whose_card_is_on_i
     assert again.last().state == "awaiting_approval"
 
 
-def test_a_typed_name_approves_no_other_request_that_was_given_the_number(two_tenants: Desk, tmp_path: Path) -> None:
+def test_a_typed_name_does_not_approve_another_request_with_the_same_number(two_tenants: Desk, tmp_path: Path) -> None:
     two_tenants.command("delete client-x", OPERATOR)
     two_tenants.click("approve", 3)
     window = json.loads(two_tenants.slack.views[-1]["private_metadata"])
@@ -328,13 +330,13 @@ def test_a_typed_name_approves_no_other_request_that_was_given_the_number(two_te
     assert "This card belongs to another request" in last_answer(again, LEAD.id)
 
 
-def test_who_may_not_decide_gets_no_window(asked: Desk) -> None:
+def test_a_person_who_may_not_decide_gets_no_window(asked: Desk) -> None:
     asked.click("approve", 1, OPERATOR)
     assert asked.slack.views == []
     assert "Only approvers" in last_answer(asked, OPERATOR.id)
 
 
-def test_retry_is_for_the_requester_and_approvers(asked: Desk) -> None:
+def test_only_the_requester_and_approvers_can_retry(asked: Desk) -> None:
     asked.bench.lxd.fail_next("start", OSError("broken"))
     asked.click("approve", 1)
     asked.bench.finish()
@@ -345,12 +347,12 @@ def test_retry_is_for_the_requester_and_approvers(asked: Desk) -> None:
     assert asked.last().state == "succeeded"
 
 
-def test_who_retries_must_still_be_allowed_to_ask(asked: Desk) -> None:
+def test_a_person_who_retries_must_still_be_allowed_to_ask(asked: Desk) -> None:
     asked.click("approve", 1)
     asked.bench.finish()
     asked.command("delete client-x", OPERATOR)
     asked.bench.approve(asked.last())
-    # In peace, and by force.
+    # Both the clean stop and the forced one fail.
     asked.bench.lxd.fail_next("stop", LxdError("broken"), times=2)
     asked.bench.finish()
     asked.slack.groups["mautic-operators"] = []
@@ -360,7 +362,7 @@ def test_who_retries_must_still_be_allowed_to_ask(asked: Desk) -> None:
     assert asked.last().state == "failed"
 
 
-def test_an_approval_does_not_last_for_ever(asked: Desk) -> None:
+def test_a_retry_is_refused_when_the_approval_is_older_than_24_hours(asked: Desk) -> None:
     asked.bench.lxd.fail_next("start", LxdError("broken"))
     asked.click("approve", 1)
     asked.bench.finish()
@@ -371,7 +373,7 @@ def test_an_approval_does_not_last_for_ever(asked: Desk) -> None:
     assert asked.last().state == "failed"
 
 
-def test_what_was_left_half_done_can_be_tried_again_at_any_time(asked: Desk) -> None:
+def test_an_operation_left_half_done_can_be_retried_at_any_time(asked: Desk) -> None:
     asked.bench.lxd.fail_next("start", LxdError("broken"))
     asked.bench.lxd.fail_next("delete", LxdError("broken"))
     asked.click("approve", 1)
@@ -383,7 +385,7 @@ def test_what_was_left_half_done_can_be_tried_again_at_any_time(asked: Desk) -> 
     assert asked.last().state == "succeeded"
 
 
-def test_the_form_of_new_is_a_request_like_any_other(desk: Desk) -> None:
+def test_the_form_of_new_creates_a_request(desk: Desk) -> None:
     desk.command("new")
     metadata = json.loads(desk.slack.views[-1]["private_metadata"])
     note = 'it\'s "R&D" <3 `x` \\ — it --really is'
@@ -406,7 +408,7 @@ def test_a_name_that_was_pasted_into_a_window_is_understood(desk: Desk, typed: s
     assert desk.last().state == "queued"
 
 
-def test_an_edited_reply_decides_nothing_and_says_so(asked: Desk) -> None:
+def test_an_edited_reply_decides_nothing_and_the_person_is_told(asked: Desk) -> None:
     asked.reply("approve", edited=True)
     assert asked.last().state == "awaiting_approval"
     assert "An edited message does not count as a decision" in last_answer(asked, LEAD.id)
@@ -417,14 +419,14 @@ def test_an_edited_reply_decides_nothing_and_says_so(asked: Desk) -> None:
     assert len(asked.slack.to(LEAD.id)) == told
 
 
-def test_a_form_with_a_wrong_name_is_told_without_a_response_url(desk: Desk) -> None:
+def test_a_wrong_name_in_a_form_is_reported_without_a_response_url(desk: Desk) -> None:
     desk.submit("command", {"command": "new"}, tenant="-x --plan", plan="small")
     assert "can't be a tenant name" in last_answer(desk, ASKER.id) or "Usage" in last_answer(desk, ASKER.id)
     desk.submit("command", {"command": "new"}, tenant=None, plan="small")
     assert "An argument is missing" in last_answer(desk, ASKER.id)
 
 
-def test_a_refused_answer_reaches_the_person_where_the_bot_is_not(desk: Desk) -> None:
+def test_a_refusal_reaches_the_person_in_a_channel_without_the_bot(desk: Desk) -> None:
     desk.slack.closed.add("C0ELSEWHERE")
     desk.command("nwe", channel="C0ELSEWHERE")
     assert "Did you mean" in last_answer(desk, ASKER.id)
@@ -461,7 +463,7 @@ def test_a_delivery_without_a_person_is_only_logged(desk: Desk) -> None:
 
 
 def decided(desk: Desk, **changes: Any) -> None:
-    """Give the role that approves other people."""
+    """Change who has the role `approver`."""
     settings = desk.bench.context.settings
     role = replace(settings.roles["approver"], users=[], groups=[])
     desk.invocations.people.settings = replace(
@@ -474,7 +476,7 @@ def bells(desk: Desk) -> list[str]:
     return [one["text"] for one in desk.slack.said if "please approve or deny this request" in one["text"]]
 
 
-def test_who_can_approve_is_told_of_a_request_once_in_its_thread(asked: Desk) -> None:
+def test_approvers_are_mentioned_once_in_the_thread_of_a_request(asked: Desk) -> None:
     asked.announce()
     assert bells(asked) == [":bell: <!subteam^S0MAUTICAPPROVERS>, please approve or deny this request."]
     (bell,) = [one for one in asked.slack.said if one["text"] in bells(asked)]
@@ -490,14 +492,16 @@ def test_who_can_approve_is_told_of_a_request_once_in_its_thread(asked: Desk) ->
         ({"groups": ["mautic-operators"], "users": [OPERATOR.id]}, "<!subteam^S0MAUTICOPERATORS>"),
     ],
 )
-def test_who_asks_is_not_told_of_it_nor_anybody_twice(desk: Desk, approver: dict[str, Any], mentioned: str) -> None:
+def test_the_requester_is_not_mentioned_and_nobody_is_mentioned_twice(
+    desk: Desk, approver: dict[str, Any], mentioned: str
+) -> None:
     decided(desk, **approver)
     desk.command("new client-x", LEAD)
     desk.announce()
     assert bells(desk) == [f":bell: {mentioned}, please approve or deny this request."]
 
 
-def test_who_can_approve_what_is_asked_for_in_a_direct_message_is_told_in_the_channel(tmp_path: Path) -> None:
+def test_approvers_of_a_request_in_a_direct_message_are_mentioned_in_the_channel(tmp_path: Path) -> None:
     desk = make_desk(make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0MAIN"))
     desk.command("new client-x", channel="D0ASKER")
     desk.announce()
@@ -520,7 +524,7 @@ def test_where_everybody_can_approve_nobody_is_mentioned(desk: Desk) -> None:
     assert bells(desk) == []
 
 
-def test_what_is_decided_before_slack_answers_is_not_told_of(desk: Desk) -> None:
+def test_nobody_is_mentioned_if_a_request_is_decided_before_its_card_is_posted(desk: Desk) -> None:
     desk.command("new client-x")
     desk.slack.fail("chat.postMessage", "fatal_error")
     desk.announce()
@@ -530,7 +534,7 @@ def test_what_is_decided_before_slack_answers_is_not_told_of(desk: Desk) -> None
     assert bells(desk) == []
 
 
-def test_a_mention_whose_answer_was_lost_is_not_made_again(desk: Desk) -> None:
+def test_a_mention_whose_answer_was_lost_is_not_repeated(desk: Desk) -> None:
     real = desk.slack.chat_postMessage
 
     def lost(**message: Any) -> Any:
@@ -547,7 +551,7 @@ def test_a_mention_whose_answer_was_lost_is_not_made_again(desk: Desk) -> None:
     assert len(bells(desk)) == 1
 
 
-def test_what_takes_no_approval_is_told_to_nobody(desk: Desk) -> None:
+def test_nobody_is_mentioned_for_a_request_that_needs_no_approval(desk: Desk) -> None:
     desk.bench.done("new client-x")
     desk.command("snapshot client-x", OPERATOR)
     desk.announce()
@@ -569,9 +573,7 @@ def test_what_takes_no_approval_is_told_to_nobody(desk: Desk) -> None:
         ({"users": ["U0GUEST"]}, r"<@U0GUEST> is a guest, a bot, deactivated, or from another organisation"),
     ],
 )
-def test_what_nobody_could_approve_is_refused_when_it_is_asked_for(
-    desk: Desk, approver: dict[str, Any], why: str
-) -> None:
+def test_a_request_that_nobody_could_approve_is_refused_at_once(desk: Desk, approver: dict[str, Any], why: str) -> None:
     desk.slack.groups["empty"] = []
     desk.slack.people["U0GUEST"] = {"is_restricted": True}
     decided(desk, **approver)
@@ -579,7 +581,7 @@ def test_what_nobody_could_approve_is_refused_when_it_is_asked_for(
     assert re.search(why, last_answer(desk, LEAD.id))
     assert desk.bench.context.operations.select("1 = 1") == []
     desk.command("new", LEAD)
-    assert desk.slack.views == [], "no form that leads nowhere"
+    assert desk.slack.views == [], "no form for a request that nobody could approve"
 
 
 @pytest.mark.parametrize(
@@ -589,13 +591,13 @@ def test_what_nobody_could_approve_is_refused_when_it_is_asked_for(
         ("missing_scope", "the Slack app lacks the scope `usergroups:read`"),
     ],
 )
-def test_a_group_that_cannot_be_read_is_the_reason(desk: Desk, error: str, why: str) -> None:
+def test_a_refusal_says_why_a_group_cannot_be_read(desk: Desk, error: str, why: str) -> None:
     desk.slack.fail("usergroups.list", error, times=9)
     desk.command("new client-x")
     assert why in last_answer(desk, ASKER.id)
 
 
-def test_two_approvals_take_two_people_beside_who_asks(desk: Desk) -> None:
+def test_two_approvals_take_two_people_besides_the_requester(desk: Desk) -> None:
     settings = desk.bench.context.settings
     policies = dict(settings.policies)
     policies["new"] = replace(policies["new"], approvals=2)
@@ -606,15 +608,15 @@ def test_two_approvals_take_two_people_beside_who_asks(desk: Desk) -> None:
     assert desk.last().state == "awaiting_approval"
 
 
-def test_a_request_is_taken_where_slack_does_not_tell_who_could_approve(desk: Desk) -> None:
+def test_a_request_is_accepted_if_slack_does_not_say_who_could_approve(desk: Desk) -> None:
     desk.invocations.people._roles = lambda user, fresh: frozenset(["requester"])  # type: ignore[method-assign]
     desk.slack.fail("usergroups.list", "ratelimited", times=9)
     desk.command("new client-x")
     assert desk.last().state == "awaiting_approval"
 
 
-def test_a_window_waits_for_no_question_of_who_could_approve(desk: Desk) -> None:
-    # Slack gives three seconds for it, and many are to be asked of.
+def test_a_window_does_not_wait_for_the_check_of_who_could_approve(desk: Desk) -> None:
+    # Slack allows three seconds for opening it, and there are many approvers to look up.
     many = [f"U0LEAD{number}" for number in range(9)]
     desk.slack.groups["mautic-approvers"] = [LEAD.id, *many]
     desk.invocations.people.forget()
@@ -629,7 +631,7 @@ def test_a_window_waits_for_no_question_of_who_could_approve(desk: Desk) -> None
     assert desk.slack.calls["users.info"] > 9
 
 
-def test_so_many_requests_of_one_person_wait_and_no_more(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_waiting_requests_of_one_person_is_limited(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bot.store.operations.OF_ONE", 3)
     for number in range(5):
         desk.command(f"new client-{number}")

@@ -1,4 +1,4 @@
-"""Jobs: found by looking, recorded, paused, run by hand, and never twice at once."""
+"""Jobs: discovered in files, recorded, paused, run on request, and never run twice in parallel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DECLARE = "from bot.engine.scheduler import schedule\n\n@schedule(seconds=60)\nd
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
-    """Makes a package of the given files."""
+    """Return a function that creates a package of the given files."""
     folder = tmp_path / "own_jobs"
 
     def make(**files: str) -> ModuleType:
@@ -42,7 +42,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 def scheduled(bench: Bench, *jobs: Declared) -> Scheduler:
-    """A scheduler of the given jobs alone."""
+    """Return a scheduler of the given jobs only."""
     context = replace(bench.context, jobs=Jobs(bench.context.database, jobs, bench.clock))
     return Scheduler(context)
 
@@ -51,7 +51,7 @@ def job(run: Callable[[Any], None], seconds: float = 3600) -> Declared:
     return Declared("count", "Count", seconds, run)
 
 
-def test_the_jobs_are_the_files_and_say_what_they_do(bench: Bench) -> None:
+def test_each_file_in_schedules_is_one_job_with_a_summary(bench: Bench) -> None:
     found = discover(schedules)
     files = Path(schedules.__path__[0]).glob("[a-z]*.py")
     assert [one.name for one in found] == sorted(file.stem.replace("_", "-") for file in files)
@@ -59,13 +59,13 @@ def test_the_jobs_are_the_files_and_say_what_they_do(bench: Bench) -> None:
     assert [one.name for one in bench.context.jobs.all()] == [one.name for one in found]
 
 
-def test_a_file_that_declares_no_job_or_two_is_refused_at_the_start(package: Callable[..., ModuleType]) -> None:
+def test_a_file_that_declares_two_jobs_is_refused_at_the_start(package: Callable[..., ModuleType]) -> None:
     made = package(two=DECLARE + DECLARE.replace("def job", "def other"))
     with pytest.raises(RuntimeError, match=r"own_jobs\.two has to declare one job; it declares 2"):
         discover(made)
 
 
-def test_two_files_of_one_name_are_refused_at_the_start(package: Callable[..., ModuleType]) -> None:
+def test_two_files_with_the_same_job_name_are_refused_at_the_start(package: Callable[..., ModuleType]) -> None:
     with pytest.raises(RuntimeError, match="declare the job import"):
         discover(package(import_=DECLARE, **{"import": DECLARE}))
 
@@ -116,7 +116,7 @@ def test_a_job_that_raises_is_recorded_and_runs_again(
     assert (only(scheduler).outcome, only(scheduler).error_id) == ("done", "")
 
 
-def test_a_paused_job_runs_only_when_it_is_asked_for(bench: Bench) -> None:
+def test_a_paused_job_runs_only_on_request(bench: Bench) -> None:
     runs: list[int] = []
     declared = job(lambda context: runs.append(1))
     scheduler = scheduled(bench, declared)
@@ -131,7 +131,7 @@ def test_a_paused_job_runs_only_when_it_is_asked_for(bench: Bench) -> None:
     assert runs == [1, 1]
 
 
-def test_a_run_that_the_end_of_the_process_cut_is_said_to_be_cut(bench: Bench) -> None:
+def test_a_run_that_was_cut_off_when_the_bot_stopped_is_recorded_as_interrupted(bench: Bench) -> None:
     scheduler = scheduled(bench, job(lambda context: None))
     scheduler.jobs.begin("count")
     assert only(scheduler).running
@@ -139,7 +139,7 @@ def test_a_run_that_the_end_of_the_process_cut_is_said_to_be_cut(bench: Bench) -
     assert (only(scheduler).running, only(scheduler).outcome) == (False, "Interrupted when the bot stopped.")
 
 
-def test_a_job_ails_that_is_paused_failed_hangs_or_does_not_run(bench: Bench) -> None:
+def test_a_job_that_is_paused_failed_hangs_or_is_overdue_has_a_problem(bench: Bench) -> None:
     declared = job(lambda context: None)
     scheduler = scheduled(bench, declared)
     jobs = scheduler.jobs
@@ -147,7 +147,7 @@ def test_a_job_ails_that_is_paused_failed_hangs_or_does_not_run(bench: Bench) ->
     def trouble() -> list[str]:
         return [one.problem for one in jobs.failing_jobs()]
 
-    assert trouble() == [], "it was never to run yet"
+    assert trouble() == [], "no run was due yet"
     scheduler.run(declared)
     bench.clock.move(3600 + LATE)
     assert trouble() == []
@@ -159,7 +159,7 @@ def test_a_job_ails_that_is_paused_failed_hangs_or_does_not_run(bench: Bench) ->
     assert trouble() == ["hangs"]
     jobs.end("count", "LXD does not answer.")
     jobs.begin("count")
-    assert trouble() == ["failed: LXD does not answer"], "also while it is tried again"
+    assert trouble() == ["failed: LXD does not answer"], "the failure is still shown while the job is retried"
     jobs.end("count", "done")
     assert trouble() == []
     jobs.pause("count", "U0OPERATOR")
@@ -167,7 +167,7 @@ def test_a_job_ails_that_is_paused_failed_hangs_or_does_not_run(bench: Bench) ->
     assert trouble() == ["is paused"]
 
 
-def test_no_job_ails_for_the_time_that_the_bot_was_away_nor_for_being_cut_then(bench: Bench) -> None:
+def test_a_job_has_no_problem_only_because_the_bot_was_down(bench: Bench) -> None:
     scheduler = scheduled(bench, job(lambda context: None))
     scheduler.jobs.begin("count")
     bench.clock.move(3 * 86_400)
@@ -177,7 +177,7 @@ def test_no_job_ails_for_the_time_that_the_bot_was_away_nor_for_being_cut_then(b
     assert [one.problem for one in scheduler.jobs.failing_jobs()] == ["is not running"]
 
 
-def test_a_clock_that_was_set_back_makes_no_job_wait_longer_than_its_interval(bench: Bench) -> None:
+def test_after_the_clock_is_set_back_no_job_waits_longer_than_its_interval(bench: Bench) -> None:
     declared = job(lambda context: None)
     scheduler = scheduled(bench, declared)
     scheduler.run(declared)
@@ -185,7 +185,7 @@ def test_a_clock_that_was_set_back_makes_no_job_wait_longer_than_its_interval(be
     assert only(scheduler).next == bench.clock() + 3600
 
 
-def test_it_runs_what_is_due_at_once_and_what_is_asked_for_but_never_twice_at_once(bench: Bench) -> None:
+def test_due_and_requested_jobs_run_at_once_but_never_twice_in_parallel(bench: Bench) -> None:
     go_on = threading.Semaphore(0)
     inside: list[int] = []
     most: list[int] = []
@@ -199,7 +199,7 @@ def test_it_runs_what_is_due_at_once_and_what_is_asked_for_but_never_twice_at_on
     scheduler = scheduled(bench, job(run))
     scheduler.start()
     until(lambda: len(most) == 1)
-    # Asked for while it runs: by name it is refused, and by a race it runs after, not beside.
+    # `ask` refuses a job that is running; after a race between both (`wake`) the job runs once more afterwards.
     scheduler.jobs.wake("count")
     go_on.release()
     until(lambda: len(most) == 2)
@@ -213,18 +213,20 @@ def test_it_runs_what_is_due_at_once_and_what_is_asked_for_but_never_twice_at_on
     assert not only(scheduler).running
 
 
-def test_a_job_is_due_at_the_start_only_when_its_time_has_come(bench: Bench) -> None:
+def test_a_job_that_is_not_due_does_not_run_when_the_bot_starts(bench: Bench) -> None:
     runs: list[int] = []
+    due = threading.Event()
     declared = job(lambda context: runs.append(1), seconds=3600)
-    scheduler = scheduled(bench, declared)
+    scheduler = scheduled(bench, declared, Declared("due", "Shows that jobs run", 3600, lambda context: due.set()))
     scheduler.run(declared)
     bench.clock.move(60)
     scheduler.start()
+    assert due.wait(30)
     scheduler.stop()
     assert runs == [1]
 
 
-def test_a_paused_job_that_is_asked_for_in_a_race_runs_all_the_same(bench: Bench) -> None:
+def test_a_job_that_is_paused_and_requested_during_a_run_runs_once_more(bench: Bench) -> None:
     go_on = threading.Semaphore(0)
     runs: list[int] = []
 
@@ -244,7 +246,7 @@ def test_a_paused_job_that_is_asked_for_in_a_race_runs_all_the_same(bench: Bench
     assert len(runs) == 2
 
 
-def test_a_stop_does_not_wait_for_a_run_that_hangs(bench: Bench) -> None:
+def test_stopping_does_not_wait_for_a_run_that_hangs(bench: Bench) -> None:
     go_on, inside = threading.Event(), threading.Event()
 
     def run(context: object) -> None:
@@ -258,7 +260,7 @@ def test_a_stop_does_not_wait_for_a_run_that_hangs(bench: Bench) -> None:
     scheduler.stop(timeout=0.1)
     assert time.monotonic() - began < 5
     assert only(scheduler).running
-    # Who asks for it now is not told of an error of ours.
+    # A request for the job raises no error while the bot is stopping.
     scheduler.jobs.wake("count")
     go_on.set()
     until(lambda: not only(scheduler).running)
@@ -275,7 +277,7 @@ class Wall(datetime):
 
 
 @pytest.mark.parametrize("days", [-1, 1], ids=["back", "forth"])
-def test_the_jobs_go_on_when_the_clock_is_set(bench: Bench, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+def test_jobs_keep_running_after_the_clock_is_set(bench: Bench, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
     monkeypatch.setattr(Wall, "ahead", timedelta())
     monkeypatch.setattr("apscheduler.schedulers.base.datetime", Wall)
     monkeypatch.setattr("bot.engine.scheduler.datetime", Wall)
@@ -294,11 +296,11 @@ def test_the_jobs_go_on_when_the_clock_is_set(bench: Bench, monkeypatch: pytest.
     before = len(often)
     until(lambda: len(often) > before + 2)
     scheduler.stop()
-    # Set ahead, it may have been due by the clock and then run by the watch.
+    # With the clock set ahead, the job may run twice: because it is due by the clock, and because of the watch.
     assert len(seldom) <= 3
 
 
-def test_a_job_that_reads_what_the_settings_name_runs_at_each_start(bench: Bench) -> None:
+def test_a_job_declared_with_at_start_runs_at_every_start(bench: Bench) -> None:
     ran: list[str] = []
 
     def declared(name: str, *, at_start: bool) -> Declared:
@@ -312,6 +314,6 @@ def test_a_job_that_reads_what_the_settings_name_runs_at_each_start(bench: Bench
     assert ran.count("seldom") == 1
 
 
-def test_a_clock_set_years_ahead_makes_one_run_due() -> None:
+def test_a_clock_set_years_ahead_makes_only_one_run_due() -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     assert Every(10).get_next_fire_time(datetime(1970, 1, 1, tzinfo=UTC), now) == now + timedelta(seconds=10)

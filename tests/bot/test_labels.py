@@ -1,4 +1,4 @@
-"""Every label is listed with who writes it, and of all containers of a tenant at most one serves."""
+"""Every label is listed with the modules that write it, and at most one container of a tenant serves."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ CONTAINERS = st.builds(
 
 
 @given(st.lists(CONTAINERS, max_size=6, unique_by=lambda one: one.instance), st.randoms())
-def test_of_any_containers_at_most_one_serves_whatever_their_order(its: list[Seen], random: Any) -> None:
+def test_at_most_one_container_serves_and_their_order_does_not_matter(its: list[Seen], random: Any) -> None:
     found = serving(its)
     shuffled = random.sample(its, len(its))
     assert serving(shuffled) == found
@@ -63,13 +63,13 @@ def test_of_any_containers_at_most_one_serves_whatever_their_order(its: list[See
     assert found.role in (Role.TENANT, Role.INCOMING)
     others = [one for one in its if one is not found]
     if found.role == Role.INCOMING:
-        # The tenant goes on, or is closed: then nothing that is written to what was to replace it may be lost.
+        # A candidate serves only while the tenant's container is closed for it, so that no data written to it is lost.
         assert all(one.state == State.MOVING for one in others if one.role == Role.TENANT)
         assert not any(one.role == Role.ARCHIVED and one.state != State.MOVING for one in others)
 
 
 @given(st.lists(CONTAINERS, max_size=6, unique_by=lambda one: one.instance))
-def test_who_holds_a_domain_has_the_best_right_to_it(its: list[Seen]) -> None:
+def test_the_container_that_holds_a_domain_has_the_highest_right_to_it(its: list[Seen]) -> None:
     found, rights = holder(its), [right(one) for one in its if right(one) is not None]
     assert (found is None) == (not rights)
     if found:
@@ -78,7 +78,7 @@ def test_who_holds_a_domain_has_the_best_right_to_it(its: list[Seen]) -> None:
 
 
 @given(CONTAINERS, CONTAINERS)
-def test_two_never_take_each_others_place(one: Seen, other: Seen) -> None:
+def test_no_two_containers_have_replaced_each_other(one: Seen, other: Seen) -> None:
     assert not (has_replaced(one, other) and has_replaced(other, one))
 
 
@@ -91,7 +91,10 @@ def standing(bench: Bench) -> list[Seen]:
 
 
 def cut_anywhere(tmp_path: Path, command: str, *, undone: bool) -> Iterator[tuple[str, Bench]]:
-    """The command, cut before each call of LXD; `undone`: while it is taken back."""
+    """Yield each moment before a call of LXD at which the command was killed, and the bench as it was left.
+
+    `undone`: the command is killed while it is rolled back.
+    """
     world = World(tmp_path, command)
     for number in itertools.count():
         bench = world.begin()
@@ -119,7 +122,7 @@ def cut_anywhere(tmp_path: Path, command: str, *, undone: bool) -> Iterator[tupl
 
 @pytest.mark.parametrize("undone", [False, True], ids=["on its way", "taken back"])
 @pytest.mark.parametrize("command", sorted(set(CASES) - {"snapshot", "prune"}))
-def test_whatever_a_crash_leaves_has_one_answer_at_most(tmp_path: Path, command: str, undone: bool) -> None:
+def test_after_a_crash_anywhere_at_most_one_container_serves(tmp_path: Path, command: str, undone: bool) -> None:
     for moment, bench in cut_anywhere(tmp_path, command, undone=undone):
         its = standing(bench)
         rights = [right(one) for one in its if right(one) is not None]
@@ -133,7 +136,7 @@ def test_whatever_a_crash_leaves_has_one_answer_at_most(tmp_path: Path, command:
         assert (known and known.instance) == (found and found.instance), (moment, its)
 
 
-def test_what_no_release_writes_is_open_to_nobody() -> None:
+def test_an_unknown_role_or_state_counts_as_not_open() -> None:
     config = as_labels(role="tenant", state="hibernating")
     assert (role_of(config), state_of(config)) == (Role.TENANT, State.UNKNOWN)
     assert serving([seen("a", config, running=True)]) is None
@@ -141,14 +144,14 @@ def test_what_no_release_writes_is_open_to_nobody() -> None:
     assert state_of({}) == State.NONE
 
 
-def test_a_label_that_is_not_listed_is_neither_written_nor_read() -> None:
+def test_an_unlisted_label_can_be_neither_written_nor_read() -> None:
     with pytest.raises(KeyError, match="colour"):
         as_labels(colour="blue")
     with pytest.raises(KeyError, match="colour"):
         label_of(Instance("a", "Running").config, "colour")
 
 
-def test_keys_and_words_that_tenants_in_the_field_have_stay() -> None:
+def test_label_keys_and_values_of_existing_tenants_are_unchanged() -> None:
     assert KEY == "user.mautic-ops."
     assert {one.value for one in Role} == {
         "tenant",
@@ -165,7 +168,7 @@ def test_keys_and_words_that_tenants_in_the_field_have_stay() -> None:
 
 
 def written() -> dict[str, set[str]]:
-    """The labels that calls of `as_labels` write, by name, and the modules that they are in."""
+    """Return the labels that calls of `as_labels` and `replacing` write, each with the modules of these calls."""
     found = defaultdict(set)
     for folder in ("bot", "commands", "schedules"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -196,19 +199,19 @@ PARSED = [*NUMBERS, "network-before"]
 
 
 @pytest.mark.parametrize("nonsense", ["2026-11-30", "12 MB", "-1", "²", "9" * 30, "9" * 5000])
-def test_a_number_that_is_none_is_not_set(nonsense: str) -> None:
+def test_a_label_that_is_no_number_counts_as_not_set(nonsense: str) -> None:
     assert number_of(nonsense) == moment_of(nonsense) == 0
 
 
-def test_a_moment_that_no_calendar_knows_is_not_set() -> None:
+def test_a_moment_beyond_the_calendar_counts_as_not_set() -> None:
     assert moment_of("1800000000") == 1_800_000_000
     assert moment_of("999999999999999") == 0
     assert number_of("999999999999999") == 999_999_999_999_999
 
 
 @pytest.mark.parametrize("name", PARSED)
-def test_a_label_that_somebody_edits_to_nonsense_blinds_the_bot_to_no_tenant(tmp_path: Path, name: str) -> None:
-    """Neither people nor schedules: each reads all containers at once."""
+def test_a_label_edited_to_nonsense_hides_no_tenant_from_the_bot(tmp_path: Path, name: str) -> None:
+    """Commands and schedules read all containers at once, so that one bad label could stop them all."""
     bench = make_bench(tmp_path)
     for tenant in ("client-x", "client-y"):
         bench.done(f"new {tenant}")
@@ -224,5 +227,5 @@ def test_a_label_that_somebody_edits_to_nonsense_blinds_the_bot_to_no_tenant(tmp
         job.run(bench.context)
 
 
-def test_every_label_names_who_writes_it() -> None:
+def test_every_label_names_the_modules_that_write_it() -> None:
     assert written() == {name: set(label.writers) for name, label in LABELS.items()}

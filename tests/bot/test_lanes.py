@@ -30,14 +30,14 @@ CANDIDATES = st.lists(
 )
 
 
-def test_a_person_overtakes_a_batch_and_a_batch_maintenance() -> None:
+def test_people_overtake_batches_and_batches_overtake_maintenance() -> None:
     upkeep, child, person = Candidate(1, SYSTEM), Candidate(2, "U0A", parent=9), Candidate(3, "U0A")
     assert in_line([upkeep, child, person], []) == [person, child, upkeep]
     half_way = Candidate(4, SYSTEM, begun=True)
     assert in_line([upkeep, child, person, half_way], [])[0] == half_way
 
 
-def test_a_person_with_a_batch_under_way_waits_no_longer_for_it() -> None:
+def test_a_person_with_a_running_batch_waits_no_longer_because_of_it() -> None:
     running = [Candidate(number, "U0A", parent=9) for number in range(1, 4)]
     first, second = Candidate(5, "U0A"), Candidate(6, "U0B")
     assert in_line([first, second], running) == [first, second]
@@ -50,7 +50,9 @@ def test_children_of_two_batches_take_turns() -> None:
 
 
 @given(CANDIDATES, CANDIDATES, st.integers(1, 6))
-def test_nobody_is_passed_by_who_comes_after(waiting: list[Candidate], running: list[Candidate], shared: int) -> None:
+def test_no_operation_is_overtaken_by_one_of_a_later_lane(
+    waiting: list[Candidate], running: list[Candidate], shared: int
+) -> None:
     line = in_line(waiting, running, shared)
     new = [one.lane for one in line if not one.begun]
     assert new == sorted(new)
@@ -61,7 +63,7 @@ def test_nobody_is_passed_by_who_comes_after(waiting: list[Candidate], running: 
         assert {*line} == {*waiting}
 
 
-def test_a_child_fits_beside_few_in_all_and_fewer_on_its_host() -> None:
+def test_the_children_of_a_batch_are_limited_in_total_and_per_host() -> None:
     child = Candidate(1, "U0A", parent=9, host="one")
     there, elsewhere = (Candidate(2, "U0A", parent=9, host=name) for name in ("one", "two"))
     anothers = Candidate(4, "U0A", parent=8, host="one")
@@ -71,7 +73,7 @@ def test_a_child_fits_beside_few_in_all_and_fewer_on_its_host() -> None:
     assert not fits(child, [elsewhere, elsewhere], Limits(2, 1))
 
 
-def test_a_request_does_not_wait_behind_maintenance_that_takes_long(tmp_path: Path) -> None:
+def test_a_request_does_not_wait_behind_slow_maintenance(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     for number in range(4):
         assert bench.done(f"new client-{number}").state == "succeeded"
@@ -94,7 +96,7 @@ def test_a_request_does_not_wait_behind_maintenance_that_takes_long(tmp_path: Pa
 
 @pytest.fixture
 def half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Bench, SimulatedLxd]:
-    """A bot that was killed in a restart of client-x, on a server of its own beside that of client-y."""
+    """A bot that was killed during a restart of client-x, which is on another server than client-y."""
 
     def die(moment: str) -> None:
         if moment == "started 0":
@@ -113,16 +115,16 @@ def half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Bench, Si
     return bench, solo
 
 
-def test_what_waits_for_its_host_holds_no_worker(half_way: tuple[Bench, SimulatedLxd]) -> None:
+def test_an_operation_that_waits_for_its_host_occupies_no_worker(half_way: tuple[Bench, SimulatedLxd]) -> None:
     bench, solo = half_way
     down = switch(solo)
     down.set()
     assert bench.runner.run_one()
     (waiting,) = bench.context.operations.select("begun AND state = 'queued'")
-    assert (waiting.tenant, waiting.attempts) == ("client-x", 1), "no crash cut it a second time"
-    assert not bench.runner.run_one(), "it has its time"
+    assert (waiting.tenant, waiting.attempts) == ("client-x", 1), "waiting for the host counts as no further attempt"
+    assert not bench.runner.run_one(), "it is not retried yet"
     other = bench.ask("snapshot client-y", OPERATOR)
-    # Another's host answers, but whose tenant it is can be asked of all servers alone.
+    # The host of client-y answers all the time, but to find the host of a tenant all servers have to answer.
     down.clear()
     assert bench.runner.run_one()
     assert bench.context.operations.get(other.id).state == "succeeded"
@@ -132,7 +134,7 @@ def test_what_waits_for_its_host_holds_no_worker(half_way: tuple[Bench, Simulate
     assert bench.context.operations.get(waiting.id).state == "succeeded"
 
 
-def test_what_waits_for_its_host_for_too_long_ends(
+def test_an_operation_that_waits_too_long_for_its_host_needs_attention(
     half_way: tuple[Bench, SimulatedLxd], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, solo = half_way

@@ -1,4 +1,4 @@
-"""The listeners: each delivery is written down under its key, acknowledged, and nothing else."""
+"""The listeners: each delivery is recorded under its key and acknowledged, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EVENTS = itertools.count()
 
 
 def auth_test(_: WebClient, **__: Any) -> SlackResponse:
-    """What Bolt asks before it lets a delivery in."""
+    """Answer the request that Bolt makes before it accepts a delivery."""
     known = {"ok": True, "team_id": "T0OURS", "user_id": "U0BOT", "bot_id": "B0BOT"}
     return SlackResponse(
         client=None, http_verb="POST", api_url="", req_args={}, data=known, headers={}, status_code=200
@@ -46,7 +46,7 @@ def auth_test(_: WebClient, **__: Any) -> SlackResponse:
 
 
 class Deliveries:
-    """An app whose inbox only remembers."""
+    """An app whose inbox only collects deliveries."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.seen: list[tuple[str, str, dict[str, Any]]] = []
@@ -55,7 +55,7 @@ class Deliveries:
         self.app: App = make_app(self.slack, WebClient(token="xoxb-1"), self.inbox, lambda: None)
 
     def deliver(self, body: dict[str, Any]) -> int:
-        """Deliver as Socket Mode does; the status of the acknowledgement."""
+        """Deliver as Socket Mode does, and return the status of the acknowledgement."""
         response = self.app.dispatch(BoltRequest(body=body, mode="socket_mode"))
         return int(response.status)
 
@@ -88,7 +88,7 @@ COMMAND = {
 
 
 @pytest.mark.parametrize("order", [("message", "app_mention"), ("app_mention", "message")])
-def test_a_mention_in_a_thread_is_one_delivery_whichever_event_is_first(deliveries: Deliveries, order: Any) -> None:
+def test_a_mention_in_a_thread_is_one_delivery_whichever_event_comes_first(deliveries: Deliveries, order: Any) -> None:
     for kind in order:
         assert deliveries.event(type=kind, text="<@U0BOT> what now?", **REPLY) == 200
     ((kind, key, payload),) = deliveries.all()
@@ -96,8 +96,8 @@ def test_a_mention_in_a_thread_is_one_delivery_whichever_event_is_first(deliveri
 
 
 @pytest.mark.parametrize("kind", ["message", "app_mention"])
-def test_what_slack_delivers_after_some_tries_is_as_old_as_it_is(deliveries: Deliveries, kind: str) -> None:
-    """And no older than it is where it came at once, whatever the clock of this machine says."""
+def test_a_retried_delivery_is_as_late_as_its_message_is_old(deliveries: Deliveries, kind: str) -> None:
+    """Without a retry a delivery counts as immediate, whatever the clock of this machine says."""
     for number, headers in enumerate(({}, {"x-slack-retry-num": "2"})):
         event = REPLY | {"type": kind, "text": "<@U0BOT> approve", "ts": f"{time.time() - 400 + number:.4f}"}
         body = {"type": "event_callback", "team_id": "T0OURS", "event_id": f"Ev{next(EVENTS)}", "event": event}
@@ -106,7 +106,7 @@ def test_what_slack_delivers_after_some_tries_is_as_old_as_it_is(deliveries: Del
     assert sorted(round(seconds, -2) for seconds in late) == [0, 400]
 
 
-def test_only_peoples_own_replies_in_threads_count(deliveries: Deliveries) -> None:
+def test_only_original_replies_of_people_in_threads_are_recorded(deliveries: Deliveries) -> None:
     deliveries.event(type="message", text="approve", **REPLY | {"thread_ts": ""})
     for subtype in ("message_changed", "message_deleted", "message_replied", "bot_message", "me_message", "new_one"):
         deliveries.event(type="message", text="approve", subtype=subtype, **REPLY)
@@ -126,11 +126,11 @@ def test_only_peoples_own_replies_in_threads_count(deliveries: Deliveries) -> No
         ("approve", {"files": [{"id": "F1"}]}),
     ],
 )
-def test_a_reply_sent_to_the_channel_too_or_with_a_file_is_one_decision(
+def test_a_reply_that_is_also_sent_to_the_channel_or_has_a_file_is_one_decision(
     deliveries: Deliveries, text: str, more: dict[str, Any]
 ) -> None:
     deliveries.event(type="message", text=text, **REPLY, **more)
-    # Slack tells of a broadcast again, once its root knows of it.
+    # Slack reports a broadcast again once the thread's root refers to it.
     deliveries.event(type="message", text=text, **REPLY, **more)
     deliveries.event(
         type="message", subtype="message_changed", hidden=True, channel="C0OPS", ts="4.4", message={**REPLY, **more}
@@ -149,7 +149,7 @@ def test_a_reply_sent_to_the_channel_too_or_with_a_file_is_one_decision(
         "*<@U0BOT>, approve client\u200b-x*",
     ],
 )
-def test_our_own_mention_before_the_words_is_no_part_of_them(deliveries: Deliveries, kind: str, text: str) -> None:
+def test_a_leading_mention_of_the_bot_is_not_part_of_the_decision(deliveries: Deliveries, kind: str, text: str) -> None:
     deliveries.event(type=kind, text=text, **REPLY)
     ((_, _, payload),) = deliveries.all()
     found = decision(payload["text"])
@@ -158,7 +158,7 @@ def test_our_own_mention_before_the_words_is_no_part_of_them(deliveries: Deliver
 
 
 @pytest.mark.parametrize("text", ["\u200bapprove", "`approve client-x`", "*approve*", "*deny* because it\u2019s late"])
-def test_a_pasted_or_formatted_decision_is_written_down(deliveries: Deliveries, text: str) -> None:
+def test_a_pasted_or_formatted_decision_is_recorded(deliveries: Deliveries, text: str) -> None:
     deliveries.event(type="message", text=text, **REPLY)
     assert len(deliveries.all()) == 1
 
@@ -166,19 +166,19 @@ def test_a_pasted_or_formatted_decision_is_written_down(deliveries: Deliveries, 
 @pytest.mark.parametrize(
     "text", ["the client's password is hunter2", "<@U0OPSLEAD2> approve", "<@U0OPSLEAD2> cancel", "approve if it rains"]
 )
-def test_what_people_say_to_each_other_is_not_written_down(deliveries: Deliveries, text: str) -> None:
+def test_conversation_between_people_is_not_recorded(deliveries: Deliveries, text: str) -> None:
     assert deliveries.event(type="message", text=text, **REPLY) == 200
     assert deliveries.all() == []
     assert deliveries.inbox.database.read("SELECT * FROM inbox") == []
 
 
 @pytest.mark.parametrize("kind", ["message", "app_mention"])
-def test_what_no_person_said_is_taken_and_left(deliveries: Deliveries, kind: str) -> None:
+def test_a_message_without_a_user_is_acknowledged_and_ignored(deliveries: Deliveries, kind: str) -> None:
     assert deliveries.event(type=kind, text="<@U0BOT> approve", **REPLY | {"user": ""}) == 200
     assert deliveries.all() == []
 
 
-def test_of_what_was_worked_on_only_its_key_is_kept(deliveries: Deliveries) -> None:
+def test_only_the_key_of_a_processed_delivery_is_kept(deliveries: Deliveries) -> None:
     deliveries.event(type="message", text="deny, the password is hunter2", **REPLY)
     assert len(deliveries.all()) == 1
     assert [tuple(row) for row in deliveries.inbox.database.read("SELECT key, payload FROM inbox")] == [
@@ -186,13 +186,13 @@ def test_of_what_was_worked_on_only_its_key_is_kept(deliveries: Deliveries) -> N
     ]
 
 
-def test_a_command_is_written_down_once(deliveries: Deliveries) -> None:
+def test_a_command_that_is_delivered_again_is_recorded_once(deliveries: Deliveries) -> None:
     assert [deliveries.deliver(dict(COMMAND)) for _ in range(3)] == [200, 200, 200]
     ((kind, _, payload),) = deliveries.all()
     assert (kind, payload["text"], payload["user"], payload["team"]) == ("command", "list", "U0OPSLEAD", "T0OURS")
 
 
-def test_what_cannot_be_written_down_is_not_acknowledged(
+def test_a_command_that_cannot_be_recorded_is_not_acknowledged(
     deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> bool:
@@ -202,7 +202,7 @@ def test_what_cannot_be_written_down_is_not_acknowledged(
     assert deliveries.deliver(dict(COMMAND)) == 500
 
 
-def test_a_reply_that_cannot_be_written_down_comes_again(
+def test_a_reply_that_could_not_be_recorded_is_recorded_when_it_comes_again(
     deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> bool:
@@ -222,7 +222,7 @@ def test_an_opened_home_tab_is_a_delivery_like_any_other(deliveries: Deliveries)
     assert (kind, payload["user"], payload["team"]) == ("home", "U0OPSLEAD", "T0OURS")
 
 
-def test_a_press_carries_the_organisation_of_who_pressed(deliveries: Deliveries) -> None:
+def test_a_button_press_carries_the_organisation_of_the_person(deliveries: Deliveries) -> None:
     body = {
         "type": "block_actions",
         "user": {"id": "U0OUTSIDER", "team_id": "T0OTHER"},
@@ -238,7 +238,7 @@ def test_a_press_carries_the_organisation_of_who_pressed(deliveries: Deliveries)
 
 
 @pytest.mark.parametrize("callback", ["typed_name", "command", "give_up", "one_of_tomorrow"])
-def test_every_window_of_ours_can_be_submitted(deliveries: Deliveries, callback: str) -> None:
+def test_every_modal_of_the_bot_can_be_submitted(deliveries: Deliveries, callback: str) -> None:
     state = {"values": {"name": {"name": {"type": "plain_text_input", "value": "client-x"}}}}
     view = {
         "id": "V1",
@@ -263,7 +263,7 @@ def test_every_window_of_ours_can_be_submitted(deliveries: Deliveries, callback:
         ("fine", "very fine", []),
     ],
 )
-def test_a_reply_that_an_edit_makes_a_decision_is_heard_as_that(
+def test_a_reply_that_is_edited_into_a_decision_is_recorded_as_edited(
     deliveries: Deliveries, before: str, after: str, heard: list[tuple[str, bool]]
 ) -> None:
     edited = {"edited": {"user": "U0OPSLEAD", "ts": "3.3"}}
@@ -280,14 +280,14 @@ def test_a_reply_that_an_edit_makes_a_decision_is_heard_as_that(
     assert [(payload["text"], payload["edited"]) for _, _, payload in deliveries.all()] == heard
 
 
-def test_what_nobody_asked_for_is_taken_all_the_same(deliveries: Deliveries) -> None:
+def test_an_event_of_another_type_is_acknowledged_and_ignored(deliveries: Deliveries) -> None:
     assert deliveries.event(type="channel_rename", channel={"id": "C0OPS"}) == 200
     assert deliveries.all() == []
 
 
 @contextmanager
 def slack_whose_first_answer(is_lost: str) -> Iterator[tuple[WebClient, list[str]]]:
-    """A client of a Slack that takes every request, but answers the first one badly, and the requests it took."""
+    """Yield a client of a Slack whose first answer is an error or missing, and the requests that it received."""
     taken: list[str] = []
 
     class Answers(BaseHTTPRequestHandler):
@@ -321,11 +321,11 @@ def slack_whose_first_answer(is_lost: str) -> Iterator[tuple[WebClient, list[str
 
 
 @pytest.mark.parametrize("is_lost", ["broken", "503"])
-def test_what_slack_may_have_posted_is_not_sent_again(is_lost: str) -> None:
+def test_a_message_that_slack_may_have_posted_is_not_sent_again(is_lost: str) -> None:
     with slack_whose_first_answer(is_lost) as (client, taken):
         with pytest.raises(NotPosted) as caught:
             Post(client).post("C0OPS", Message("Hello", []), key="digest 2026-11-25")
-        assert not isinstance(caught.value, Refusal), "it may stand there"
+        assert not isinstance(caught.value, Refusal), "Slack may have posted it"
         assert taken == ["chat.postMessage"]
     with slack_whose_first_answer(is_lost) as (client, taken):
         with pytest.raises((SlackApiError, OSError)):
@@ -334,13 +334,13 @@ def test_what_slack_may_have_posted_is_not_sent_again(is_lost: str) -> None:
 
 
 @pytest.mark.parametrize("is_lost", ["broken", "503", "429"])
-def test_what_changes_nothing_by_a_second_time_is_sent_again(is_lost: str) -> None:
+def test_a_request_that_is_safe_to_repeat_is_sent_again(is_lost: str) -> None:
     with slack_whose_first_answer(is_lost) as (client, taken):
         client.conversations_history(channel="C0OPS")
         assert taken == ["conversations.history"] * 2
 
 
-def test_a_post_that_slack_had_no_time_for_is_sent_again() -> None:
+def test_a_rate_limited_post_is_sent_again() -> None:
     with slack_whose_first_answer("429") as (client, taken):
         assert Post(client).post("C0OPS", Message("Hello", []), key="digest 2026-11-25") == "1.2"
         assert taken == ["chat.postMessage"] * 2
@@ -348,7 +348,7 @@ def test_a_post_that_slack_had_no_time_for_is_sent_again() -> None:
 
 @pytest.fixture
 def signed_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Deliveries, SignedHttp, int]]:
-    """An app that takes signed requests, and at which port."""
+    """An app that accepts signed requests, its listener, and the port."""
     monkeypatch.setattr(WebClient, "auth_test", auth_test)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -360,7 +360,7 @@ def signed_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tup
 
 
 def signed(secret: bytes = b"s3cret") -> tuple[str, dict[str, str]]:
-    """The body and headers of a command, signed as Slack signs."""
+    """Return the body and headers of a command, signed as Slack signs them."""
     body, now = urlencode(COMMAND | {"trigger_id": uuid4().hex}), str(int(time.time()))
     signature = hmac.new(secret, f"v0:{now}:{body}".encode(), hashlib.sha256).hexdigest()
     return body, {
@@ -371,7 +371,7 @@ def signed(secret: bytes = b"s3cret") -> tuple[str, dict[str, str]]:
 
 
 def post(port: int, secret: bytes = b"s3cret") -> int:
-    """Post a command; the status of the answer."""
+    """Post a command, and return the status of the answer."""
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("POST", "/slack/events", *signed(secret))
@@ -380,7 +380,7 @@ def post(port: int, secret: bytes = b"s3cret") -> int:
         connection.close()
 
 
-def test_signed_requests_are_taken_beside_a_connection_that_says_nothing(signed_http: Any) -> None:
+def test_signed_requests_are_accepted_while_another_connection_is_silent(signed_http: Any) -> None:
     deliveries, _, port = signed_http
     with socket.create_connection(("127.0.0.1", port)):
         assert (post(port), post(port, b""), post(port, b"another")) == (200, 401, 401)
@@ -390,8 +390,8 @@ def test_signed_requests_are_taken_beside_a_connection_that_says_nothing(signed_
 HALF = b"POST /slack/events HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\na"
 
 
-def test_half_requests_of_strangers_do_not_keep_slack_out(signed_http: Any) -> None:
-    """As many as need files above 1024, of which each takes two here; systemd lets a service have no more by itself."""
+def test_unfinished_requests_of_strangers_do_not_keep_slack_out(signed_http: Any) -> None:
+    """600 connections take more than 1,024 files here, two each; systemd allows a service 1,024 by default."""
     _, _, port = signed_http
     with ExitStack() as half:
         for _ in range(600):
@@ -399,7 +399,7 @@ def test_half_requests_of_strangers_do_not_keep_slack_out(signed_http: Any) -> N
         assert post(port) == 200
 
 
-def test_a_half_request_is_given_up_after_some_seconds(signed_http: Any) -> None:
+def test_an_unfinished_request_is_closed_after_some_seconds(signed_http: Any) -> None:
     _, door, port = signed_http
     with socket.create_connection(("127.0.0.1", port), timeout=10) as half:
         half.sendall(HALF)
@@ -413,7 +413,7 @@ def test_a_half_request_is_given_up_after_some_seconds(signed_http: Any) -> None
     assert door._server.adj.cleanup_interval <= 5
 
 
-def test_a_slow_request_and_the_next_one_by_the_same_connection_are_taken(signed_http: Any) -> None:
+def test_a_slow_request_and_the_next_one_on_its_connection_are_accepted(signed_http: Any) -> None:
     deliveries, _, port = signed_http
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
     for _ in range(2):
@@ -431,14 +431,14 @@ def test_a_slow_request_and_the_next_one_by_the_same_connection_are_taken(signed
     assert [kind for kind, _, _ in deliveries.all()] == ["command"] * 2
 
 
-def test_signed_requests_are_taken_from_this_machine_only_and_by_one_bot(signed_http: Any) -> None:
+def test_the_http_listener_is_local_and_a_second_one_on_its_port_is_refused(signed_http: Any) -> None:
     deliveries, door, _ = signed_http
     assert door._server.effective_host == "127.0.0.1"
     with pytest.raises(InvalidSettings, match=r"slack\.http_port cannot be listened on: .*in use"):
         SignedHttp(deliveries.app, deliveries.slack)
 
 
-def test_once_closed_no_request_is_taken_not_even_by_an_open_connection(signed_http: Any) -> None:
+def test_after_closing_no_request_is_accepted_even_on_an_open_connection(signed_http: Any) -> None:
     deliveries, door, port = signed_http
     open_one = HTTPConnection("127.0.0.1", port, timeout=10)
     open_one.request("GET", "/")

@@ -1,4 +1,4 @@
-"""LXD or Incus on this machine: found, installed, started, ended, and gone without a trace."""
+"""LXD or Incus on this machine: finding, installing, starting and stopping it, and removing it without a trace."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NOTES = SHARED / "own"
 """The state folders of the daemons that tests started for themselves, one file each."""
 
 IP_FREEBIND = 15
-"""Of Linux; Python names it from 3.14 on."""
+"""A socket option of Linux; Python has a name for it from 3.14 on."""
 
 
 @pytest.fixture(autouse=True)
@@ -55,15 +55,15 @@ def _no_system_lxd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_system_lxd")
 class TestWhereNoneCanRun:
-    def test_none_is_found_where_none_is(self, tmp_path: Path) -> None:
+    def test_no_server_is_found_where_there_is_none(self, tmp_path: Path) -> None:
         assert local_lxd.find(tmp_path) is None
 
-    def test_it_is_said_that_root_is_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_refusal_says_that_root_is_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
         with pytest.raises(LxdUnavailable, match=r"only root can start one; try `make up LXD=simulated`"):
             local_lxd.up(tmp_path, print)
 
-    def test_it_is_said_that_a_group_is_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_refusal_says_that_a_group_is_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "unix.socket").touch()
         monkeypatch.setattr(local_install, "SYSTEM_SOCKETS", (str(tmp_path / "unix.socket"),))
         monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -71,12 +71,12 @@ class TestWhereNoneCanRun:
         with pytest.raises(LxdUnavailable, match="join its group"):
             local_lxd.up(tmp_path, print)
 
-    def test_it_is_said_that_linux_is_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_refusal_says_that_linux_is_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "platform", "darwin")
         with pytest.raises(LxdUnavailable, match="Linux only"):
             local_lxd.up(tmp_path, print)
 
-    def test_it_is_said_that_namespaces_are_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_refusal_says_that_namespaces_are_needed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "unshare").write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / "unshare").chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -89,7 +89,7 @@ class TestWhereNoneCanRun:
 class TestInstalling:
     @pytest.fixture
     def apt(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A machine with nothing but an apt-get, which writes down what it was asked."""
+        """A machine with nothing but an apt-get, which records its arguments."""
         fails = f"if [ -e {tmp_path}/fails ]; then echo no network >&2; exit 1; fi"
         script = f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n{fails}\n'
         (tmp_path / "apt-get").write_text(script)
@@ -101,7 +101,7 @@ class TestInstalling:
         monkeypatch.setattr(shutil, "which", _only_in(tmp_path))
         return tmp_path
 
-    def test_the_firewall_comes_before_the_daemon(self, apt: Path) -> None:
+    def test_the_firewall_is_installed_before_the_daemon(self, apt: Path) -> None:
         told: list[str] = []
         local_install.install(told.append)
         update, tools, lxd = (apt / "asked").read_text().splitlines()
@@ -116,7 +116,7 @@ class TestInstalling:
         with pytest.raises(LxdUnavailable, match=r"`apt-get .* update` failed \(no network\)\."):
             local_install.install(print)
 
-    def test_what_is_installed_is_taken(self, apt: Path) -> None:
+    def test_an_installed_product_is_used(self, apt: Path) -> None:
         for tool in ("incusd", *(program for package in TOOLS for program in package.programs)):
             (apt / tool).touch()
         assert local_install.install(print) is INCUS
@@ -135,7 +135,7 @@ class TestInstalling:
             ({"ID": "ubuntu", "VERSION_ID": "24.04"}, "incus-base", INCUS),
         ],
     )
-    def test_what_the_distribution_offers_is_installed(
+    def test_the_product_that_the_distribution_offers_is_installed(
         self, apt: Path, monkeypatch: pytest.MonkeyPatch, system: dict[str, str], offered: str, expected: Product
     ) -> None:
         monkeypatch.setattr(platform, "freedesktop_os_release", lambda: system)
@@ -145,20 +145,20 @@ class TestInstalling:
         assert (apt / "asked").read_text().splitlines()[-1].endswith(f"install {' '.join(expected.packages)}")
         assert told[0].endswith(", ".join(("zstd", *expected.packages)))
 
-    def test_a_distribution_without_either_is_told_so(self, apt: Path) -> None:
+    def test_a_distribution_that_offers_neither_product_is_refused(self, apt: Path) -> None:
         (apt / "apt-cache").write_text("#!/bin/sh\nexit 100\n")
         with pytest.raises(LxdUnavailable, match="neither LXD nor Incus: install one"):
             local_install.install(print)
 
-    def test_another_distribution_is_told_to_install_it(self, apt: Path) -> None:
+    def test_a_distribution_other_than_debian_and_ubuntu_is_refused(self, apt: Path) -> None:
         (apt / "apt-get").unlink()
         with pytest.raises(LxdUnavailable, match="neither Debian nor Ubuntu"):
             local_install.install(print)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may plug cables")
-def test_the_cable_of_a_container_that_never_started_is_removed_and_no_other() -> None:
-    """In a network of its own."""
+def test_only_the_veth_pair_of_a_container_that_never_started_is_removed() -> None:
+    """Runs in a network namespace of its own."""
     script = """
         mount -t sysfs sysfs /sys
         ip link add br0 type bridge
@@ -176,8 +176,11 @@ def test_the_cable_of_a_container_that_never_started_is_removed_and_no_other() -
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("dnsmasq", path=packages.path()), reason="needs both")
 @pytest.mark.parametrize(("has", "left"), [("", "mopsbr0 own0"), ("own0", "mopsbr0"), ("own0 mopsbr0", "mopsbr0")])
-def test_a_bridge_that_only_has_the_same_name_stays(tmp_path: Path, has: str, left: str) -> None:
-    """In a network of its own, where the bot of another checkout has `mopsbr0`. `has`: what ours knows as its own."""
+def test_a_bridge_of_another_checkout_with_the_same_name_stays(tmp_path: Path, has: str, left: str) -> None:
+    """Runs in a network namespace of its own, where the bot of another checkout has `mopsbr0`.
+
+    `has`: the networks that this checkout's daemon knows as its own.
+    """
     script = """
         mount -t sysfs sysfs /sys
         ip link add mopsbr0 type bridge
@@ -202,10 +205,10 @@ END
     assert found == sorted(["lo", *left.split()])
 
 
-def test_a_control_group_that_vanishes_while_it_looks_is_no_trouble(
+def test_a_control_group_that_vanishes_during_the_search_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As those of all other programs of the machine do."""
+    """Those of other programs on the machine do so at any time."""
     scandir = os.scandir
 
     def vanished(path: str) -> object:
@@ -230,7 +233,7 @@ def _only_in(folder: Path) -> object:
 class TestOwnDaemon:
     @pytest.fixture(autouse=True)
     def programs(self, place: Place) -> Iterator[None]:
-        """Those of either product."""
+        """Provides the product's programs; where its daemon cannot run, skips or fails the test (`without_lxd`)."""
         with ExitStack() as stack:
             try:
                 stack.enter_context(place.programs())
@@ -242,15 +245,15 @@ class TestOwnDaemon:
 
     @pytest.fixture
     def state(self, place: Place, programs: None, tmp_path: Path) -> Iterator[Path]:
-        """A state folder where a daemon of one product may be started; it is removed in any case."""
+        """A state folder where a daemon of one product may be started; the daemon is removed in any case."""
         _remove_of_killed_runs()
         with _noted(tmp_path):
-            # As where only this one is: which of two is chosen is asked elsewhere.
+            # As on a machine with this product only: other tests cover the choice between two.
             local_daemon.folder_of(tmp_path, place.product).mkdir(parents=True)
             yield tmp_path
             _remove(tmp_path)
 
-    def test_it_is_started_once_and_found_from_then_on(self, state: Path, place: Place) -> None:
+    def test_a_daemon_is_started_once_and_found_from_then_on(self, state: Path, place: Place) -> None:
         told: list[str] = []
         first = local_lxd.up(state, told.append)
         assert first.own
@@ -259,20 +262,20 @@ class TestOwnDaemon:
         assert local_lxd.up(state, told.append) == first == local_lxd.find(state)
         assert told == []
 
-    def test_it_ends_and_starts_again_with_what_was_in_it(self, state: Path) -> None:
+    def test_a_stopped_daemon_starts_again_with_its_tenants(self, state: Path) -> None:
         lxd = _prepared(state)
         assert local_lxd.stop(state)
-        # A server that starts while one of them vanishes may fail over it.
+        # No veth is left on the bridge: a server that starts while one vanishes may fail because of it.
         assert list(Path("/sys/class/net", f"mops{_tag(state)}", "brif").glob("*")) == []
         assert local_lxd.find(state) is None
         assert not local_lxd.stop(state)
         local_lxd.up(state, print)
         assert lxd.instance("tenant").running
 
-    # With one product, since it takes that minute.
+    # With one product only, because it takes that minute.
     @pytest.mark.parametrize("place", [LXD_PLACE], indirect=True)
-    def test_a_bridge_that_fails_at_first_is_waited_for_with_its_tenants(self, state: Path) -> None:
-        """The server says that it is ready, and tries again after a minute."""
+    def test_a_start_waits_for_a_bridge_that_fails_at_first(self, state: Path) -> None:
+        """The server reports that it is ready, and tries the bridge again after a minute."""
         lxd = _prepared(state)
         assert local_lxd.stop(state)
         told: list[str] = []
@@ -289,17 +292,17 @@ class TestOwnDaemon:
         assert "failed to create listening socket for 10.73." in said
         assert said.endswith("; it tries again every minute")
 
-    def test_a_bridge_that_goes_on_failing_is_told(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_bridge_that_keeps_failing_is_reported(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _prepared(state)
         assert local_lxd.stop(state)
         monkeypatch.setattr(local_daemon, "AGAIN_SECONDS", 0.5)
-        # Incus may also fail at the cable of a container of another test, which went away as it looked at all of them.
+        # Incus looks at the veths of all containers, and may also fail because one of another test vanished.
         failed = rf"cannot bring up mops{_tag(state)}: .*(Address already in use|Device \"veth\w+\" does not exist)"
         with _answers_dns(state), pytest.raises(LxdUnavailable, match=failed):
             local_lxd.up(state, print)
 
     @pytest.mark.parametrize("place", [LXD_PLACE], indirect=True)
-    def test_what_a_killed_run_left_is_removed_by_the_next(self, state: Path) -> None:
+    def test_a_daemon_that_a_killed_test_run_left_is_removed_by_the_next_run(self, state: Path) -> None:
         _prepared(state)
         (NOTES / _tag(state)).unlink()
         killed = NOTES / _tag(state)
@@ -309,7 +312,7 @@ class TestOwnDaemon:
         assert not local_daemon.folder_of(state).exists()
         assert not Path("/sys/class/net", f"mops{_tag(state)}").exists()
 
-    def test_tenants_go_on_when_the_daemon_is_killed(self, state: Path) -> None:
+    def test_tenants_keep_running_when_the_daemon_is_killed(self, state: Path) -> None:
         lxd = _prepared(state)
         before = lxd.execute("tenant", ["cat", "/proc/sys/kernel/random/boot_id", "/proc/1/stat"]).stdout
         pid = local_daemon.pid_of(local_daemon.folder_of(state))
@@ -318,15 +321,15 @@ class TestOwnDaemon:
         os.waitpid(pid, 0)
         local_lxd.up(state, print)
         after = lxd.execute("tenant", ["cat", "/proc/sys/kernel/random/boot_id", "/proc/1/stat"]).stdout
-        # The same first process, by the moment of its start (field 22).
+        # It is the same first process, by the time of its start (field 22).
         assert before.split()[22] == after.split()[22]
 
     @pytest.mark.parametrize("spoil", ["runs", "ended", "killed", "hangs", "cannot start", "lacks a volume"])
-    def test_it_goes_without_a_trace_whatever_state_it_is_in(self, state: Path, spoil: str) -> None:
+    def test_a_daemon_in_any_state_is_removed_without_a_trace(self, state: Path, spoil: str) -> None:
         folder, tag = local_daemon.folder_of(state), _tag(state)
         lxd = _prepared(state)
         port = free_port()
-        # As an edge has them: each is a process of its own, which names no folder.
+        # Like the proxies of an edge: each is a process of its own, whose command line names no folder.
         door = {"type": "proxy", "listen": f"tcp:127.0.0.1:{port}", "connect": "tcp:127.0.0.1:80", "bind": "host"}
         lxd.update("tenant", {"security.protection.delete": "true"}, {"http": door})
         (veth,) = [path.name for path in Path("/sys/class/net", f"mops{tag}", "brif").iterdir()]
@@ -346,8 +349,8 @@ class TestOwnDaemon:
             assert nobody.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
         assert list(Path("/sys/fs/cgroup").glob(f"**/lxc.*.{tag}_*")) == []
 
-    def test_one_that_lacks_a_volume_still_serves_the_others_and_loses_its_project(self, state: Path) -> None:
-        """As a server does that is not the bot's, and that goes on."""
+    def test_the_project_of_a_server_that_lacks_a_volume_can_be_removed(self, state: Path) -> None:
+        """Of a server that is not the bot's only the project is removed, and the server keeps running."""
         lxd = _prepared(state)
         _spoil(lxd, state, "lacks a volume")
         with pytest.raises(LxdError, match="could not delete"):
@@ -356,12 +359,12 @@ class TestOwnDaemon:
         lxd.remove_project()
         assert not Path("/sys/class/net", f"mops{_tag(state)}").exists()
 
-    def test_one_that_died_is_kept_and_one_that_was_ended_is_not(self, state: Path, place: Place) -> None:
+    def test_a_daemon_that_died_is_started_again_and_a_stopped_one_is_not(self, state: Path, place: Place) -> None:
         lxd = _prepared(state)
         told: list[str] = []
-        assert not local_lxd.keep(state, lxd.endpoint, told.append), "it runs"
+        assert not local_lxd.keep(state, lxd.endpoint, told.append), "it is running"
         _kill(state)
-        assert not local_lxd.keep(state, "/var/lib/lxd/unix.socket", told.append), "that of another is not the bot's"
+        assert not local_lxd.keep(state, "/var/lib/lxd/unix.socket", told.append), "another server is not the bot's"
         assert local_lxd.keep(state, lxd.endpoint, told.append)
         assert f"starting {place.product.name}" in told
         assert lxd.instance("tenant").running
@@ -369,7 +372,7 @@ class TestOwnDaemon:
         assert not local_lxd.keep(state, lxd.endpoint, told.append)
         assert local_lxd.find(state) is None
 
-    def test_a_bot_starts_again_what_is_killed_under_it(
+    def test_a_running_bot_starts_its_killed_daemon_again(
         self, state: Path, tmp_path: Path, workspace: WorkspaceServer
     ) -> None:
         lxd = _prepared(state)
@@ -389,17 +392,17 @@ class TestOwnDaemon:
             _kill(state)
             eventually(lambda: local_lxd.find(state), 60)
             assert lxd.instance("tenant").running
-            assert _init(local_daemon.folder_of(state)) == before, "tenants went on meanwhile"
+            assert _init(local_daemon.folder_of(state)) == before, "the tenant kept running meanwhile"
             assert bot.process
             bot.stop()
-            assert lxd.instance("tenant").running, "it does not end with the bot"
+            assert lxd.instance("tenant").running, "the daemon does not end with the bot"
         finally:
             bot.process.kill() if bot.process else None
 
-    def test_it_is_waited_for_while_it_gets_on_and_only_its_own_words_are_told(
+    def test_a_start_waits_while_the_daemon_makes_progress_and_quotes_only_its_own_error(
         self, state: Path, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A daemon of the test's own: it is busy for longer than it may stand still, then ends with a reason."""
+        """The daemon is a script that makes progress for longer than it may be silent, then ends with a reason."""
         folder = local_daemon.folder_of(state, place.product)
         monkeypatch.setattr(local_daemon, "READY_SECONDS", 0.6)
         log = folder.with_suffix(".log")
@@ -416,15 +419,15 @@ class TestOwnDaemon:
             LxdUnavailable, match=r"does not start on this machine: Failed to start the daemon: no room\.$"
         ):
             local_daemon.start_daemon(state, product, print)
-        assert time.monotonic() - began > 1.5, "it was given up while it got on"
+        assert time.monotonic() - began > 1.5, "the bot gave up while the daemon made progress"
         daemon.write_text("#!/bin/sh\nexec sleep 600\n")
         with pytest.raises(LxdUnavailable, match=rf"does not start on this machine: its log is {log}\.$"):
             local_daemon.start_daemon(state, product, print)
-        assert local_daemon.pid_of(folder) is None, "it was left behind"
+        assert local_daemon.pid_of(folder) is None, "the daemon was left running"
 
     def test_an_lxcfs_that_was_killed_is_replaced(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         mount, pid_file = state / "lxcfs", state / "lxcfs.pid"
-        # The machine's own is in use.
+        # The machine's own lxcfs is in use.
         monkeypatch.setattr(local_shared, "LXCFS", mount)
         monkeypatch.setattr(local_shared, "LXCFS_PID", pid_file)
         try:
@@ -437,13 +440,13 @@ class TestOwnDaemon:
         finally:
             subprocess.run(["umount", "--lazy", str(mount)], check=True)
 
-    def test_removing_what_is_not_there_does_no_harm(self, state: Path) -> None:
+    def test_removing_a_daemon_that_does_not_exist_does_no_harm(self, state: Path) -> None:
         local_daemon.folder_of(state).rmdir()
         _remove(state)
 
 
 def _tag(state: Path) -> str:
-    """What tells the daemons of tests apart that run side by side: also their bridges and projects."""
+    """Return the suffix that keeps the daemons, bridges and projects of tests that run side by side apart."""
     return local_daemon.folder_of(state).name.rpartition("-")[2]
 
 
@@ -476,7 +479,7 @@ def _remove(state: Path) -> None:
 
 
 def _init(folder: Path) -> str:
-    """The folder in /proc of the first process of the one container."""
+    """Return the folder in /proc of the first process of the only container."""
     monitors = [
         pid for pid in local_daemon.processes(folder) if b"[lxc monitor]" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
@@ -485,7 +488,7 @@ def _init(folder: Path) -> str:
 
 
 def _kill(state: Path) -> None:
-    """kill -9 the daemon, which this process may have started."""
+    """Kill the daemon with SIGKILL and wait for its end; it may be a child of this process."""
     pid = local_daemon.pid_of(local_daemon.folder_of(state))
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -493,7 +496,7 @@ def _kill(state: Path) -> None:
 
 
 def _spoil(lxd: LxdGateway, state: Path, how: str) -> None:
-    """Bring a daemon into a state in which somebody wants to be rid of it."""
+    """Bring a daemon into one of the states in which people may want to remove it."""
     folder = local_daemon.folder_of(state)
     if how == "ended":
         local_lxd.stop(state)
@@ -514,7 +517,7 @@ def _spoil(lxd: LxdGateway, state: Path, how: str) -> None:
         volume = Path(f"/proc/{pid}/root", folder.relative_to("/"), "storage-pools", _tag(state), "containers")
         volume /= f"{_tag(state)}_copy"
         subprocess.run(["btrfs", "subvolume", "delete", str(volume)], check=True, capture_output=True)
-        # As LXD has it that was killed in a copy: it makes the folder first.
+        # As after LXD was killed during a copy: it creates the folder first.
         volume.mkdir()
 
 
@@ -523,16 +526,16 @@ def _bridge(state: Path) -> str:
 
 
 def _answers_dns(state: Path) -> socket.socket:
-    """Another program than the server's own that answers DNS at the address of its bridge."""
+    """Return a socket that occupies the DNS port at the address of the server's bridge, as another program may."""
     other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    # While there is no bridge.
+    # The address can be bound although the bridge does not exist.
     other.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     other.bind((_bridge(state), 53))
     return other
 
 
 def _prepared(state: Path) -> LxdGateway:
-    """A server with the bot's project, and a tenant that runs."""
+    """Start a server, and create the bot's project and a running tenant on it."""
     tag = _tag(state)
     socket = local_lxd.up(state, print).socket
     lxd = LxdGateway(socket, project=tag, pool=tag, network=f"mops{tag}", profile=tag)
@@ -545,15 +548,15 @@ def _prepared(state: Path) -> LxdGateway:
     return lxd
 
 
-def test_what_a_daemon_that_died_left_is_ended_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where the kernel has killed it for memory: `make down` is to leave nothing running."""
+def test_stopping_ends_the_processes_that_a_dead_daemon_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may have killed the daemon for memory; `make down` has to leave nothing running all the same."""
     monkeypatch.setattr(local_shared, "HOME", tmp_path / "home")
     monkeypatch.setattr(local_lxd, "alone", nullcontext)
     folder = local_daemon.folder_of(tmp_path)
     folder.mkdir(parents=True)
     folder.with_suffix(".pid").write_text("999999999 0")
-    assert not local_lxd.stop(tmp_path), "nothing of it runs"
-    # A monitor, with a container's first process that outlives it, and a dnsmasq.
+    assert not local_lxd.stop(tmp_path), "none of its processes is running"
+    # A monitor with a container's first process, which outlives it, and a dnsmasq.
     inside = f"exec -a '[lxc monitor] {folder}/containers client-x' sh -c 'sleep 600 & wait'"
     monitor = subprocess.Popen(["bash", "-c", inside])
     dnsmasq = subprocess.Popen(["bash", "-c", f"exec -a 'dnsmasq {folder}/networks' sleep 600"])
@@ -567,22 +570,22 @@ def test_what_a_daemon_that_died_left_is_ended_with_it(tmp_path: Path, monkeypat
         assert [pid for pid in (monitor.pid, dnsmasq.pid, first) if local_processes.alive(pid)] == []
         assert local_processes.alive(other.pid)
         assert not folder.with_suffix(".pid").exists(), "`keep` would start it again"
-        assert folder.exists(), "it has the tenants"
+        assert folder.exists(), "the tenants are in it"
     finally:
         for one in (monitor, dnsmasq, other):
             one.kill()
             one.wait()
 
 
-def test_what_runs_in_a_container_is_not_of_our_daemon(tmp_path: Path) -> None:
-    """A bot there may have a folder of the same name."""
+def test_processes_inside_a_container_do_not_count_as_the_daemons(tmp_path: Path) -> None:
+    """A bot in the container may have a folder of the same name."""
     inner = f"sleep 600; : {tmp_path}/"
     command = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "sh", "-c", inner]
     container = subprocess.Popen(command)
     try:
         children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
         eventually(children.read_text)
-        assert local_daemon.processes(tmp_path) == [container.pid], "the command itself is of this machine"
+        assert local_daemon.processes(tmp_path) == [container.pid], "only the command itself runs on this machine"
     finally:
         container.kill()
         container.wait()

@@ -1,4 +1,4 @@
-"""`make up` and `make down`: what they take for the bot's own processes."""
+"""`make up` and `make down`: which processes count as the bot's own, what starts, and what is refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def running(folder: Path, *argv: str, names: tuple[str, ...] = ("ready", "honcho
 
 @contextmanager
 def a_bot(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """What looks like a bot that `make up` started."""
+    """Start a process that looks like a bot that `make up` started."""
     (folder / "bot").mkdir()
     (folder / "bot" / "__init__.py").touch()
     (folder / "bot" / "__main__.py").write_text("import time; time.sleep(60)")
@@ -54,14 +54,14 @@ def a_bot(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """That of a shell without tokens, in which nothing is to be started."""
+    """The environment of a shell without tokens; the test fails if a bot is started in it."""
     monkeypatch.setattr(local_stack, "_start", lambda *_: pytest.fail("a bot was started"))
     monkeypatch.setenv("MAUTIC_OPS_BOT__STATE", str(tmp_path))
     monkeypatch.setenv("MAUTIC_OPS_LXD__ENDPOINT", "simulated")
     return monkeypatch
 
 
-def test_a_stranger_that_has_the_pid_after_a_reboot_is_left_alone(tmp_path: Path) -> None:
+def test_another_process_that_has_the_pid_after_a_reboot_is_left_alone(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     with running(tmp_path, "sleep", "60") as stranger:
         assert not local_stack._running(settings)
@@ -70,7 +70,7 @@ def test_a_stranger_that_has_the_pid_after_a_reboot_is_left_alone(tmp_path: Path
         stranger.kill()
 
 
-def test_a_bot_that_runs_as_a_service_is_seen_and_left_alone(
+def test_a_bot_that_runs_as_a_service_is_recognised_and_left_alone(
     tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with a_bot(tmp_path) as service:
@@ -84,7 +84,7 @@ def test_a_bot_that_runs_as_a_service_is_seen_and_left_alone(
         assert local_stack._running(settings_in(tmp_path))
 
 
-def test_it_says_what_runs_and_not_what_would(
+def test_up_reports_what_is_running_and_not_what_the_settings_would_start(
     tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with a_bot(tmp_path):
@@ -122,7 +122,7 @@ def test_a_bot_whose_settings_have_changed_is_restarted(
         running(tmp_path, sys.executable, "-m", "honcho", "start", names=("honcho.pid",)) as honcho,
     ):
         until(lambda: local_stack._pid(tmp_path / "honcho.pid", "honcho"))
-        # The bot ends with what started it; here it is nobody's child.
+        # A real bot ends with the honcho that started it; here it is not honcho's child.
         environment.setattr(local_stack, "_stop_processes", lambda _: (tmp_path / "ready").unlink() or honcho.kill())
         for name, value in change.items():
             environment.setenv(name, value)
@@ -131,7 +131,7 @@ def test_a_bot_whose_settings_have_changed_is_restarted(
     assert len(started) == 1 + restarted
 
 
-def test_what_is_broken_under_a_bot_that_runs_is_repaired(
+def test_up_repairs_lxd_under_a_running_bot(
     tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     brought: list[str] = []
@@ -153,13 +153,13 @@ def test_the_state_of_a_real_team_is_not_opened_to_the_local_workspace(
     assert not (tmp_path / "honcho.pid").exists()
 
 
-def test_the_state_it_begins_is_for_its_own_user_alone(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+def test_a_new_state_folder_is_accessible_to_its_own_user_only(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("MAUTIC_OPS_BOT__STATE", str(tmp_path / "state"))
     assert local_stack.prepare() == 0
     assert oct((tmp_path / "state").stat().st_mode & 0o777) == "0o700"
 
 
-def test_its_own_processes_are_stopped(tmp_path: Path) -> None:
+def test_the_bots_own_processes_are_stopped(tmp_path: Path) -> None:
     (tmp_path / "Procfile").write_text("bot: touch started; exec sleep 60")
     with running(tmp_path, sys.executable, "-m", "honcho", "start") as process:
         until((tmp_path / "started").exists)
@@ -168,7 +168,7 @@ def test_its_own_processes_are_stopped(tmp_path: Path) -> None:
     assert not (tmp_path / "honcho.pid").exists()
 
 
-def test_of_two_that_bring_it_up_at_once_one_starts_it_and_the_other_says_that_it_runs(
+def test_of_two_simultaneous_ups_one_starts_the_bot_and_the_other_reports_that_it_runs(
     tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begun, go_on, started, said = list[str](), threading.Event(), threading.Event(), list[str]()
@@ -195,7 +195,10 @@ def test_of_two_that_bring_it_up_at_once_one_starts_it_and_the_other_says_that_i
 
 
 def a_honcho(folder: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """What `make up` starts, though of a process that only sleeps, once it knows of that: else it leaves it behind."""
+    """Start a honcho like `make up`, but of a process that only sleeps.
+
+    Waits until honcho has started that process: if ended earlier, honcho would leave it behind.
+    """
     folder.mkdir()
     (folder / "Procfile").write_text("bot: exec sleep 60")
     log = folder / "log"
@@ -211,7 +214,7 @@ def a_honcho(folder: Path, **environment: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_a_start_that_fails_leaves_another_one_its_processes_and_its_file(
+def test_a_failed_start_leaves_the_processes_and_pid_file_of_another_start_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = a_honcho(tmp_path / "other")
@@ -230,7 +233,7 @@ def test_a_start_that_fails_leaves_another_one_its_processes_and_its_file(
         other.wait(30)
 
 
-def test_what_an_interrupted_start_has_left_is_stopped_before_the_next(
+def test_the_processes_of_an_interrupted_start_are_stopped_before_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = a_honcho(tmp_path / "left")
@@ -246,12 +249,12 @@ def test_what_an_interrupted_start_has_left_is_stopped_before_the_next(
         left.wait(30)
 
 
-def test_down_says_what_still_runs_of_it_where_no_file_names_that(
+def test_down_reports_processes_that_still_run_although_no_pid_file_names_them(
     tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     environment.setattr(local_stack, "ROOT", tmp_path / "checkout")
     left = a_honcho(tmp_path / "checkout", WORKSPACE_STATE=str(tmp_path / "workspace"))
-    # The same state, as its path reads, in another checkout.
+    # A process of another checkout, whose environment names the same state folder.
     stranger = a_honcho(tmp_path / "other", WORKSPACE_STATE=str(tmp_path / "workspace"))
     try:
         assert local_stack.down() == 1
@@ -283,7 +286,7 @@ ONE_MORE = '[policies.{}]\nask = ["approver"]\napprove = ["approver"]\nhours = 2
         (ONE_MORE.format("logs", 0, "typed-name"), "policies.logs: it is not approved, only `ask` counts"),
     ],
 )
-def test_a_policy_without_effect_is_refused_before_anything_is_brought_up(
+def test_a_policy_without_effect_is_refused_before_anything_starts(
     tmp_path: Path, environment: pytest.MonkeyPatch, policy: str, why: str
 ) -> None:
     (tmp_path / "own.toml").write_text(policy)
@@ -293,7 +296,7 @@ def test_a_policy_without_effect_is_refused_before_anything_is_brought_up(
             begin()
 
 
-def test_what_only_asks_is_known(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+def test_ask_only_names_every_policy_of_which_only_ask_counts(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     sources = [*(local_stack.ROOT / "commands").glob("*.py"), *(local_stack.ROOT / "bot").rglob("*.py")]
     asked = re.compile(r'(?:refuse_to_ask|\.policy)\("([\w-]+)"')
     assert {name for path in sources for name in asked.findall(path.read_text())} == local_stack.ASK_ONLY
@@ -306,7 +309,7 @@ SERVERS = '[servers.berlin]\nendpoint = "https://berlin:8443"\n[lxd]\nendpoint =
 
 
 @pytest.mark.parametrize(("first", "cleaned"), [("", "local"), ("https://first:8443", "https://first:8443")])
-def test_clean_lab_goes_to_every_server(
+def test_clean_lab_cleans_every_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, cleaned: str
 ) -> None:
     gone: list[str] = []
@@ -322,7 +325,9 @@ def test_clean_lab_goes_to_every_server(
     assert not state.exists()
 
 
-def test_the_demo_refuses_where_a_real_team_would_see_it(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+def test_the_demo_refuses_to_run_where_a_real_team_would_see_it(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
     local_stack.refuse_a_real_team()
     (tmp_path / "team").write_text(TEAM)
     local_stack.refuse_a_real_team()
@@ -337,7 +342,7 @@ def test_the_demo_refuses_where_a_real_team_would_see_it(tmp_path: Path, environ
         demo.main()
 
 
-def test_a_tenant_may_reach_the_edges_of_all_hosts_and_what_the_settings_open(tmp_path: Path) -> None:
+def test_tenants_may_reach_the_edges_of_all_hosts_and_the_addresses_in_the_settings(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(
         '[lxd]\nreachable = ["10.9.0.25:25"]\n[edge]\nlisten = "10.0.0.5"\n'
         '[servers.far]\nendpoint = "/far"\nlisten = "10.0.0.6"\n[servers.near]\nendpoint = "/near"\n'
@@ -350,7 +355,7 @@ def test_a_tenant_may_reach_the_edges_of_all_hosts_and_what_the_settings_open(tm
 
 
 def built(settings: Settings, monkeypatch: pytest.MonkeyPatch, version: str = "") -> tuple[str, list[str]]:
-    """The version of Mautic that a blueprint would be built of, and what is told meanwhile."""
+    """Return the version of Mautic that a blueprint would be built of, and the progress messages."""
     told: list[str] = []
     monkeypatch.setattr(local_stack, "build", lambda lxd, archive, **_: archive)
     archive: Any = local_stack.build_blueprint(settings, SimulatedLxd(), told.append, version)
@@ -358,7 +363,7 @@ def built(settings: Settings, monkeypatch: pytest.MonkeyPatch, version: str = ""
 
 
 def with_releases(folder: Path, *versions: str) -> Settings:
-    """Settings that name these releases; 8 wants another PHP, 9 one that nothing has."""
+    """Return settings that name these releases; 8 needs a newer PHP, 9 one that no blueprint has."""
     found = {}
     for version in versions:
         wanted = {"8": ("8.4.0", "8.5.99"), "9": ("8.6.0", "8.7.99")}.get(version[0])
@@ -368,13 +373,13 @@ def with_releases(folder: Path, *versions: str) -> Settings:
     return replace(settings_in(folder / "state"), releases=found)
 
 
-def test_a_blueprint_is_of_the_archive_of_before_or_of_the_newest_release_that_runs_here(
+def test_a_blueprint_is_built_of_its_own_archive_or_of_the_newest_release_that_runs_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert built(settings_in(tmp_path / "state"), monkeypatch)[0] == "5.2.12+double"
     settings = with_releases(tmp_path, "5.2.12", "6.0.10", "8.0.0", "9.0.0")
     version, told = built(settings, monkeypatch)
-    assert version == "8.0.0", "on a newer Debian"
+    assert version == "8.0.0", "it runs on a newer Debian"
     assert told == ["Mautic 9.0.0 runs on PHP 8.6.0 to 8.7.99; blueprints have 8.2 or 8.4."]
     assert built(settings, monkeypatch, "5.2.12")[0] == "5.2.12"
     of_before = settings.releases["5.2.12"]

@@ -1,4 +1,4 @@
-"""What the gateway does where a host cannot do all that the bot asks of its bridge."""
+"""The gateway on hosts that cannot do all that the bot asks of their bridge."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFUSED = (
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The interface of the one instance of a server whose kernel cannot filter IPv6 on a bridge."""
+    """The network device of the only instance on a server whose kernel cannot filter IPv6 on a bridge."""
     nic = {"type": "nic", "ipv4.address": "10.70.0.20", "ipv6.address": "none", **FILTERS}
 
     def change(*_: Any, **__: Any) -> None:
@@ -46,7 +46,9 @@ def test_where_ipv6_cannot_be_filtered_a_tenant_starts_with_all_other_filters(se
     assert server == {"type": "nic", "ipv4.address": "10.70.0.20", **rest}
 
 
-def test_another_refusal_is_told(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_refusal_is_raised_where_ipv6_is_not_filtered_anyway(
+    server: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     server["security.ipv6_filtering"] = "false"
     monkeypatch.setattr(LxdConnection, "change", lambda *_, **__: _refuse())
     with pytest.raises(LxdError, match="requires bridge netfilter"):
@@ -57,8 +59,8 @@ def _refuse() -> None:
     raise LxdError(REFUSED)
 
 
-def test_two_neighbouring_addresses_that_others_have_are_tried_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the last one alone nobody learns that the one before is taken as well."""
+def test_two_neighbouring_addresses_that_are_taken_are_tried_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All refused addresses have to be remembered: the last one alone does not say that the one before is taken too."""
     asked: list[list[str]] = []
     nic = {"type": "nic", "ipv4.address": "10.70.0.20"}
 

@@ -1,4 +1,4 @@
-"""What is said when the way to LXD is not there: each cause in a sentence of its own."""
+"""The connection to LXD and its errors: each cause has a sentence of its own."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_key_that_needs_a_password_is_named(tmp_path: Path) -> None:
     assert told.startswith(f"The bot cannot use {', '.join(files)}: ")
 
 
-def test_who_waits_for_a_silent_server_waits_beside_the_others(tmp_path: Path) -> None:
+def test_threads_wait_for_a_silent_server_in_parallel(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent, ThreadPoolExecutor(5) as threads:
         silent.bind(str(tmp_path / "unix.socket"))
         silent.listen(50)
@@ -66,7 +66,7 @@ def test_who_waits_for_a_silent_server_waits_beside_the_others(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("adapter", [lxd_sessions.TcpAdapter, lxd_sessions.PinnedAdapter])
-def test_a_cut_network_is_known_long_before_the_last_moment_of_an_answer(
+def test_a_cut_network_is_detected_long_before_an_answer_is_overdue(
     adapter: type[lxd_sessions.TcpAdapter],
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -82,7 +82,7 @@ def test_a_cut_network_is_known_long_before_the_last_moment_of_an_answer(
 
 @pytest.mark.parametrize("said", ["read: connection reset by peer", "connect: no such file or directory"])
 @pytest.mark.parametrize("times", [4, 10_000])
-def test_a_file_is_asked_for_again_until_lxds_ending_helper_for_files_is_gone(
+def test_reading_a_file_is_retried_while_lxds_helper_for_files_is_ending(
     monkeypatch: pytest.MonkeyPatch, said: str, times: int
 ) -> None:
     gateway = LxdGateway(NOWHERE)
@@ -105,10 +105,10 @@ def test_a_file_is_asked_for_again_until_lxds_ending_helper_for_files_is_gone(
 
 
 @pytest.mark.parametrize("asked", ["instances", "full_instances"])
-def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_it(
+def test_instances_of_a_dead_member_are_as_last_seen_and_refused_if_never_seen(
     monkeypatch: pytest.MonkeyPatch, asked: str
 ) -> None:
-    """Of the instances of a dead member a real cluster tells the names alone."""
+    """Of the instances on a dead member a real cluster reports only the names."""
     gateway = LxdGateway(NOWHERE)
     gap = dict.fromkeys(("config", "devices", "profiles", "snapshots", "state"))
     gap |= {"name": "client-x", "status": "Error", "location": "node3", "created_at": "0001-01-01T00:00:00Z"}
@@ -126,13 +126,13 @@ def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_i
     (found,) = getattr(gateway, asked)()
     instance = found if asked == "instances" else found.instance
     assert (instance.status, instance.config, instance.profiles) == ("Error", {"user.a": "b"}, ("p",))
-    # Another of that name, on another member.
+    # Another instance of that name, on another member.
     answer = [{**gap, "location": "node2"}]
     with pytest.raises(LxdUnavailable, match="node2"):
         getattr(gateway, asked)()
 
 
-def test_a_socket_that_the_bot_may_not_open_is_told_from_one_that_nobody_answers(
+def test_a_forbidden_socket_is_distinguished_from_one_that_nobody_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(tmp_path / "unix.socket")
@@ -148,7 +148,7 @@ def test_a_socket_that_the_bot_may_not_open_is_told_from_one_that_nobody_answers
 
 
 @pytest.mark.parametrize(("folder", "name"), [("lxd", "LXD"), ("incus", "Incus"), ("other", "The server")])
-def test_a_server_that_never_answered_is_called_as_its_socket_says(tmp_path: Path, folder: str, name: str) -> None:
+def test_a_server_that_never_answered_is_named_after_its_socket(tmp_path: Path, folder: str, name: str) -> None:
     path = str(tmp_path / folder / "unix.socket")
     assert said(LxdGateway(path)) == f"{name} at {path} cannot be reached; is it running?"
 
@@ -156,7 +156,7 @@ def test_a_server_that_never_answered_is_called_as_its_socket_says(tmp_path: Pat
 @pytest.mark.parametrize(
     ("reason", "kind"),
     [
-        # LXD's words, and Incus's for the same.
+        # LXD's wording, and Incus's for the same error.
         ("no available dqlite leader server found", LxdUnavailable),
         ("no available cowsql leader server found", LxdUnavailable),
         ("Missing event connection with target cluster member", LxdUnavailable),
@@ -166,5 +166,5 @@ def test_a_server_that_never_answered_is_called_as_its_socket_says(tmp_path: Pat
         ("Image not provided for instance creation", NotFound),
     ],
 )
-def test_a_refusal_is_known_by_the_words_of_either_product(reason: str, kind: type[LxdError]) -> None:
+def test_a_refusal_is_recognised_in_the_wording_of_either_product(reason: str, kind: type[LxdError]) -> None:
     assert type(LxdGateway(NOWHERE).connection.refusal(reason, "make it")) is kind

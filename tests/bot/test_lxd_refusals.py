@@ -1,4 +1,4 @@
-"""What LXD says, told as what it is; and nothing is busy for ever."""
+"""LXD's refusals are recognised by their kind, and nothing waits for ever for a busy instance."""
 
 from __future__ import annotations
 
@@ -19,22 +19,20 @@ WALK = "Create instance snapshot: {} /var/lib/lxd/storage-pools/p/containers/p_c
 
 @pytest.fixture
 def connection() -> LxdConnection:
-    """One that asks nobody."""
+    """A connection to no server."""
     return LxdConnection("/nowhere", project="p", pool="p", certificate=None, server_certificate=None, timeout=1)
 
 
 @pytest.mark.parametrize("call", ["lstat", "readdirent", "open"])
 @pytest.mark.parametrize("name", ["c/1", "is busy running", "no space left on device", "not found", "x" * 400])
-def test_a_file_that_vanished_is_told_as_that_whatever_it_is_called(
-    connection: LxdConnection, call: str, name: str
-) -> None:
-    """Whoever has the tenant chooses the name, and would else choose what the bot takes it for."""
+def test_a_vanished_file_is_reported_as_such_whatever_its_name(connection: LxdConnection, call: str, name: str) -> None:
+    """The tenant's users choose the name, and could otherwise choose what the bot takes the error for."""
     told = connection.refusal(WALK.format(call, name), "take the snapshot `s` of `c`")
     assert type(told) is Vanished
     assert str(told) == "The server could not take the snapshot `s` of `c`: files were deleted meanwhile. Try again."
 
 
-def test_a_file_that_is_not_there_is_no_snapshot(connection: LxdConnection) -> None:
+def test_a_missing_file_outside_a_snapshot_is_a_plain_error(connection: LxdConnection) -> None:
     text = "open /var/lib/lxd/containers/p_c/rootfs: no such file or directory"
     assert type(connection.refusal(text, "read `/x` in `c`")) is LxdError
 
@@ -43,7 +41,7 @@ GONE = 'Failed to run: ip -d -j link show vethfe2f36a8: exit status 1 (Device "v
 
 
 @pytest.mark.parametrize("times", [1, 4, 5])
-def test_what_another_containers_end_made_fail_is_tried_again(
+def test_a_call_that_failed_because_another_container_ended_is_retried(
     connection: LxdConnection, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     """Incus looks at all interfaces of its machine when it makes a network."""
@@ -79,11 +77,11 @@ def test_what_another_containers_end_made_fail_is_tried_again(
         ("open backup.yaml: disk quota exceeded", PoolFull),
     ],
 )
-def test_kinds(connection: LxdConnection, text: str, kind: type[LxdError]) -> None:
+def test_a_refusal_is_recognised_by_its_text(connection: LxdConnection, text: str, kind: type[LxdError]) -> None:
     assert type(connection.refusal(text, "delete `c`")) is kind
 
 
-def test_what_is_busy_is_waited_for_and_not_for_ever(
+def test_a_busy_instance_is_waited_for_but_not_for_ever(
     connection: LxdConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -99,22 +97,28 @@ def test_what_is_busy_is_waited_for_and_not_for_ever(
     assert len(asked) > 1
 
 
-def test_who_is_held_is_told_at_once(connection: LxdConnection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What holds it is looked for; by itself it does not go."""
+def test_an_instance_that_is_held_by_snapshots_is_not_waited_for(
+    connection: LxdConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bot has to look for what holds the instance: it does not go away by itself."""
 
-    def json(*_: Any, **__: Any) -> None:
+    asked: list[object] = []
+
+    def json(*arguments: Any, **_: Any) -> None:
+        asked.append(arguments)
         raise connection.refusal("Cannot remove a volume that has snapshots", "delete `c`")
 
     monkeypatch.setattr(connection, "json", json)
     with pytest.raises(Held):
         connection.change("delete", "instances/c", "delete `c`", deadline=lxd_connection.LONG)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
     ("endpoint", "driver", "stays"),
     [("https://10.0.0.5:8443", "btrfs", True), ("https://10.0.0.5:8443", "zfs", False), ("/nowhere", "btrfs", False)],
 )
-def test_where_what_a_failed_snapshot_leaves_is_out_of_reach_none_may_fail(
+def test_remains_of_a_failed_snapshot_stay_only_on_a_btrfs_pool_of_another_machine(
     monkeypatch: pytest.MonkeyPatch, endpoint: str, driver: str, stays: bool
 ) -> None:
     connection = LxdConnection(endpoint, project="p", pool="p", certificate=None, server_certificate=None, timeout=1)
@@ -127,7 +131,7 @@ def test_where_what_a_failed_snapshot_leaves_is_out_of_reach_none_may_fail(
     ("how", "frozen"),
     [({}, True), ({"still": True}, True), ({"closed": True}, False), ({"closed": True, "still": True}, True)],
 )
-def test_only_what_has_no_work_left_in_it_moves_where_no_snapshot_may_fail(
+def test_where_no_snapshot_may_fail_an_instance_is_frozen_unless_it_is_closed(
     monkeypatch: pytest.MonkeyPatch, how: dict[str, bool], frozen: bool
 ) -> None:
     lxd = LxdGateway("https://10.0.0.5:8443")

@@ -28,10 +28,10 @@ def stream() -> Iterator[tuple[websocket.WebSocket, socket.socket]]:
 
 
 @pytest.mark.parametrize("frame", [PING, PIECE])
-def test_neither_signs_of_life_nor_pieces_put_off_the_end(
+def test_neither_pings_nor_parts_of_a_line_extend_the_deadline(
     stream: tuple[websocket.WebSocket, socket.socket], frame: bytes
 ) -> None:
-    """LXD asks every few seconds whether somebody is there: each time the wait for an answer began anew."""
+    """LXD sends a ping every few seconds, and each one used to restart the wait for an answer."""
     made, there = stream
     ended = threading.Event()
 
@@ -44,7 +44,7 @@ def test_neither_signs_of_life_nor_pieces_put_off_the_end(
 
     thread = threading.Thread(target=speak)
     thread.start()
-    # Not for ever where the end is put off.
+    # Ends the test if the deadline is extended for ever.
     watch = threading.Timer(20, ended.set)
     watch.start()
     talk = Conversation({"0": made, "1": made}, "client-x", _in_seconds(0.5), 0.5, 1000, _ended)
@@ -56,14 +56,14 @@ def test_neither_signs_of_life_nor_pieces_put_off_the_end(
     thread.join()
 
 
-def test_an_answer_between_signs_of_life_is_heard(stream: tuple[websocket.WebSocket, socket.socket]) -> None:
+def test_an_answer_between_pings_is_read(stream: tuple[websocket.WebSocket, socket.socket]) -> None:
     made, there = stream
     there.sendall(PING + PIECE + PING + LINE)
     talk = Conversation({"0": made, "1": made}, "client-x", _in_seconds(20), 20, 1000, _ended)
     assert talk.line() == b"xend"
 
 
-def test_a_line_without_an_end_is_not_read_for_ever(stream: tuple[websocket.WebSocket, socket.socket]) -> None:
+def test_a_line_beyond_the_limit_is_refused(stream: tuple[websocket.WebSocket, socket.socket]) -> None:
     made, there = stream
     there.sendall(PIECE * 9 + LINE)
     talk = Conversation({"0": made, "1": made}, "client-x", _in_seconds(20), 20, 1000, _ended)

@@ -1,4 +1,4 @@
-"""How a copy between two servers ends, by what each of them tells of it."""
+"""The end of a copy between two servers, by what each of them reports about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bot.lxd.transfer import End, transfer
 
 
 def end(monkeypatch: pytest.MonkeyPatch, name: str, then: Any) -> End:
-    """A server that begins its part, and then answers so whoever asks for it."""
+    """Return an end that begins its part of the copy, and answers or raises `then` to every later request."""
     connection = LxdConnection(
         f"/nowhere/{name}", project="p", pool="p", certificate=None, server_certificate=None, timeout=15
     )
@@ -29,7 +29,7 @@ def end(monkeypatch: pytest.MonkeyPatch, name: str, then: Any) -> End:
     return End(connection, "certificate", f"https://{name}:8443")
 
 
-def test_a_sender_that_has_forgotten_its_part_does_not_undo_what_the_receiver_has(
+def test_a_copy_succeeds_although_the_sender_has_forgotten_its_operation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server forgets an operation five seconds after its end."""

@@ -1,4 +1,4 @@
-"""What the bot does by itself stands in nobody's way."""
+"""Maintenance does not get in the way of people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.bot import OPERATOR, Bench, events, make_bench, make_desk
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """A tenant, of which the bot takes a snapshot just now."""
+    """A tenant of which the bot is taking a snapshot."""
     made = make_bench(tmp_path)
     assert made.done("new client-x").state == "succeeded"
     begin(made)
@@ -27,12 +27,12 @@ def begin(bench: Bench) -> None:
 
 
 def end(bench: Bench) -> None:
-    """Let what is under way go on to its end."""
+    """Let the maintenance that is under way finish."""
     recovery.recover(bench.context.operations)
     bench.finish()
 
 
-def test_a_person_who_asks_while_an_errand_is_under_way_need_not_ask_again(bench: Bench) -> None:
+def test_a_request_during_maintenance_waits_for_its_end(bench: Bench) -> None:
     desk = make_desk(bench)
     soon = threading.Timer(0.3, end, [bench])
     soon.start()
@@ -42,7 +42,7 @@ def test_a_person_who_asks_while_an_errand_is_under_way_need_not_ask_again(bench
     assert states == {"new": "succeeded", "snapshot": "succeeded", "delete": "awaiting_approval"}
 
 
-def test_who_asks_while_an_errand_hangs_is_told_that_it_is_the_bots(
+def test_a_request_is_refused_while_maintenance_hangs_and_the_refusal_names_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operations, "MAINTENANCE_ENDS", 0.1)
@@ -51,7 +51,7 @@ def test_who_asks_while_an_errand_hangs_is_told_that_it_is_the_bots(
     assert "locked by the bot's own snapshot of `client-x`" in desk.slack.to(OPERATOR.id)[-1]
 
 
-def test_who_approves_while_an_errand_is_under_way_need_not_press_again(bench: Bench) -> None:
+def test_an_approval_during_maintenance_waits_for_its_end(bench: Bench) -> None:
     end(bench)
     request = bench.ask("stop client-x", OPERATOR)
     begin(bench)
@@ -61,7 +61,7 @@ def test_who_approves_while_an_errand_is_under_way_need_not_press_again(bench: B
     soon.join()
 
 
-def test_who_approves_while_an_errand_hangs_is_told_and_the_request_still_waits(
+def test_an_approval_is_refused_while_maintenance_hangs_and_the_request_stays_open(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operations, "MAINTENANCE_ENDS", 0.1)
@@ -74,7 +74,7 @@ def test_who_approves_while_an_errand_hangs_is_told_and_the_request_still_waits(
     assert (waiting.state, waiting.decisions) == ("awaiting_approval", ())
 
 
-def test_an_errand_yields_to_who_was_quicker(bench: Bench) -> None:
+def test_no_maintenance_is_requested_for_a_busy_tenant(bench: Bench) -> None:
     maintenance = Maintenance(bench.context)
     assert not maintenance.may("client-x", passes=True)
     maintenance.ask("snapshot", bench.answer("snapshot client-x"))
@@ -82,7 +82,7 @@ def test_an_errand_yields_to_who_was_quicker(bench: Bench) -> None:
     assert len(bench.context.operations.select("requester = 'system'")) == 1
 
 
-def test_who_asks_overtakes_an_errand_that_has_not_begun(bench: Bench) -> None:
+def test_an_approved_request_overtakes_maintenance_that_has_not_begun(bench: Bench) -> None:
     end(bench)
     request = bench.ask("stop client-x", OPERATOR)
     Maintenance(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
@@ -93,4 +93,4 @@ def test_who_asks_overtakes_an_errand_that_has_not_begun(bench: Bench) -> None:
     assert events(bench, overtaken)[-1] == "operation.overtaken"
     bench.finish()
     assert bench.context.operations.get(request.id).state == "succeeded"
-    assert Maintenance(bench.context).may("client-x"), "it comes again at the next look"
+    assert Maintenance(bench.context).may("client-x"), "the next run may request it again"

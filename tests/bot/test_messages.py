@@ -1,4 +1,4 @@
-"""Messages: whatever people write, Slack takes what comes of it, and nothing in it comes alive."""
+"""Messages: whatever people write, Slack accepts the result, and nothing in it becomes a mention or a link."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def card(shown: Operation) -> Message:
 
 
 @given(st.sampled_from(STATES), hostile, hostile, hostile)
-def test_any_card_is_taken_by_slack_and_mentions_nobody_else(state: str, note: str, step: str, outcome: str) -> None:
+def test_slack_accepts_any_card_and_it_mentions_nobody_else(state: str, note: str, step: str, outcome: str) -> None:
     judge(card(operation(state, note, step, outcome, "U0ACCOUNT")), PEOPLE)
 
 
@@ -122,7 +122,7 @@ def test_a_requester_that_is_no_slack_id_is_only_text(requester: str) -> None:
 
 
 @given(hostile, hostile)
-def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
+def test_slack_accepts_any_list_and_status(note: str, word: str) -> None:
     tenant = Tenant(
         "client-x",
         "local",
@@ -166,7 +166,7 @@ def test_any_list_and_status_is_taken_by_slack(note: str, word: str) -> None:
 
 
 @given(hostile, hostile)
-def test_any_history_and_audit_row_is_taken_by_slack(note: str, word: str) -> None:
+def test_slack_accepts_any_history_and_audit_row(note: str, word: str) -> None:
     shown = [operation("failed", note, "", word, "U0ACCOUNT")]
     judge(RENDERER.message("commands/history.j2", operations=shown, tenant="client-x"), PEOPLE)
     row = {"seq": 1, "at": 1.8e9, "event": "step.finished", "tenant": "client-x", "operation": 7, "actor": word}
@@ -175,7 +175,7 @@ def test_any_history_and_audit_row_is_taken_by_slack(note: str, word: str) -> No
     judge(RENDERER.message("commands/audit.j2", what="recent", rows=rows), frozenset([word]))
 
 
-def test_a_moment_comes_alive_in_sentences_and_facts_but_not_where_it_was_typed() -> None:
+def test_only_a_moment_exactly_as_the_bot_writes_it_is_shown_as_a_date() -> None:
     moment = Renderer().moment(1.8e9)
     assert moment.endswith("|2027-01-15 08:00 UTC>")
     assert told(f"Frozen until {moment}, `x`.", "") == f"Frozen until {moment}, `x`."
@@ -186,17 +186,17 @@ def test_a_moment_comes_alive_in_sentences_and_facts_but_not_where_it_was_typed(
 
 
 @given(hostile, hostile)
-def test_a_refusal_quotes_what_was_typed_without_bringing_it_to_life(typed: str, other: str) -> None:
+def test_a_refusal_quotes_typed_text_without_activating_it(typed: str, other: str) -> None:
     why = f"There is no plan “{typed[:40]}”; `/mautic help` lists {other}, says <@U0OPSLEAD>."
     judge(RENDERER.say(f":warning: {told(why, typed + other)}"), PEOPLE)
 
 
-def test_a_mention_of_ours_lives_and_a_typed_one_does_not() -> None:
+def test_a_mention_by_the_bot_is_active_and_a_typed_one_is_not() -> None:
     assert told("held by <@U0OPSLEAD>", "new client-x") == "held by <@U0OPSLEAD>"
     assert told("no <@U0VICTIM>; ask <@U0OPSLEAD>", "new <@U0VICTIM>") == "no &lt;@U0VICTIM&gt;; ask <@U0OPSLEAD>"
 
 
-def test_a_thousand_tenants_with_long_notes_stay_in_the_limits() -> None:
+def test_a_thousand_tenants_with_long_notes_stay_within_slacks_limits() -> None:
     tenant = Tenant(
         "client-x", "local", "local", "client-x", "Running", "d" * 250, "small", "5", "tenant", note="<!channel> &" * 20
     )
@@ -216,11 +216,11 @@ def test_a_thousand_tenants_with_long_notes_stay_in_the_limits() -> None:
     listed |= {"states": counted([condition] * 1000), "conditions": {tenant.instance: condition}}
     shown = RENDERER.message("commands/list.j2", tenants=tenants, url=SETTINGS.edge.url, **listed)
     judge(shown)
-    assert "… cut" in str(shown.blocks), "what does not fit is not left out in silence"
+    assert "… cut" in str(shown.blocks), "the message says that something was cut"
 
 
 @given(st.text(max_size=9000), st.integers(0, 5))
-def test_any_words_become_a_message(words: str, lines: int) -> None:
+def test_any_words_become_a_valid_message(words: str, lines: int) -> None:
     extra = [section("below")] * lines
     block_kit.message_content(RENDERER.compose(escape(words), extra).arguments())
 
@@ -232,12 +232,12 @@ def test_the_marks_of_a_template_become_blocks() -> None:
     assert blocks[1]["text"]["text"] == "first\nsecond"
 
 
-def test_a_header_does_not_come_alive_in_the_notification() -> None:
+def test_a_header_stays_escaped_in_the_notification() -> None:
     assert Renderer().compose("# &lt;!channel&gt;").text == "&lt;!channel&gt;"
 
 
 @given(hostile, st.integers(10, 60))
-def test_a_cut_never_splits_an_entity_or_a_mark(text: str, limit: int) -> None:
+def test_a_cut_never_splits_an_entity(text: str, limit: int) -> None:
     cut = clip(escape(text), limit)
     assert len(cut) <= limit
     assert not cut.replace("&amp;", "").replace("&lt;", "").replace("&gt;", "").count("&")
@@ -262,12 +262,12 @@ def test_a_cut_never_splits_an_entity_or_a_mark(text: str, limit: int) -> None:
         (seconds(3 * 86_400), "3 days"),
     ],
 )
-def test_small_words(shown: str, expected: str) -> None:
+def test_values_are_formatted_for_people(shown: str, expected: str) -> None:
     assert shown == expected
 
 
 @given(hostile, hostile)
-def test_any_modal_is_taken_by_slack(title: str, text: str) -> None:
+def test_slack_accepts_any_modal(title: str, text: str) -> None:
     made = modal("credentials", title or "x", [section(code(text))])
     if title.strip():
         block_kit.view(made.view, "modal")

@@ -1,4 +1,4 @@
-"""The past of tenants and hosts: rolled up from what exists, so that no restart or second run changes it."""
+"""The history of tenants and hosts: rolled up from what exists, so that no restart or second run changes it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rows(database: Database) -> list[tuple[object, ...]]:
     ]
 
 
-def test_a_mean_stays_a_mean_and_the_highest_the_highest(database: Database) -> None:
+def test_rolling_up_keeps_means_and_maxima(database: Database) -> None:
     sweep(database, START, Reading("client-x", up=True, memory=100, disk=5, queue_age=0, page=0.1))
     sweep(database, START + 300, Reading("client-x", up=False, memory=400, disk=9, queue_age=70))
     sweep(database, START + 600, Reading("client-x", up=True, memory=100, disk=7, queue_age=10, page=0.3))
@@ -53,7 +53,7 @@ def test_a_mean_stays_a_mean_and_the_highest_the_highest(database: Database) -> 
     assert (day.page, day.disk) == (pytest.approx(0.2), 9)
 
 
-def test_the_highest_of_a_week_is_found_by_day_by_hour_and_at_the_last_look(database: Database) -> None:
+def test_the_maximum_of_a_week_is_found_in_days_in_hours_and_in_the_last_look(database: Database) -> None:
     now = START + 9 * DAY + 5 * HOUR
     highest = {"by day": 3 * DAY, "by hour": 9 * DAY + HOUR, "yesterday": 8 * DAY + HOUR, "now": 9 * DAY + 5 * HOUR}
     for at in range(0, 9 * DAY + 5 * HOUR + 1, HOUR):
@@ -65,13 +65,13 @@ def test_the_highest_of_a_week_is_found_by_day_by_hour_and_at_the_last_look(data
     assert metrics.highest(database, now - DAY, now)["by hour"] == 900
 
 
-def test_what_was_not_seen_is_no_nought(database: Database) -> None:
+def test_a_value_that_was_not_measured_is_none_and_not_zero(database: Database) -> None:
     sweep(database, START, Reading("client-x"))
     sweep(database, START + HOUR, Reading("client-x", memory=7))
     assert [one.memory for one in metrics.history(database, "client-x", 0, START + HOUR)] == [None, 7]
 
 
-def test_cpu_is_cores_in_use_and_begins_anew_with_the_container(database: Database) -> None:
+def test_cpu_is_the_cores_in_use_and_starts_over_with_the_container(database: Database) -> None:
     for minute, spent in ((0, 50e9), (5, 200e9), (10, 1e9), (15, 301e9)):
         sweep(database, START + minute * 60, Reading("client-x", cpu_time=int(spent)))
     cores = [one.cpu for one in metrics.history(database, "client-x", 0, START + HOUR, RAW)]
@@ -79,7 +79,7 @@ def test_cpu_is_cores_in_use_and_begins_anew_with_the_container(database: Databa
 
 
 def test_rolling_up_late_or_twice_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two bots see the same 70 days: one rolls up at each look, the other at times, and then twice."""
+    """Two bots see the same 70 days: one rolls up at each look, the other only sometimes, and then twice."""
     steady, late = Database(tmp_path / "steady.db"), Database(tmp_path / "late.db")
     roll_up = metrics.roll_up
     chance = random.Random(7)
@@ -117,7 +117,7 @@ def test_no_look_is_lost_or_counted_twice(database: Database) -> None:
     assert min(one.at for one in metrics.history(database, "client-x", 0, now, RAW)) >= now - 2 * DAY - HOUR
 
 
-def test_growth_tells_when_it_is_full(database: Database) -> None:
+def test_growth_predicts_when_a_disk_is_full(database: Database) -> None:
     for hour in range(5 * 24 + 1):
         sweep(
             database,
@@ -135,9 +135,9 @@ def test_growth_tells_when_it_is_full(database: Database) -> None:
     assert grown["grows"].per_day == pytest.approx(GIB, rel=1e-6)
     assert grown["grows"].days_to_full(30 * GIB) == pytest.approx(15)
     assert grown["grows"].days_to_full(15 * GIB) == 0
-    assert grown["grows"].days_to_full(36 * GIB) is None, "five days tell nothing of the next twenty-one"
+    assert grown["grows"].days_to_full(36 * GIB) is None, "five days say nothing about the next twenty-one"
     assert grown["shrinks"].days_to_full(30 * GIB) is None
-    assert grown["new"].days_to_full(30 * GIB) is None, "its past is shorter than a day"
+    assert grown["new"].days_to_full(30 * GIB) is None, "its history is shorter than a day"
     assert pool_growth(database, START, now)["local"].days_to_full(48 * GIB) == pytest.approx(19)
     assert [one.used for one in metrics.pool_history(database, "local", START, now)][-1] == 10 * GIB
     assert metrics.latest(database, now)["grows"].disk == 15 * GIB
@@ -150,8 +150,8 @@ def test_the_bot_has_been_awake_since_its_last_long_break(database: Database) ->
     assert metrics.awake_since(database, START + 305 * 60) == START + 300 * 60
 
 
-def test_a_clock_that_was_ahead_leaves_nothing_that_stands_still(database: Database) -> None:
-    """It is set right after three hours that were 400 days ahead; what was written then stays where it is."""
+def test_samples_of_a_clock_that_was_ahead_distort_no_later_figures(database: Database) -> None:
+    """The clock is 400 days ahead for three hours and then corrected; the samples of these hours stay as they are."""
     late = START + 5 * HOUR
     for minute in range(0, 180, 5):
         sweep(database, late + 400 * DAY + minute * 60, Reading("client-x", disk=99 * GIB), pool=99 * GIB)
@@ -170,8 +170,8 @@ def test_a_clock_that_was_ahead_leaves_nothing_that_stands_still(database: Datab
     assert ahead[0]["looks"] == 36
 
 
-def test_what_was_counted_otherwise_before_is_no_growth(database: Database, tmp_path: Path) -> None:
-    """LXD's exclusive bytes of before, of a tenant with a snapshot, beside what its limit counts: no huge growth."""
+def test_disk_usage_that_was_counted_differently_before_is_no_growth(database: Database, tmp_path: Path) -> None:
+    """Older releases stored the exclusive bytes of a tenant with a snapshot: far fewer than its limit counts."""
     for day in range(6):
         sweep(database, START + day * DAY, Reading("client-x", disk=(day + 1) << 20))
     database.close()
@@ -192,7 +192,7 @@ def test_what_was_counted_otherwise_before_is_no_growth(database: Database, tmp_
     assert again.read("SELECT reason FROM operations") == []
 
 
-def test_what_is_known_of_a_disk_stays_while_nobody_can_measure_it(database: Database) -> None:
+def test_the_last_known_usage_of_a_disk_stays_while_it_cannot_be_measured(database: Database) -> None:
     sweep(database, START, Reading("client-x", disk=5 * GIB, disk_limit=30 * GIB))
     sweep(database, START + DAY, Reading("client-x"))
     assert metrics.disks(database) == {"client-x": metrics.KnownDisk(START, 5 * GIB, 30 * GIB)}

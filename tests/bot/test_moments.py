@@ -49,7 +49,7 @@ NOW = at("2026-11-28 14:30")
         ("2026-12-01T01:00Z", "2026-12-01 02:00"),
     ],
 )
-def test_it_means(typed: str, means: str) -> None:
+def test_a_typed_moment_is_understood(typed: str, means: str) -> None:
     assert moment(typed, NOW, BERLIN) == at(means)
 
 
@@ -57,11 +57,11 @@ def test_it_means(typed: str, means: str) -> None:
     "typed",
     ["", "soon", "22", "25:00", "22:61", "tomorrow", "monday", "13pm", "2026-02-30 02:00", "31.02.2026", "6.0.10"],
 )
-def test_it_means_nothing(typed: str) -> None:
+def test_other_text_is_no_moment(typed: str) -> None:
     assert moment(typed, NOW, BERLIN) is None
 
 
-def test_a_time_that_there_is_twice_is_the_first_that_is_still_to_come() -> None:
+def test_a_time_that_comes_twice_in_a_day_means_the_next_one() -> None:
     before = at("2026-10-25 00:30")
     first = moment("02:30", before, BERLIN)
     assert first == datetime.fromisoformat("2026-10-25T02:30+02:00").timestamp()
@@ -71,18 +71,18 @@ def test_a_time_that_there_is_twice_is_the_first_that_is_still_to_come() -> None
     assert moment("tomorrow 02:30", at("2026-10-24 23:00"), BERLIN) == first
 
 
-def test_a_time_that_there_is_not_comes_as_much_later() -> None:
+def test_a_time_that_the_clocks_skip_is_an_hour_later() -> None:
     found = moment("tomorrow 02:30", at("2026-03-28 20:00"), BERLIN)
     assert found == datetime.fromisoformat("2026-03-29T03:30+02:00").timestamp()
 
 
-def test_tomorrow_is_the_next_day_however_long_this_one_is() -> None:
+def test_tomorrow_is_the_next_day_however_long_today_is() -> None:
     for day, next_day in (("2026-03-28", "2026-03-29"), ("2026-10-24", "2026-10-25")):
         assert moment("tomorrow 12:00", at(f"{day} 12:00"), BERLIN) == at(f"{next_day} 12:00")
 
 
 @pytest.mark.parametrize("typed", ["2026-10-25T02:30+02:00", "2026-10-25T02:30+01:00", "2026-12-01T02:00+01:00"])
-def test_what_is_spelled_means_the_same_when_it_is_read(typed: str) -> None:
+def test_a_spelled_moment_means_the_same_when_it_is_read(typed: str) -> None:
     meant = datetime.fromisoformat(typed).timestamp()
     assert spelled(meant, BERLIN) == typed
     assert moment(spelled(meant, BERLIN), NOW, BERLIN) == meant
@@ -106,7 +106,7 @@ def test_the_words_of_a_moment_need_no_quotes(words: str, whole: list[str]) -> N
     assert joined(words.split()) == whole
 
 
-def test_hours_over_midnight() -> None:
+def test_hours_may_span_midnight() -> None:
     hours = Hours.of("22:00-05:00")
     assert hours
     assert [hours.has(at(f"2026-11-28 {clock}"), BERLIN) for clock in ("21:59", "22:00", "04:59", "05:00")] == [
@@ -123,7 +123,7 @@ def test_hours_over_midnight() -> None:
             Hours.of(wrong)
 
 
-def test_hours_within_a_day() -> None:
+def test_hours_may_lie_within_a_day() -> None:
     hours = Hours.of("9:00-17:00")
     assert hours
     assert hours.has(NOW, BERLIN)

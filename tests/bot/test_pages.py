@@ -1,4 +1,4 @@
-"""What visitors of a tenant see: what is told of it, what of it got worse, and in which words."""
+"""The pages that visitors of a tenant see: which are read, which got worse, and in which words."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def keys(found: tuple[Worse, ...]) -> list[tuple[str, str]]:
     return [(one.what, one.key if one.key != "linked" else one.path) for one in found]
 
 
-def test_all_that_visitors_see_is_told_and_what_would_change_something_only_of_a_copy(mautic: Mautic) -> None:
+def test_pages_whose_visit_changes_something_are_read_only_of_a_copy(mautic: Mautic) -> None:
     pages = mautic.pages(NAME)
     assert [page.key for page in pages.pages] == [
         "login", "tracking", "form", "landing", "unsubscribe", "linked", "linked",
@@ -56,20 +56,20 @@ def test_all_that_visitors_see_is_told_and_what_would_change_something_only_of_a
     assert copy.left_out == {}
     preferences = copy.of_key("preferences")
     assert preferences
-    assert preferences.body == b"", "it tells of a contact"
+    assert preferences.body == b"", "it shows a contact"
 
 
-def test_the_same_twice_is_no_worse(mautic: Mautic) -> None:
+def test_unchanged_pages_are_not_worse(mautic: Mautic) -> None:
     assert worse(mautic.pages(NAME), mautic.pages(NAME)) == ()
 
 
-def test_a_page_that_fails_and_a_file_that_is_gone_are_worse(lxd: SimulatedLxd, mautic: Mautic) -> None:
+def test_a_failing_page_and_a_missing_file_are_worse(lxd: SimulatedLxd, mautic: Mautic) -> None:
     before = mautic.pages(NAME)
     change(lxd, NAME, broken_pages={"/s/login": 500, "/form/1": 0, STYLE: 404})
     after = mautic.pages(NAME)
     assert keys(worse(before, after)) == [("status", "login"), ("status", "form"), ("linked", f"{STYLE}?v5.2.12")]
     change(lxd, NAME, broken_pages={"/s/login": 500, LOGO: 404})
-    assert keys(worse(after, mautic.pages(NAME))) == [("linked", LOGO)], "what was as bad before is no news"
+    assert keys(worse(after, mautic.pages(NAME))) == [("linked", LOGO)], "what was as bad before is not worse"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_page_is_worse_when_a_person_would_say_so(was: Page, now: Page | None,
     assert [one.what for one in found] == [what] * bool(what)
 
 
-def test_what_was_left_out_is_not_gone() -> None:
+def test_a_page_that_was_left_out_for_lack_of_time_is_not_gone() -> None:
     assert worse(Pages((LOGIN,)), Pages((), {"login": "late"})) == ()
     assert worse(Pages((LOGIN,)), Pages((), {"/s/login": "late"})) == ()
     for left_out in ({"form": "late"}, {"login": "none"}, {"login": "unread"}):
@@ -104,7 +104,7 @@ def test_what_was_left_out_is_not_gone() -> None:
         assert [one.what for one in found] == ["gone"]
 
 
-def test_only_words_of_ours_are_taken_of_a_tenant() -> None:
+def test_only_known_words_are_accepted_from_a_tenant() -> None:
     told = {"key": "evil", "status": 200, "seconds": 0.1}
     pages = Pages.of({"pages": {"/x": told}, "left_out": {"form": "none", "asset": "<!channel>"}})
     assert pages == Pages((), {"form": "none"})
@@ -122,7 +122,7 @@ def test_only_words_of_ours_are_taken_of_a_tenant() -> None:
         ([STYLED], [replace(STYLED, path="/app.css?v2", seconds=0.9)], ["slower"]),
     ],
 )
-def test_a_file_is_known_by_its_path_whatever_its_version(
+def test_a_linked_file_is_recognised_by_its_path_whatever_its_version(
     before: list[Page], after: list[Page], what: list[str]
 ) -> None:
     assert [one.what for one in worse(Pages(tuple(before)), Pages(tuple(after)))] == what
@@ -142,7 +142,7 @@ LOOKED = st.lists(PAGE, max_size=6, unique_by=lambda page: page.place if page.ke
 
 
 @given(LOOKED, LOOKED)
-def test_nothing_is_worse_than_itself_and_whatever_is_worse_can_be_said(one: list[Page], other: list[Page]) -> None:
+def test_nothing_is_worse_than_itself_and_everything_worse_has_a_sentence(one: list[Page], other: list[Page]) -> None:
     assert worse(Pages(tuple(one)), Pages(tuple(one))) == ()
     found = worse(Pages(tuple(one)), Pages(tuple(other)))
     said = Renderer().words("pages.j2", found=found, left_out=dict.fromkeys(map(str, range(9)), "late"))
@@ -179,5 +179,5 @@ SAID: list[tuple[Callable[[], str], str]] = [
 
 
 @pytest.mark.parametrize(("say", "sentence"), SAID)
-def test_what_got_worse_is_said_in_a_sentence(say: Callable[[], str], sentence: str) -> None:
+def test_each_thing_that_got_worse_is_described_in_a_sentence(say: Callable[[], str], sentence: str) -> None:
     assert say() == sentence

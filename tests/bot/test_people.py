@@ -1,4 +1,4 @@
-"""Who is speaking: only full members of our own organisation have a say, with the roles that the settings give."""
+"""Who may act: only full members of the bot's own organisation, with the roles that the settings give them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_roles_come_from_user_groups_by_handle(people: People) -> None:
     assert people.actor(LEAD.id, "T0OURS", "C0OPS").roles == {"requester", "approver"}
 
 
-def test_roles_come_from_user_ids_where_the_plan_has_no_groups(slack: FakeSlack, tmp_path: Path) -> None:
+def test_roles_come_from_user_ids_where_slacks_plan_has_no_groups(slack: FakeSlack, tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     roles = dict(settings.roles) | {"approver": Role([LEAD.id], ["mautic-approvers"], False)}
     people = People(cast(WebClient, slack), replace(settings, roles=roles))
@@ -45,7 +45,7 @@ def test_roles_come_from_user_ids_where_the_plan_has_no_groups(slack: FakeSlack,
     slack.fail("usergroups.list", "plan_upgrade_required", times=100)
     assert people.actor(LEAD.id, "T0OURS", "C0OPS").roles == {"requester", "approver"}
     assert people.actor(OPERATOR.id, "T0OURS", "C0OPS").roles == {"requester"}
-    assert slack.calls["usergroups.list"] == 1, "what a plan lacks is not asked for again and again"
+    assert slack.calls["usergroups.list"] == 1, "what a plan lacks is not requested again and again"
 
 
 @pytest.mark.parametrize("written", ["@mautic-approvers", "mautic-approvers", "S0MAUTICAPPROVERS"])
@@ -58,7 +58,7 @@ def test_a_group_is_found_however_it_is_written(slack: FakeSlack, tmp_path: Path
     assert people.mention(["approver"]) == "<!subteam^S0MAUTICAPPROVERS>"
 
 
-def test_an_id_that_does_not_begin_as_most_do_is_no_handle(slack: FakeSlack, tmp_path: Path) -> None:
+def test_a_group_id_with_an_unusual_beginning_is_not_taken_for_a_handle(slack: FakeSlack, tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     people = People(cast(WebClient, slack), replace(settings, roles={"approver": Role([], ["SAZ94GDB8"], False)}))
     people.connect()
@@ -67,13 +67,15 @@ def test_an_id_that_does_not_begin_as_most_do_is_no_handle(slack: FakeSlack, tmp
 
 
 @pytest.mark.parametrize("mark", ["deleted", "is_bot", "is_restricted", "is_ultra_restricted", "is_stranger"])
-def test_guests_bots_and_strangers_have_no_say(people: People, slack: FakeSlack, mark: str) -> None:
+def test_guests_bots_and_strangers_are_refused(people: People, slack: FakeSlack, mark: str) -> None:
     slack.people["U0GUEST"] = {mark: True}
     with pytest.raises(Refused, match="Guests, bots and people from other organisations"):
         people.actor("U0GUEST", "T0OURS", "C0OPS")
 
 
-def test_another_organisation_has_no_say_whatever_its_delivery_claims(people: People, slack: FakeSlack) -> None:
+def test_people_of_another_organisation_are_refused_whatever_their_delivery_claims(
+    people: People, slack: FakeSlack
+) -> None:
     with pytest.raises(Refused, match="our own organisation"):
         people.actor("U0OUTSIDER", "T0OTHER", "C0OPS")
     slack.people["U0OUTSIDER"] = {"team_id": "T0OTHER"}
@@ -92,19 +94,21 @@ def test_on_enterprise_grid_the_organisation_counts(slack: FakeSlack, tmp_path: 
         people.actor("W0OTHER", "E0OURS", "C0OPS")
 
 
-def test_a_channel_shared_with_others_is_no_place_for_this(people: People, slack: FakeSlack) -> None:
+def test_a_channel_shared_with_another_organisation_is_refused(people: People, slack: FakeSlack) -> None:
     slack.channels["C0SHARED"] = {"is_ext_shared": True}
     with pytest.raises(Refused, match="shared with another organisation"):
         people.actor(LEAD.id, "T0OURS", "C0SHARED")
 
 
-def test_a_channel_that_the_bot_is_not_in_is_named_as_the_reason(people: People, slack: FakeSlack) -> None:
+def test_a_channel_that_the_bot_cannot_see_is_refused_with_a_hint_to_invite_it(
+    people: People, slack: FakeSlack
+) -> None:
     slack.fail("conversations.info", "channel_not_found")
     with pytest.raises(Refused, match="/invite"):
         people.actor(LEAD.id, "T0OURS", "C0SECRET")
 
 
-def test_who_invites_the_bot_is_heard_at_once(people: People, slack: FakeSlack) -> None:
+def test_a_channel_is_accepted_as_soon_as_the_bot_is_invited(people: People, slack: FakeSlack) -> None:
     slack.channels["C0ELSE"] = {"is_member": False}
     with pytest.raises(Refused, match="/invite"):
         people.actor(ASKER.id, "T0OURS", "C0ELSE")
@@ -112,13 +116,15 @@ def test_who_invites_the_bot_is_heard_at_once(people: People, slack: FakeSlack) 
     assert people.actor(ASKER.id, "T0OURS", "C0ELSE").id == ASKER.id
 
 
-def test_in_direct_messages_there_is_no_channel_to_look_at(people: People, slack: FakeSlack) -> None:
+def test_direct_messages_need_no_look_at_the_channel(people: People, slack: FakeSlack) -> None:
     assert people.actor(LEAD.id, "T0OURS", "D0LEAD").id == LEAD.id
     assert slack.calls["conversations.info"] == 0
 
 
 @pytest.mark.parametrize("trouble", ["ratelimited", "internal_error", TimeoutError("timed out"), IncompleteRead(b"")])
-def test_when_slack_does_not_say_who_it_is_the_answer_is_no(people: People, slack: FakeSlack, trouble: Any) -> None:
+def test_a_person_is_refused_when_slack_does_not_say_who_they_are(
+    people: People, slack: FakeSlack, trouble: Any
+) -> None:
     slack.fail("users.info", trouble)
     with pytest.raises(Refused, match="Try again in a minute"):
         people.actor(LEAD.id, "T0OURS", "C0OPS")
@@ -131,7 +137,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_a_decision_asks_afresh_and_other_things_once_a_minute(people: People, slack: FakeSlack, clock: Clock) -> None:
+def test_slack_is_asked_afresh_for_a_decision_and_once_a_minute_otherwise(
+    people: People, slack: FakeSlack, clock: Clock
+) -> None:
     for _ in range(3):
         people.actor(LEAD.id, "T0OURS", "C0OPS")
         clock.move(15)
@@ -141,14 +149,14 @@ def test_a_decision_asks_afresh_and_other_things_once_a_minute(people: People, s
     assert people.actor(LEAD.id, "T0OURS", "C0OPS", fresh=True).roles == {"requester"}
 
 
-def test_many_decisions_ask_slack_no_more_than_it_takes(people: People, slack: FakeSlack, clock: Clock) -> None:
+def test_many_decisions_stay_within_slacks_rate_limit(people: People, slack: FakeSlack, clock: Clock) -> None:
     for press in range(120):
         people.actor(f"U0PRESSES{press}", "T0OURS", "C0OPS", fresh=True)
         clock.move(0.5)
     assert slack.calls["usergroups.users.list"] <= 20
 
 
-def test_those_who_decide_at_one_time_share_one_answer(people: People, slack: FakeSlack) -> None:
+def test_simultaneous_decisions_share_one_answer(people: People, slack: FakeSlack) -> None:
     real = slack.api_call
 
     def slow(method: str, params: dict[str, str]) -> Any:
@@ -158,7 +166,7 @@ def test_those_who_decide_at_one_time_share_one_answer(people: People, slack: Fa
     slack.api_call = slow  # type: ignore[method-assign]
     with ThreadPoolExecutor(8) as presses:
         list(presses.map(lambda n: people.actor(f"U0PRESSES{n}", "T0OURS", "C0OPS", fresh=True), range(8)))
-    assert slack.calls["usergroups.users.list"] == 2, "one a group"
+    assert slack.calls["usergroups.users.list"] == 2, "one request per group"
 
 
 def test_an_answer_from_before_a_group_changed_is_not_kept(people: People, slack: FakeSlack) -> None:

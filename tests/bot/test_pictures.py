@@ -1,4 +1,4 @@
-"""Pictures of pages before and after, which would do anything, by Debian's Chromium; and what differs in them."""
+"""Pictures of hostile pages before and after a change, taken by Debian's Chromium, and what differs in them."""
 
 from __future__ import annotations
 
@@ -57,20 +57,20 @@ BOX = drawn((20, 20, 59, 59))
         (drawn(size=(400, 50)), drawn(), 1 - 200 * 50 / (400 * 100)),
     ],
 )
-def test_a_pixel_differs_where_nothing_next_to_it_is_like_it(before: bytes, after: bytes, share: float) -> None:
+def test_a_pixel_differs_where_no_neighbour_is_like_it(before: bytes, after: bytes, share: float) -> None:
     assert differ(before, after) == pytest.approx(share, abs=0.0005)
 
 
-def test_views_stand_beside_each_other_and_what_differs_is_red() -> None:
+def test_views_are_side_by_side_and_differences_are_red() -> None:
     share, png = side_by_side([Pair(drawn(), BOX), Pair(drawn(size=(60, 80)), drawn(size=(60, 80)))])
     assert share == pytest.approx(1600 / (20_000 + 4800), abs=0.002)
     sheet = Image.open(io.BytesIO(png)).convert("RGB")
     red = [x for x in range(sheet.width) if sheet.getpixel((x, 34 + 20)) == (209, 41, 61)]
     assert len(red) == pytest.approx(20, abs=3)
-    assert min(red) > sheet.width * 2 / 3, "in the third column alone"
+    assert min(red) > sheet.width * 2 / 3, "in the third column only"
 
 
-def test_what_is_no_picture_or_too_large_is_refused() -> None:
+def test_a_file_that_is_no_picture_or_too_large_is_refused() -> None:
     with pytest.raises(OSError, match="cannot identify"):
         differ(b"GIF89a", BOX)
     with pytest.raises(ValueError, match="too large"):
@@ -88,10 +88,10 @@ HTML = f'<link rel="stylesheet" href="https://{DOMAIN}/app.css?v1"><h1>Login</h1
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What was started has ended, and folders are gone, when a test ends; another bot of this machine has its own."""
-    # pytest's own folder is asked for first: it would be made in the other.
+    """Fails a test that leaves a process or a folder; it has a folder of its own, as other bots run on this machine."""
+    # Pytest's own folder (`tmp_path`) has to exist before, because it would be created inside this one.
     own = Path(tempfile.mkdtemp(dir="/tmp"))
-    # Pictures are taken by nobody, who is to come that far.
+    # The user `nobody` takes the pictures, and has to reach what is below.
     own.chmod(0o755)
     monkeypatch.setattr("tempfile.tempdir", str(own))
     try:
@@ -110,7 +110,7 @@ def cmdlines() -> list[bytes]:
     return found
 
 
-def test_a_page_that_looks_the_same_does_and_one_without_its_style_does_not() -> None:
+def test_an_unchanged_page_looks_the_same_and_one_without_its_style_does_not() -> None:
     need("chromium")
     same, other = pages(HTML), Pages((*pages(HTML).pages, *pages("<p>x", key="form", path="/form/1").pages[:1]))
     answer = pictures.take(other, same, DOMAIN)
@@ -118,7 +118,7 @@ def test_a_page_that_looks_the_same_does_and_one_without_its_style_does_not() ->
     assert (answer.why, login.key, login.share, login.why) == ("", "login", 0.0, "")
     sheet = Image.open(io.BytesIO(login.png)).convert("RGB")
     assert sheet.width == 3 * (640 + 195 + 2 * 16) + 16
-    assert sheet.getpixel((400, 300)) == (0x20, 0x60, 0x40), "its style sheet came by its whole address"
+    assert sheet.getpixel((400, 300)) == (0x20, 0x60, 0x40), "the style sheet was found by its full address"
     broken = pages(HTML)
     (login,) = pictures.take(same, Pages(broken.pages[:1]), DOMAIN).pictures
     assert login.share > 0.9
@@ -143,7 +143,7 @@ NASTY = """
 
 @pytest.fixture
 def listener() -> Iterator[tuple[int, list[str]]]:
-    """A server of this machine that a page is not to reach, and what it was asked for."""
+    """The port of a server on this machine that no page may reach, and the clients that connected to it."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -156,10 +156,10 @@ def listener() -> Iterator[tuple[int, list[str]]]:
         server.shutdown()
 
 
-def test_a_page_reaches_nothing_of_this_machine_even_without_a_network_of_its_own(
+def test_a_page_reaches_no_server_of_this_machine_even_without_a_network_namespace(
     listener: tuple[int, list[str]],
 ) -> None:
-    """The browser alone: its flags and answers are one wall, what it is started within is another."""
+    """Tests the browser alone: its flags and answers are one barrier, the namespaces around it are another."""
     need("chromium")
     port, asked = listener
     profile = Path(tempfile.gettempdir(), "profile")
@@ -172,12 +172,12 @@ def test_a_page_reaches_nothing_of_this_machine_even_without_a_network_of_its_ow
         browser.close()
         left = list(profile.glob("org.chromium.*"))
         shutil.rmtree(profile)
-    assert left, "what a killed one leaves is in its profile, not among the machine's temporary files"
+    assert left, "a killed browser leaves its files in its profile, not among the machine's temporary files"
     assert asked == []
-    assert differ(shot, drawn(size=(800, 600))) > 0, "it is shown all the same"
+    assert differ(shot, drawn(size=(800, 600))) > 0, "the page is shown all the same"
 
 
-def test_a_page_leaves_nothing_behind_for_the_next_time() -> None:
+def test_a_page_stores_nothing_for_the_next_picture() -> None:
     need("chromium")
     html = """<script>
       document.write(`<body style="background:${localStorage.seen || document.cookie ? 'red' : 'green'}">`);
@@ -187,7 +187,7 @@ def test_a_page_leaves_nothing_behind_for_the_next_time() -> None:
     assert (login.share, sheet.getpixel((400, 300))) == (0.0, (0, 128, 0))
 
 
-def test_a_page_without_end_has_no_picture_and_the_next_one_has(tmp_path: Path) -> None:
+def test_a_page_that_never_finishes_has_no_picture_and_the_next_one_has(tmp_path: Path) -> None:
     need("chromium")
     hangs = pages("<h1>x</h1><script>for (;;) {}</script>")
     both = Pages((*hangs.pages, *pages("<h1>form", key="form", path="/form/1").pages[:1]))
@@ -199,18 +199,18 @@ def test_a_page_without_end_has_no_picture_and_the_next_one_has(tmp_path: Path) 
     assert (form.share, form.why, form.png[:4]) == (0.0, "", b"\x89PNG")
 
 
-def test_where_time_is_up_nothing_is_left_running() -> None:
+def test_when_time_is_up_nothing_is_left_running() -> None:
     need("chromium")
     answer = pictures.take(pages(HTML), pages(HTML), DOMAIN, seconds=0.0)
     assert [(one.png, one.why) for one in answer.pictures] == [(b"", "Time was up.")]
 
 
-def test_without_chromium_it_says_so(tmp_path: Path) -> None:
+def test_the_answer_says_that_chromium_is_missing(tmp_path: Path) -> None:
     why = "No pictures: Chromium is not on the bot's machine."
     assert pictures.take(pages(HTML), pages(HTML), DOMAIN, program=str(tmp_path / "none")) == pictures.Answer([], why)
 
 
-def test_what_a_killed_bot_left_is_removed_and_what_another_takes_now_is_not(
+def test_the_folder_of_a_killed_bot_is_removed_and_that_of_a_running_one_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -222,7 +222,7 @@ def test_what_a_killed_bot_left_is_removed_and_what_another_takes_now_is_not(
     assert list(tmp_path.iterdir()) == [now]
 
 
-def test_a_program_that_is_no_chromium_is_no_picture(tmp_path: Path) -> None:
+def test_there_is_no_picture_when_chromium_does_not_start(tmp_path: Path) -> None:
     program = tmp_path / "chromium"
     program.write_text("#!/bin/sh\nexit 3\n")
     program.chmod(0o755)
@@ -234,8 +234,8 @@ def test_a_program_that_is_no_chromium_is_no_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
-def test_it_runs_as_nobody_without_a_network_and_sees_no_other_process(tmp_path: Path) -> None:
-    """What stands in Chromium's place tells what it may do."""
+def test_chromium_runs_as_nobody_without_a_network_and_sees_no_other_processes(tmp_path: Path) -> None:
+    """A script in the place of Chromium records what it may do."""
     told = Path("/tmp") / f"mautic-ops-test-{os.getpid()}"
     told.mkdir()
     told.chmod(0o777)
@@ -260,14 +260,14 @@ def test_it_runs_as_nobody_without_a_network_and_sees_no_other_process(tmp_path:
         shutil.rmtree(told)
 
 
-def test_pages_of_contacts_and_downloads_have_no_picture() -> None:
+def test_contact_pages_downloads_and_scripts_have_no_picture() -> None:
     page = pages(HTML).pages[0]
     keys: tuple[Any, ...] = ("preferences", "asset", "tracking")
     all_of = Pages(tuple(replace(page, key=key) for key in keys))
     assert pictures.take(all_of, all_of, DOMAIN, program="true") == pictures.Answer([])
 
 
-def test_the_bot_itself_never_loads_what_draws() -> None:
+def test_the_bots_own_process_never_loads_drawing_libraries() -> None:
     program = (
         "import sys, bot.program; from bot.reports import pictures;"
         "assert not [name for name in ('PIL', 'numpy', 'bot.reports.photographer') if sys.modules.get(name)]"

@@ -1,4 +1,4 @@
-"""A host that is full refuses: at the request, at the approval and when it would be begun."""
+"""A full host refuses operations: at the request, at the approval, and when they would begin."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bench_of(folder: Path, memory: float, **environment: str) -> Bench:
 
 
 def fill(bench: Bench, most: int = 100) -> None:
-    """Make tenants until one is refused; AssertionError when none is."""
+    """Create tenants until one is refused; raise AssertionError if none is."""
     for number in range(most):
         try:
             bench.done(f"new filler-{running(bench)}-{number}")
@@ -47,8 +47,8 @@ def running(bench: Bench) -> int:
 
 
 @pytest.mark.parametrize("takes", [130 * MIB, 390 * MIB])
-def test_more_than_fit_that_are_asked_for_and_approved_leave_the_host_well(tmp_path: Path, takes: int) -> None:
-    """Whatever a tenant really takes: each is asked for once more when it begins, by what the host has then."""
+def test_approving_more_tenants_than_fit_does_not_exhaust_the_host(tmp_path: Path, takes: int) -> None:
+    """Whatever a tenant really uses: memory is checked again when each operation begins, by what the host has then."""
     bench = bench_of(tmp_path, 8)
     bench.lxd.memory_of = lambda _: takes
     said: list[str] = []
@@ -73,8 +73,8 @@ def test_more_than_fit_that_are_asked_for_and_approved_leave_the_host_well(tmp_p
         assert 12 < running(bench) < len(asked)
 
 
-def test_sixty_in_one_request_and_then_as_many_as_memory_allows_for_what_they_take(tmp_path: Path) -> None:
-    """On 24 GiB, as shipped; each takes 130 MiB of the host and tells half of it."""
+def test_after_a_request_for_sixty_tenants_their_measured_usage_decides_on_more(tmp_path: Path) -> None:
+    """On 24 GiB, with the shipped settings; each tenant uses 130 MiB of the host and reports half of that."""
     bench = bench_of(tmp_path, 24)
     bench.lxd.memory_of = lambda _: 130 * MIB
     bench.done(f"new {','.join(f'client-{number}' for number in range(60))}")
@@ -91,7 +91,7 @@ def test_sixty_in_one_request_and_then_as_many_as_memory_allows_for_what_they_ta
     assert 130 * MIB < next_one() < 155 * MIB
     bench.done(f"new {','.join(f'more-{number}' for number in range(40))}")
     assert running(bench) == 100
-    # They grow: nothing more is let in, long before the reserve is touched.
+    # They grow, and no more tenants are let in, long before the reserve is touched.
     for number in range(60):
         change(bench.lxd, f"client-{number}", memory=240 * MIB)
     bench.clock.move(300)
@@ -105,7 +105,7 @@ def test_sixty_in_one_request_and_then_as_many_as_memory_allows_for_what_they_ta
         bench.answer("new client-x")
 
 
-def test_what_was_approved_at_once_does_not_get_the_same_memory(tmp_path: Path) -> None:
+def test_simultaneous_approvals_do_not_get_the_same_memory(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, 8)
     asked = [bench.ask(f"new client-{number}") for number in range(40)]
 
@@ -118,24 +118,25 @@ def test_what_was_approved_at_once_does_not_get_the_same_memory(tmp_path: Path) 
 
     with ThreadPoolExecutor(8) as people:
         passed = list(people.map(approve, asked))
-    # A reserve of 10 %, and what the host needs for itself.
+    # Without the reserve of 10 %, and the 1 GiB that the host needs for itself.
     fit = int((8 * 0.9 - 1) * GIB // SMALL)
     assert sum(passed) == fit
     bench.finish()
     assert running(bench) == fit
-    # The others wait, and can be approved once there is room.
+    # The others still wait for approval.
     waiting = next(one for one, ok in zip(asked, passed, strict=True) if not ok)
     assert bench.context.operations.get(waiting.id).state == "awaiting_approval"
     bench.done("delete client-0" if passed[0] else "delete client-1", OPERATOR)
+    assert approve(waiting), "the deleted tenant's memory is free"
 
 
-def test_what_needs_no_approval_is_stopped_when_it_would_begin(tmp_path: Path) -> None:
+def test_an_operation_that_needs_no_approval_is_refused_when_it_would_begin(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, 24)
     for number in range(10):
         bench.done(f"new client-{number}")
         bench.done(f"stop client-{number}", OPERATOR)
     asked = [bench.ask(f"start client-{number}", OPERATOR) for number in range(10)]
-    # Meanwhile somebody else took the host's memory.
+    # Once it runs, `client-0` takes most of the host's memory.
     bench.lxd.memory_of = lambda name: 20 * GIB if name == "client-0" else SMALL
     bench.finish()
     ended = [bench.context.operations.get(one.id) for one in asked]
@@ -188,7 +189,7 @@ FULL = {
 
 
 @pytest.mark.parametrize("text", FULL)
-def test_whatever_makes_something_run_asks_first(tmp_path: Path, text: str) -> None:
+def test_every_operation_that_starts_a_tenant_is_refused_on_a_full_host(tmp_path: Path, text: str) -> None:
     bench = bench_of(tmp_path, 24)
     _sized(bench)
     before: Callable[[Bench], None] = FULL[text]
@@ -211,7 +212,7 @@ def test_whatever_makes_something_run_asks_first(tmp_path: Path, text: str) -> N
         assert "of memory needed" in ended.outcome
 
 
-def test_a_move_asks_the_target(tmp_path: Path) -> None:
+def test_a_move_needs_memory_on_its_target(tmp_path: Path) -> None:
     lxd = host(64, members=("node1", "node2"))
     bench = make_bench(tmp_path, lxd)
     bench.context.fleet.fresh = 0
@@ -222,7 +223,7 @@ def test_a_move_asks_the_target(tmp_path: Path) -> None:
         bench.answer("migrate client-x node2", OPERATOR)
 
 
-def test_what_helps_on_a_full_host_can_be_done(tmp_path: Path) -> None:
+def test_the_refusal_on_a_full_host_names_what_can_be_done(tmp_path: Path) -> None:
     lxd = host(64, members=("node1", "node2", "node3"))
     bench = make_bench(tmp_path, lxd)
     bench.context.fleet.fresh = 0
@@ -240,21 +241,23 @@ def test_what_helps_on_a_full_host_can_be_done(tmp_path: Path) -> None:
 
     assert said(f"restore client-x {snapshot}").endswith("First `/mautic migrate client-x node3`.")
     assert said("resize client-x --plan large").endswith("First `/mautic migrate client-x node3`.")
-    assert said("migrate client-x node2").endswith("Use `/mautic migrate client-x node3`."), "and not where it is"
+    assert said("migrate client-x node2").endswith("Use `/mautic migrate client-x node3`."), (
+        "not the host that it is on"
+    )
     assert said("new client-a --host node1").endswith("Use `--host node3`.")
     assert said("start client-z").endswith(
         "Stop, resize or delete another tenant on `node1`, or add memory. `/mautic hosts` shows all."
     )
-    # One that is suspended does not move.
+    # A suspended tenant does not move.
     bench.done("suspend client-x", OPERATOR)
     assert "Stop, resize or delete" in said("resize client-x --plan large")
     bench.done("resume client-x", OPERATOR)
-    # What leads there is possible.
+    # The move that the refusals suggest is possible.
     assert bench.done("migrate client-x node3", OPERATOR).state == "succeeded"
 
 
-def test_a_request_that_waits_is_cancelled_before_what_helps_is_asked_for(tmp_path: Path) -> None:
-    """It has a lock on its tenant."""
+def test_the_refusal_of_an_approval_says_to_cancel_the_request_first(tmp_path: Path) -> None:
+    """The request that waits locks its tenant."""
     lxd = host(64, members=("node1", "node2"))
     bench = make_bench(tmp_path, lxd)
     bench.context.fleet.fresh = 0
@@ -267,13 +270,13 @@ def test_a_request_that_waits_is_cancelled_before_what_helps_is_asked_for(tmp_pa
         bench.approve(asked, LEAD)
 
 
-def test_placement_chooses_among_hosts_with_memory(tmp_path: Path) -> None:
+def test_placement_chooses_among_hosts_with_free_memory(tmp_path: Path) -> None:
     lxd = host(64, members=("node1", "node2"))
     bench = make_bench(tmp_path, lxd)
     bench.context.fleet.fresh = 0
     bench.done("new client-x --host node1")
     lxd.memory_of = lambda name: 60 * GIB
-    # Its disk has as much room as the other's.
+    # The disks of both hosts have the same free space.
     assert bench.answer("new client-y").arguments["host"] == "node2"
     with pytest.raises(NoSpace, match=r"Use `--host node2`\."):
         bench.answer("new client-y --host node1")
@@ -282,7 +285,7 @@ def test_placement_chooses_among_hosts_with_memory(tmp_path: Path) -> None:
         bench.answer("new client-y")
 
 
-def test_what_stands_still_can_be_stopped_and_deleted_on_a_full_host(tmp_path: Path) -> None:
+def test_a_tenant_can_be_stopped_and_deleted_on_a_full_host(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, 24)
     _sized(bench)
     _filled(bench)
@@ -290,18 +293,18 @@ def test_what_stands_still_can_be_stopped_and_deleted_on_a_full_host(tmp_path: P
     assert bench.done("delete client-x", OPERATOR).state == "succeeded"
 
 
-def test_a_tenant_that_stopped_by_itself_keeps_its_place(tmp_path: Path) -> None:
+def test_a_tenant_that_stopped_by_itself_can_be_started_on_a_full_host(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, 3)
     bench.done("new client-x")
     bench.done("new client-y")
     bench.lxd.stop("client-x", force=True)
-    # Its memory is free just now, and promised to it.
+    # Its memory is free now, but still promised to it.
     fill(bench, 12)
     assert bench.done("start client-x", OPERATOR).state == "succeeded"
 
 
-def test_what_tenants_really_use_counts(tmp_path: Path) -> None:
-    """Measured to be small, more of them fit than the share of their plans says at first."""
+def test_the_measured_usage_of_tenants_counts(tmp_path: Path) -> None:
+    """More tenants fit once they are measured to be small than the expected share of their plans allows at first."""
     bench = bench_of(tmp_path, 6, MAUTIC_OPS_CAPACITY__OVERCOMMIT="0")
     bench.lxd.memory_of = lambda _: 100 * MIB
     counts = []
@@ -314,8 +317,8 @@ def test_what_tenants_really_use_counts(tmp_path: Path) -> None:
     assert bench.lxd.killed == 0
 
 
-def test_an_operation_that_has_begun_goes_on(tmp_path: Path) -> None:
-    """After a crash in the middle it is not stopped half way because the host is full by now."""
+def test_an_operation_that_has_begun_is_finished_on_a_full_host(tmp_path: Path) -> None:
+    """After a crash in the middle it is not left half done because the host is full by now."""
 
     def fault(moment: str) -> None:
         if moment == "ran 0":
@@ -334,8 +337,8 @@ def test_an_operation_that_has_begun_goes_on(tmp_path: Path) -> None:
     assert again.context.operations.get(1).state == "succeeded"
 
 
-def test_a_request_of_before_is_approved_and_done(tmp_path: Path) -> None:
-    """One that was asked for when nobody counted memory has no demand kept with its plan."""
+def test_a_request_without_a_stored_demand_is_approved_and_done(tmp_path: Path) -> None:
+    """Requests of releases that did not count memory have no demand in their plan."""
     bench = bench_of(tmp_path, 24)
     asked = bench.ask("new client-x")
     with bench.context.database.transaction() as transaction:
@@ -346,6 +349,6 @@ def test_a_request_of_before_is_approved_and_done(tmp_path: Path) -> None:
     assert bench.context.operations.get(asked.id).state == "succeeded"
 
 
-def test_an_unknown_host_is_still_no_host(tmp_path: Path) -> None:
+def test_an_unknown_host_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="There is no host"):
         bench_of(tmp_path, 24).answer("new client-x --host nowhere")

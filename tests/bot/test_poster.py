@@ -1,4 +1,4 @@
-"""What the bot says unasked: marked, so that it is found again, and never said twice."""
+"""Posts that nobody requested: they are marked, so that the bot finds them again and never posts one twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_post_is_found_by_its_key_in_channel_and_thread(workspace: Workspace) 
     assert post.find("C0OPS", "digest 2026-11-25", since=float(root) + 1) == "", "it is older"
 
 
-def test_it_is_found_on_a_later_page_of_the_channel_too(workspace: Workspace) -> None:
+def test_a_post_is_found_on_a_later_page_of_the_channel(workspace: Workspace) -> None:
     post = post_in(workspace)
     root = post.post("C0OPS", HELLO, key="digest 2026-11-25")
     for number in range(201):
@@ -41,7 +41,7 @@ def test_it_is_found_on_a_later_page_of_the_channel_too(workspace: Workspace) ->
 
 
 @pytest.mark.parametrize("thread_ts", ["", "1.2"])
-def test_what_others_mark_or_name_as_ours_is_not_taken_for_our_post(thread_ts: str) -> None:
+def test_a_message_of_others_with_the_bots_key_or_file_name_is_not_taken_for_its_post(thread_ts: str) -> None:
     slack = FakeSlack()
     post = Post(slack)  # type: ignore[arg-type]
     where = {"thread_ts": thread_ts} if thread_ts else {}
@@ -57,7 +57,7 @@ def test_what_others_mark_or_name_as_ours_is_not_taken_for_our_post(thread_ts: s
     assert slack.calls["auth.test"] == 1
 
 
-def test_heads_are_read_behind_what_others_say(workspace: Workspace) -> None:
+def test_audit_heads_are_found_behind_the_messages_of_others(workspace: Workspace) -> None:
     post = post_in(workspace)
     post.head = lambda: "7:0123"
     post.post("C0OPS", HELLO, key="x")
@@ -70,7 +70,7 @@ def test_heads_are_read_behind_what_others_say(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(("pages", "heads"), [(2, ([], False)), (3, (["7:0123"], True))])
-def test_no_more_than_some_pages_are_read_for_heads(
+def test_only_a_limited_number_of_pages_is_read_for_audit_heads(
     monkeypatch: pytest.MonkeyPatch, pages: int, heads: tuple[list[str], bool]
 ) -> None:
     slack = FakeSlack()
@@ -82,7 +82,7 @@ def test_no_more_than_some_pages_are_read_for_heads(
     assert post.heads("C0OPS", since=0) == heads
 
 
-def test_an_update_tells_when_somebody_removed_the_message(workspace: Workspace) -> None:
+def test_an_update_reports_that_somebody_deleted_the_message(workspace: Workspace) -> None:
     post = post_in(workspace)
     ts = post.post("C0OPS", HELLO, key="incident 1")
     assert post.update("C0OPS", ts, Renderer().say("It is over."))
@@ -105,7 +105,7 @@ def test_an_update_tells_when_somebody_removed_the_message(workspace: Workspace)
     ],
 )
 @pytest.mark.parametrize("error", ["not_in_channel", TimeoutError("timed out")])
-def test_what_slack_does_not_take_is_one_kind_of_failure(
+def test_every_call_that_slack_does_not_accept_raises_not_posted(
     call: Callable[[Post], Any], method: str, error: str | Exception
 ) -> None:
     slack = FakeSlack()
@@ -124,7 +124,7 @@ def test_what_slack_does_not_take_is_one_kind_of_failure(
         (TimeoutError("timed out"), False),
     ],
 )
-def test_it_is_refused_only_where_slack_has_decided_so(error: Exception, refused: bool) -> None:
+def test_a_failure_is_a_refusal_only_where_slack_decided_so(error: Exception, refused: bool) -> None:
     slack = FakeSlack()
     slack.fail("chat.postMessage", error)
     with pytest.raises(NotPosted) as caught:

@@ -1,4 +1,4 @@
-"""The process itself: one to a state, and how it begins and ends."""
+"""The bot's process: one per state folder, and how it starts and stops."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ sys.exit(program.main(["run"]))
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """That of a bot which has all that it needs; what `run` makes of the process's umask ends with the test."""
+    """The environment of a bot that has all it needs; the umask, which `run` changes, is restored after the test."""
     monkeypatch.setenv("MAUTIC_OPS_BOT__STATE", str(tmp_path))
     monkeypatch.setenv("MAUTIC_OPS_LXD__ENDPOINT", "simulated")
     monkeypatch.setenv("SLACK_BOT_TOKEN", "xoxb-1")
@@ -69,9 +69,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pyt
     os.umask(before)
 
 
-def test_who_interrupts_it_sees_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_shows_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def up() -> int:
         raise KeyboardInterrupt
 
@@ -80,7 +78,7 @@ def test_who_interrupts_it_sees_no_traceback(
     assert capsys.readouterr().err == "\nmautic-ops: interrupted.\n"
 
 
-def test_a_second_bot_on_one_state_ends_with_a_sentence(
+def test_a_second_bot_on_the_same_state_ends_with_an_explanation(
     tmp_path: Path, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     take(tmp_path)
@@ -102,7 +100,7 @@ def test_a_second_bot_on_one_state_ends_with_a_sentence(
         ({"SLACK_APP_TOKEN": "xoxb-1"}, "SLACK_APP_TOKEN does not begin with `xapp-`; it is another token"),
     ],
 )
-def test_what_slack_needs_is_missed_before_anything_begins(
+def test_a_missing_or_wrong_token_is_reported_before_anything_starts(
     tmp_path: Path,
     environment: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -118,7 +116,7 @@ def test_what_slack_needs_is_missed_before_anything_begins(
 
 
 @pytest.mark.parametrize("token", ["SLACK_BOT_TOKEN", "SLACK_APP_TOKEN"])
-def test_a_token_that_slack_does_not_take_is_named_before_anything_begins(
+def test_a_token_that_slack_rejects_is_named_before_anything_starts(
     workspace: WorkspaceServer, environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], token: str
 ) -> None:
     for name, value in {"SLACK_BOT_TOKEN": BOT_TOKEN, "SLACK_APP_TOKEN": APP_TOKEN}.items():
@@ -129,7 +127,7 @@ def test_a_token_that_slack_does_not_take_is_named_before_anything_begins(
     assert capsys.readouterr().err == f"mautic-ops: Slack rejected {token}: invalid_auth.\n"
 
 
-def test_a_slack_out_of_reach_is_told_before_anything_begins(
+def test_an_unreachable_slack_is_reported_before_anything_starts(
     environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     environment.setenv("MAUTIC_OPS_SLACK__API", "http://127.0.0.1:1/api/")
@@ -138,7 +136,7 @@ def test_a_slack_out_of_reach_is_told_before_anything_begins(
     assert capsys.readouterr().err == "mautic-ops: Slack cannot be reached: [Errno 111] Connection refused.\n"
 
 
-def test_a_bot_that_is_killed_leaves_its_state_to_the_next_whatever_its_children_do(tmp_path: Path) -> None:
+def test_the_state_of_a_killed_bot_is_free_although_its_children_still_run(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLDS, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bot:
         assert bot.stdout
@@ -152,7 +150,7 @@ def test_a_bot_that_is_killed_leaves_its_state_to_the_next_whatever_its_children
 
 @pytest.fixture
 def bot(tmp_path: Path, workspace: WorkspaceServer) -> Iterator[BotProcess]:
-    """A bot that runs, over a simulated LXD."""
+    """A bot with a simulated LXD, which the test starts; it is killed after the test."""
     environment = {
         "MAUTIC_OPS_BOT__STATE": str(tmp_path),
         "MAUTIC_OPS_LXD__ENDPOINT": "simulated",
@@ -171,7 +169,7 @@ def test_a_bot_notes_whose_state_it_is_and_leaves_in_peace(tmp_path: Path, bot: 
     assert not (tmp_path / "ready").exists()
 
 
-def test_a_bot_that_was_frozen_when_it_was_told_to_end_does_so(bot: BotProcess) -> None:
+def test_a_bot_that_was_frozen_when_it_was_signalled_to_stop_still_stops(bot: BotProcess) -> None:
     bot.start()
     assert bot.process
     for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT):
@@ -179,13 +177,13 @@ def test_a_bot_that_was_frozen_when_it_was_told_to_end_does_so(bot: BotProcess) 
     assert bot.process.wait(30) == 0
 
 
-def test_what_it_keeps_is_for_its_own_user_alone(tmp_path: Path, bot: BotProcess) -> None:
+def test_the_bots_files_are_accessible_to_its_own_user_only(tmp_path: Path, bot: BotProcess) -> None:
     bot.start()
     kept = [*tmp_path.glob("bot.db*"), tmp_path / "vault.key", tmp_path / "team"]
     assert {path.name: oct(path.stat().st_mode & 0o777) for path in kept} == {path.name: "0o600" for path in kept}
 
 
-def test_a_delivery_that_takes_long_does_not_hold_up_the_end(bot: BotProcess, workspace: WorkspaceServer) -> None:
+def test_a_slow_delivery_does_not_delay_the_stop(bot: BotProcess, workspace: WorkspaceServer) -> None:
     bot.command = (sys.executable, "-c", HANGS)
     bot.start()
     workspace.command("operator", CHANNEL, "/mautic list")
@@ -193,7 +191,7 @@ def test_a_delivery_that_takes_long_does_not_hold_up_the_end(bot: BotProcess, wo
     assert [row["done"] for row in bot.rows("SELECT done FROM inbox")] == [None]
 
 
-def test_all_that_is_in_hand_has_one_deadline_and_nothing_is_begun(
+def test_all_work_in_hand_shares_one_deadline_and_no_more_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.program.DRAIN", 1.0)
@@ -227,14 +225,14 @@ def test_all_that_is_in_hand_has_one_deadline_and_nothing_is_begun(
     assert sorted(one.state for one in again.context.operations.select("1")) == ["queued", *["running"] * 4]
 
 
-def test_a_bot_whose_database_was_deleted_tells_of_the_log_that_slack_saw(
+def test_a_bot_whose_database_was_deleted_reports_the_audit_entry_that_slack_has_seen(
     tmp_path: Path, bot: BotProcess, workspace: WorkspaceServer
 ) -> None:
     bot.start()
     workspace.command("operator", CHANNEL, "/mautic schedule pause purge")
     eventually(lambda: bot.rows("SELECT 1 FROM audit"))
     assert bot.stop() == 0
-    # The digest is what it says by itself.
+    # The digest is a message that the bot posts by itself.
     bot.environment |= {"MAUTIC_OPS_SLACK__CHANNEL": "C0OPS", "MAUTIC_OPS_DIGEST__HOUR": "0"}
     bot.start()
     workspace.command("operator", CHANNEL, "/mautic schedule run digest")
@@ -253,7 +251,7 @@ def test_a_bot_whose_database_was_deleted_tells_of_the_log_that_slack_saw(
     assert "The audit log does not match what the bot posted to Slack" in said
 
 
-def test_what_a_full_disk_held_up_is_told_as_that_and_not_done_hours_later(
+def test_a_command_delayed_by_a_full_disk_is_reported_and_not_done_hours_later(
     bot: BotProcess, workspace: WorkspaceServer
 ) -> None:
     def told(word: str) -> str:

@@ -1,4 +1,4 @@
-"""A pool whose kernel has stopped counting: no figure is shown as true, and it is counted anew, or told of once."""
+"""A pool that the kernel has stopped counting: no usage is shown as true, and the pool is rescanned or reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add_edge(lxd: SimulatedLxd) -> None:
     lxd.start("edge")
 
 
-def test_it_is_counted_anew_within_one_sweep_and_nobody_is_troubled(bench: Bench) -> None:
+def test_an_uncounted_pool_is_rescanned_within_one_sweep_without_an_incident(bench: Bench) -> None:
     bench.lxd.stop_counting()
     assert look(bench) == []
     assert bench.lxd.quotas("edge") == Quotas("simulated-", True)
@@ -49,17 +49,17 @@ def test_it_is_counted_anew_within_one_sweep_and_nobody_is_troubled(bench: Bench
     (row,) = bench.context.database.read("SELECT detail FROM audit WHERE event = 'quotas.recounted'")
     assert json.loads(row["detail"]) == {"server": "local"}
     bench.lxd.stop_counting()
-    assert look(bench) == [], "the next time is the first one again"
+    assert look(bench) == [], "the next time counts as the first one again"
 
 
-def test_a_sweep_asks_once_and_a_pool_that_counts_is_left_alone(bench: Bench) -> None:
+def test_a_sweep_checks_a_pool_once_and_leaves_one_that_counts_alone(bench: Bench) -> None:
     asked = bench.lxd.calls["quotas"]
     look(bench)
     assert bench.lxd.calls["quotas"] == asked + 1
     assert bench.lxd.calls["recount"] == bench.lxd.calls["root_path"] == 0
 
 
-def test_where_the_bot_cannot_a_person_is_told_once_and_how(bench: Bench) -> None:
+def test_where_the_bot_cannot_rescan_a_pool_one_incident_says_how(bench: Bench) -> None:
     bench.lxd.stop_counting()
     bench.lxd.fail_next("recount", ELSEWHERE, 3)
     for _ in range(3):
@@ -70,10 +70,12 @@ def test_where_the_bot_cannot_a_person_is_told_once_and_how(bench: Bench) -> Non
     assert "its server is on another machine. Run `btrfs quota rescan -w /proc/" in incident.text
     assert len(heads(bench)) == 1
     bench.lxd.recount("edge", "simulated-")
-    assert look(bench) == [], "somebody has done it"
+    assert look(bench) == [], "somebody has rescanned the pool"
 
 
-def test_what_stays_so_is_told_at_the_second_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pool_that_stays_uncounted_is_reported_at_the_second_sweep(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.lxd.stop_counting()
     monkeypatch.setattr(SimulatedLxd, "recount", lambda *_: None)
     assert look(bench) == []
@@ -84,17 +86,17 @@ def test_what_stays_so_is_told_at_the_second_sweep(bench: Bench, monkeypatch: py
     assert look(bench) == []
 
 
-def test_what_nobody_can_tell_neither_opens_nor_closes(bench: Bench) -> None:
+def test_an_unknown_state_of_the_quotas_neither_opens_nor_closes_an_incident(bench: Bench) -> None:
     bench.lxd.stop_counting()
     bench.lxd.fail_next("recount", ELSEWHERE)
     assert look(bench) == [("local", "quotas")]
     bench.lxd.fail_next("quotas", LxdError("LXD could not."))
     assert look(bench) == [("local", "quotas")]
-    assert look(bench) == [("local", "quotas")], "it was still not counted, and this look had it done"
+    assert look(bench) == [("local", "quotas")], "it was still not counted, and this sweep had it rescanned"
     assert look(bench) == []
 
 
-def test_each_host_is_told_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_host_is_reported_separately(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "AGAIN", 0.0)
     other = SimulatedLxd()
     bench = make_bench(tmp_path, others={"solo": other})
@@ -106,14 +108,14 @@ def test_each_host_is_told_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert look(bench) == [("solo", "quotas")]
 
 
-def test_an_unknown_figure_is_shown_as_such_kept_nowhere_and_judged_by_nobody(bench: Bench) -> None:
+def test_an_unknown_disk_usage_is_shown_as_such_and_neither_stored_nor_judged(bench: Bench) -> None:
     bench.lxd.fill("client-x", 75 << 30)
     assert look(bench) == [("client-x", "disk")]
     measured = metrics.disks(bench.context.database)["client-x"]
     bench.lxd.stop_counting()
     bench.lxd.fail_next("recount", ELSEWHERE)
     bench.lxd.fill("client-x", 2 << 30)
-    assert set(look(bench)) == {("client-x", "disk"), ("local", "quotas")}, "that nothing is measured is no recovery"
+    assert set(look(bench)) == {("client-x", "disk"), ("local", "quotas")}, "an unmeasured disk is no recovery"
     assert metrics.disks(bench.context.database)["client-x"] == measured
     said = json.dumps(bench.answer("status client-x").blocks)
     assert ":grey_question: *Disk:* usage can't be measured (the kernel has stopped counting" in said
@@ -128,14 +130,14 @@ def test_an_unknown_figure_is_shown_as_such_kept_nowhere_and_judged_by_nobody(be
     assert look(bench) == []
 
 
-def test_of_a_suspended_tenant_too(bench: Bench) -> None:
+def test_the_unknown_disk_usage_of_a_suspended_tenant_is_shown_as_such(bench: Bench) -> None:
     bench.done("suspend client-x", OPERATOR)
     bench.lxd.stop_counting()
     said = json.dumps(bench.answer("status client-x").blocks)
     assert ":grey_question: *Disk:* usage can't be measured (the kernel has stopped counting" in said
 
 
-def test_that_nothing_is_measured_closes_no_incident() -> None:
+def test_an_unmeasured_disk_closes_no_incident() -> None:
     full, _ = TROUBLE["disk"]
     for state in ("live", "suspended", "moving"):
         unknown = replace(full, disk=Disk(None, 1, 1), tenant=replace(full.tenant, state=state))
@@ -144,7 +146,7 @@ def test_that_nothing_is_measured_closes_no_incident() -> None:
         assert "disk" in found.unseen
 
 
-def test_the_doctor_says_it_and_mends_it(bench: Bench) -> None:
+def test_doctor_reports_an_uncounted_pool_and_rescans_it(bench: Bench) -> None:
     assert ":white_check_mark: *Quotas:* disk limits enforced on local" in json.dumps(bench.answer("doctor").blocks)
     bench.lxd.stop_counting()
     said = json.dumps(bench.answer("doctor").blocks)
@@ -182,12 +184,12 @@ def test_the_pool_is_found_among_the_filesystems_of_a_host(source: str, quotas: 
     assert btrfs.read(TOLD.format(source=source)) == quotas
 
 
-def test_a_kernel_or_a_filesystem_that_does_not_tell_is_unknown() -> None:
+def test_the_quotas_are_unknown_where_kernel_or_filesystem_do_not_report_them() -> None:
     assert btrfs.read("") is None
     assert btrfs.read(TOLD.format(source="/dev/loop0").replace("inconsistent", "mode")) is None
 
 
 @pytest.mark.parametrize("folder", ["/proc", "/proc/0/root"])
-def test_what_is_not_that_filesystem_is_taken_to_be_elsewhere(folder: str) -> None:
+def test_a_folder_of_another_filesystem_counts_as_one_on_another_machine(folder: str) -> None:
     with pytest.raises(OSError, match="it is on another machine"):
         btrfs.recount(folder, ONE)

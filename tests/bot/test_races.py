@@ -1,4 +1,4 @@
-"""What happens at once, or twice, happens once."""
+"""Deliveries, requests and presses that come twice, or at the same time, take effect once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def at_once(number: int, do: Callable[[int], Any]) -> list[Any]:
         return list(pool.map(begin, range(number)))
 
 
-def test_a_command_delivered_many_times_does_one_thing(desk: Desk) -> None:
+def test_a_command_delivered_many_times_is_done_once(desk: Desk) -> None:
     payload = {"user": ASKER.id, "team": "T0OURS", "channel": "C0OPS", "text": "new client-x", "response_url": ""}
     fresh = at_once(10, lambda _: desk.inbox.put("command", "trigger-1", payload))
     desk.inbox.stop()
@@ -57,10 +57,10 @@ def test_a_click_delivered_many_times_decides_once(desk: Desk) -> None:
     at_once(10, lambda _: desk.inbox.put("action", "U0OPSLEAD:approve:1.5", payload))
     desk.inbox.stop()
     assert events(desk.bench, operation) == ["operation.requested", "operation.approved"]
-    assert desk.slack.to(LEAD.id) == [], "nobody is told of a click that was one"
+    assert desk.slack.to(LEAD.id) == [], "nobody gets a message about repeats of one click"
 
 
-def test_a_command_that_a_crash_cut_before_it_was_closed_is_not_done_twice(desk: Desk) -> None:
+def test_a_command_whose_delivery_a_crash_left_open_is_not_done_twice(desk: Desk) -> None:
     payload = {"user": ASKER.id, "team": "T0OURS", "channel": "C0OPS", "text": "new client-x", "response_url": ""}
     desk.inbox.put("command", "trigger-1", payload)
     desk.inbox.stop()
@@ -73,7 +73,7 @@ def test_a_command_that_a_crash_cut_before_it_was_closed_is_not_done_twice(desk:
     assert desk.slack.to(ASKER.id) == [], "the person is not told that their own request is in the way"
 
 
-def test_a_delivery_that_nobody_worked_on_is_taken_up_at_the_next_start(desk: Desk) -> None:
+def test_an_unprocessed_delivery_is_processed_at_the_next_start(desk: Desk) -> None:
     with desk.bench.context.database.transaction() as transaction:
         transaction.execute(
             "INSERT INTO inbox (key, kind, payload, received) VALUES ('k', 'command', ?, ?)",
@@ -82,10 +82,10 @@ def test_a_delivery_that_nobody_worked_on_is_taken_up_at_the_next_start(desk: De
     desk.inbox.recover()
     desk.inbox.stop()
     assert desk.last().tenant == "client-x"
-    desk.inbox.recover()  # it is closed now: nothing is submitted to the pool that has ended
+    desk.inbox.recover()  # The delivery is closed now: nothing is submitted to the stopped pool.
 
 
-def test_two_requests_for_one_tenant_are_one_operation(desk: Desk) -> None:
+def test_simultaneous_requests_for_one_tenant_become_one_operation(desk: Desk) -> None:
     plan = desk.bench.answer("new client-x")
 
     def request(number: int) -> str:
@@ -121,7 +121,7 @@ def test_retry_and_undo_at_once_have_one_winner(desk: Desk) -> None:
     assert containers(bench) == (set() if taken_back else {"client-x"})
 
 
-def test_undo_pressed_on_an_old_card_takes_no_live_tenant_away(desk: Desk) -> None:
+def test_undo_pressed_on_an_old_card_removes_no_live_tenant(desk: Desk) -> None:
     operation = desk.bench.done("new client-x")
     desk.click("undo", operation.id)
     desk.bench.finish()
@@ -129,7 +129,7 @@ def test_undo_pressed_on_an_old_card_takes_no_live_tenant_away(desk: Desk) -> No
     assert "is already done (approved by <@U0OPSLEAD>), so there is nothing to roll back" in desk.slack.to(LEAD.id)[-1]
 
 
-def test_twenty_tenants_at_once_all_come_each_once(desk: Desk) -> None:
+def test_twenty_tenants_requested_at_once_are_each_created_once(desk: Desk) -> None:
     bench = desk.bench
     bench.lxd.latency = {"copy": 0.02, "start": 0.01}
     runner = Runner(bench.context, workers=4)
@@ -159,7 +159,7 @@ def test_twenty_tenants_at_once_all_come_each_once(desk: Desk) -> None:
     assert not audit.verify(bench.context.database).broken
 
 
-def test_a_domain_that_two_ask_for_at_once_goes_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_domain_that_two_tenants_request_at_once_goes_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make_bench(tmp_path)
     asked = [bench.approve(bench.ask(f"new client-{name} --domain m.client.com")) for name in "xy"]
     both_planned = threading.Barrier(2, timeout=30)
@@ -179,7 +179,7 @@ def test_a_domain_that_two_ask_for_at_once_goes_to_one(tmp_path: Path, monkeypat
     assert len(bench.context.fleet.tenants()) == 1
 
 
-def test_a_host_without_the_blueprint_gets_it_once_for_all_who_want_it(tmp_path: Path) -> None:
+def test_a_host_gets_a_missing_blueprint_once_for_all_operations_that_need_it(tmp_path: Path) -> None:
     solo = SimulatedLxd()
     bench = make_bench(tmp_path, others={"solo": solo})
     asked = [bench.approve(bench.ask(f"new client-{name} --host solo")) for name in "xy"]

@@ -1,4 +1,4 @@
-"""The words of a command: what people and phones make of them, and what is said when they are wrong."""
+"""The words of a command: as people and phones write them, and how wrong ones are refused."""
 
 from __future__ import annotations
 
@@ -127,13 +127,13 @@ def test_words_become_a_command(text: str, name: str, arguments: dict[str, Any])
         ("new client-x --domain https://x.com/", "is not a domain"),
     ],
 )
-def test_wrong_words_are_refused_with_what_would_be_right(text: str, why: str) -> None:
+def test_wrong_words_are_refused_with_advice(text: str, why: str) -> None:
     with pytest.raises(Refused) as refused:
         REGISTRY.parse(text)
     assert why in str(refused.value)
 
 
-def test_the_usage_shows_what_an_option_may_be() -> None:
+def test_the_usage_shows_the_values_of_an_option() -> None:
     usages = Registry(commands, ("small", "large")).commands
     assert usages["resize"].usage == "resize <tenant> --plan small|large"
     assert "[--plan small|large]" in usages["new"].usage
@@ -141,13 +141,13 @@ def test_the_usage_shows_what_an_option_may_be() -> None:
     assert "[--part all|worker|cron|web|database]" in usages["restart"].usage
 
 
-def test_no_line_of_a_help_text_is_broken_where_the_source_is() -> None:
+def test_help_texts_do_not_keep_the_line_breaks_of_the_source() -> None:
     for command in REGISTRY.commands.values():
         for paragraph in command.help.split("\n\n"):
             assert "\n" not in paragraph, command.name
 
 
-def test_the_nearest_plan_is_offered(tmp_path: Any) -> None:
+def test_the_nearest_plan_is_suggested(tmp_path: Any) -> None:
     from tests.support.bot import make_bench
 
     bench = make_bench(tmp_path)
@@ -157,22 +157,22 @@ def test_the_nearest_plan_is_offered(tmp_path: Any) -> None:
         bench.answer("new client-x --plan zzz")
 
 
-def test_an_apostrophe_is_no_quotation() -> None:
+def test_an_apostrophe_is_no_quotation_mark() -> None:
     assert split("deny 3 it's late") == ["deny", "3", "it's", "late"]
 
 
-def test_what_slack_did_to_text_is_undone() -> None:
+def test_slacks_links_and_entities_become_plain_text() -> None:
     assert plain("see <https://a.com/x|a.com/x> &amp; <https://b.com> &lt;b&gt;") == "see a.com/x & https://b.com <b>"
 
 
-def test_every_command_says_how_it_is_used() -> None:
+def test_every_command_has_a_usage_and_a_summary() -> None:
     for command in REGISTRY.commands.values():
         assert command.usage.startswith(command.name)
         assert command.summary
         assert "`" not in command.usage, "it is shown as code"
 
 
-def test_a_module_has_to_declare_one_command(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_declares_no_command_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "idle_commands").mkdir()
     (tmp_path / "idle_commands" / "nothing.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
@@ -198,7 +198,7 @@ lines = st.one_of(
 
 
 @given(lines)
-def test_any_text_is_a_command_or_refused_in_a_message_that_slack_takes(text: str) -> None:
+def test_any_text_is_a_command_or_refused_in_a_message_that_slack_accepts(text: str) -> None:
     try:
         command, arguments = REGISTRY.parse(text)
     except Refused as refused:

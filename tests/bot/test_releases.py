@@ -72,7 +72,7 @@ def test_versions_are_ordered_by_their_numbers_and_not_as_text() -> None:
         ("5.2.12+double", "6.0.10+double", ["6.0.10+double"]),
     ],
 )
-def test_a_path_has_the_fewest_steps_and_of_those_the_newest(current: str, wanted: str, way: list[str]) -> None:
+def test_a_path_has_the_fewest_steps_and_the_newest_releases(current: str, wanted: str, way: list[str]) -> None:
     found = path(current, wanted, KNOWN, BASE)
     assert steps(found) == way
     assert found.direct == (len(way) == 1)
@@ -92,7 +92,7 @@ def test_a_path_has_the_fewest_steps_and_of_those_the_newest(current: str, wante
         ("4.3.0", "7.2.2", Why.NO_WAY, "can be reached from 6.0.0 or newer only"),
     ],
 )
-def test_where_there_is_no_path_it_says_why(current: str, wanted: str, why: Why, words: str) -> None:
+def test_where_there_is_no_path_the_result_says_why(current: str, wanted: str, why: Why, words: str) -> None:
     found = path(current, wanted, KNOWN, BASE)
     assert (found.why, found.steps) == (why, ())
     assert words in found.words
@@ -108,7 +108,7 @@ VERSIONS = st.tuples(st.integers(5, 7), st.integers(0, 2), st.integers(0, 2)).ma
 
 
 @given(st.dictionaries(VERSIONS, VERSIONS, max_size=8), VERSIONS, VERSIONS)
-def test_each_step_of_a_path_takes_the_one_before_and_no_shorter_one_does(
+def test_each_step_of_a_path_accepts_the_one_before_and_no_path_is_shorter(
     known: dict[str, str], current: str, wanted: str
 ) -> None:
     there = [a_release(version, first) for version, first in known.items()]
@@ -139,7 +139,7 @@ class Archives:
     folder: Path
 
     def settings(self, *versions: str) -> Settings:
-        """The settings with these in [releases], each by its number."""
+        """Return settings with these versions in [releases], each under its number."""
         found = {}
         for version in versions:
             file = zipped(self.folder / f"{version}.zip", released(version=version))
@@ -153,7 +153,9 @@ def archives(tmp_path: Path) -> Archives:
     return Archives(tmp_path)
 
 
-def test_what_a_release_says_is_kept_and_its_archive_is_not_read_again(archives: Archives, tmp_path: Path) -> None:
+def test_the_requirements_of_a_release_are_kept_and_its_archive_is_not_read_again(
+    archives: Archives, tmp_path: Path
+) -> None:
     settings = archives.settings("5.2.12", "6.0.10+double")
     assert releases.releases(settings) == ()
     assert releases.keep(settings) == []
@@ -163,7 +165,7 @@ def test_what_a_release_says_is_kept_and_its_archive_is_not_read_again(archives:
     assert found[1] == Release("5.2.12", ("8.1.0", "8.3.99"), "10.2.7", "5.0.0")
 
 
-def test_the_one_archive_of_before_is_a_release_too(archives: Archives, tmp_path: Path) -> None:
+def test_the_archive_of_the_blueprint_settings_is_a_release_too(archives: Archives, tmp_path: Path) -> None:
     settings = archives.settings("6.0.10")
     file = zipped(tmp_path / "old.zip", released())
     own = replace(settings.blueprint, archive=str(file), sha256=hashlib.sha256(file.read_bytes()).hexdigest())
@@ -176,7 +178,7 @@ def test_the_one_archive_of_before_is_a_release_too(archives: Archives, tmp_path
     assert [one.version for one in releases.releases(settings)] == ["6.0.10", "5.2.12"]
 
 
-def test_an_archive_in_ones_home_is_found_again(
+def test_an_archive_in_the_home_folder_is_found_again(
     archives: Archives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = archives.settings("6.0.10")
@@ -187,7 +189,7 @@ def test_an_archive_in_ones_home_is_found_again(
         assert releases.keep(replace(settings, releases={"6.0.10": mine})) == []
 
 
-def test_what_is_wrong_with_one_is_told_and_the_others_are_read(archives: Archives, tmp_path: Path) -> None:
+def test_each_wrong_archive_is_reported_and_the_others_are_read(archives: Archives, tmp_path: Path) -> None:
     settings = archives.settings("5.2.9", "5.2.12", "6.0.8", "6.0.10")
     assert releases.keep(replace(settings, releases={"6.0.8": settings.releases["6.0.8"]})) == []
     wrong = dict(settings.releases)
@@ -212,7 +214,7 @@ def fleet_of(*versions: str, **more: SimulatedLxd) -> Fleet:
 def nothing(_: str) -> None: ...
 
 
-def test_a_blueprint_that_is_there_is_found_and_one_that_is_not_is_built_on_that_host(archives: Archives) -> None:
+def test_an_existing_blueprint_is_found_and_a_missing_one_is_built_on_the_same_host(archives: Archives) -> None:
     far = SimulatedLxd()
     add_blueprint(far, "5.2.12+double")
     fleet, settings = fleet_of(far=far), archives.settings("6.0.10+double")
@@ -225,7 +227,7 @@ def test_a_blueprint_that_is_there_is_found_and_one_that_is_not_is_built_on_that
     assert fleet.servers["local"].instances() == []
 
 
-def test_new_tenants_do_not_get_what_only_an_operation_needed(archives: Archives) -> None:
+def test_new_tenants_do_not_get_a_blueprint_that_was_built_on_demand(archives: Archives) -> None:
     fleet, settings = fleet_of("5.2.12+double"), archives.settings("6.0.10+double")
     made = releases.ensure_blueprint(fleet, settings, "6.0.10", nothing)
     assert made.on_demand
@@ -235,13 +237,13 @@ def test_new_tenants_do_not_get_what_only_an_operation_needed(archives: Archives
     assert fleet.blueprint().version == "6.0.10+double", "as after `blueprint build`"
 
 
-def test_a_newer_recipe_is_a_newer_blueprint_of_the_same_version(archives: Archives) -> None:
+def test_a_newer_recipe_makes_a_newer_blueprint_of_the_same_version(archives: Archives) -> None:
     fleet, settings = fleet_of("5.2.12+double"), archives.settings("5.2.12+double")
     sha256 = settings.releases["5.2.12"].sha256
     fleet.servers["local"].update(fleet.blueprint().instance, as_labels(recipe="r1", archive=sha256))
     before = fleet.blueprint()
     assert releases.ensure_blueprint(fleet, settings, "5.2.12+double", nothing) == before
-    # The double of a build has a name of its own.
+    # The simulated build always uses the same name; a real one has a new name each time.
     fleet.servers["local"].rename(before.instance, "blueprint--old")
     made = releases.ensure_blueprint(fleet, settings, "5.2.12+double", nothing, current=True)
     assert (made.version, made.recipe) == (before.version, recipe_digest())
@@ -258,7 +260,9 @@ def test_a_newer_recipe_is_a_newer_blueprint_of_the_same_version(archives: Archi
         ("6.0.10", {"archive": "/nowhere.zip"}, "There is no archive at /nowhere.zip"),
     ],
 )
-def test_what_cannot_be_built_is_refused(archives: Archives, version: str, change: dict[str, str], why: str) -> None:
+def test_a_blueprint_that_cannot_be_built_is_refused(
+    archives: Archives, version: str, change: dict[str, str], why: str
+) -> None:
     settings = archives.settings("6.0.10")
     assert releases.keep(settings) == []
     changed = {name: replace(one, **change) for name, one in settings.releases.items()}
@@ -266,18 +270,18 @@ def test_what_cannot_be_built_is_refused(archives: Archives, version: str, chang
         releases.ensure_blueprint(fleet_of(), replace(settings, releases=changed), version, nothing)
 
 
-def test_one_that_runs_on_another_php_is_refused(tmp_path: Path, archives: Archives) -> None:
+def test_a_release_that_needs_another_php_is_refused(tmp_path: Path, archives: Archives) -> None:
     settings = archives.settings("8.0.0")
     file = zipped(tmp_path / "8.zip", released(version="8.0.0", minimum_php_version="8.6.0", maximum_php_version="8.7"))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     settings = replace(settings, releases={"8.0.0": ReleaseSettings(str(file), digest)})
-    assert releases.keep(settings) == [], "what it says is known all the same"
+    assert releases.keep(settings) == [], "its requirements are known all the same"
     assert releases.releases(settings)[0].php_range == "8.6-8.7"
     with pytest.raises(Refused, match=r"Mautic 8\.0\.0 runs on PHP 8\.6\.0 to 8\.7; blueprints have 8\.2 or 8\.4"):
         releases.ensure_blueprint(fleet_of(), settings, "8.0.0", nothing)
 
 
-def test_where_a_server_is_silent_nothing_is_built_beside_what_it_may_have(archives: Archives) -> None:
+def test_no_blueprint_is_built_while_a_server_that_may_have_it_is_silent(archives: Archives) -> None:
     far = SimulatedLxd()
     far.fail_next("instances", LxdUnavailable("The server `far` does not answer."))
     with pytest.raises(LxdUnavailable, match="far"):
@@ -286,7 +290,7 @@ def test_where_a_server_is_silent_nothing_is_built_beside_what_it_may_have(archi
 
 @pytest.fixture
 def builder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Blueprint]:
-    """Builds on a simulated server; what runs inside the container is left out."""
+    """Return a function that builds on a simulated server, without what runs inside the container."""
     for part in ("install_packages", "_furnish", "_install"):
         monkeypatch.setattr(building, part, lambda *_: None)
 
@@ -298,7 +302,7 @@ def builder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Bl
     return made
 
 
-def test_of_two_that_need_it_at_once_one_builds_and_the_other_finds_it(
+def test_of_two_simultaneous_builds_one_builds_and_the_other_finds_the_blueprint(
     builder: Callable[..., Blueprint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lxd, began, go_on = SimulatedLxd(), threading.Event(), threading.Event()
@@ -332,7 +336,7 @@ def test_of_two_that_need_it_at_once_one_builds_and_the_other_finds_it(
 
 
 def left_by_a_kill(lxd: SimulatedLxd) -> Sequence[str]:
-    """Put there what a build leaves that is killed: before it was renamed, and before it got its role."""
+    """Create what killed builds leave: one killed before the container was renamed, one before it got its role."""
     lxd.import_image(__file__, "base", {})
     names = ("blueprint--6-0-10-aaaaaa123456--building", "blueprint--5-2-12-bbbbbb123456")
     for name in names:
@@ -341,7 +345,7 @@ def left_by_a_kill(lxd: SimulatedLxd) -> Sequence[str]:
     return names
 
 
-def test_what_a_killed_build_left_goes_with_the_next_or_by_itself(
+def test_what_a_killed_build_left_is_removed_by_the_next_build_or_by_maintenance(
     builder: Callable[..., Blueprint], tmp_path: Path
 ) -> None:
     lxd = SimulatedLxd()
@@ -350,12 +354,12 @@ def test_what_a_killed_build_left_goes_with_the_next_or_by_itself(
     assert left[0] not in [one.name for one in lxd.instances()]
     with alone(tmp_path / "build.lock"):
         assert remove_unfinished(lxd, tmp_path, time.time() + 60) == [], "another build may be under way"
-    assert remove_unfinished(lxd, tmp_path, time.time() - 60) == [], "or on another machine"
+    assert remove_unfinished(lxd, tmp_path, time.time() - 60) == [], "another machine may be building it"
     assert remove_unfinished(lxd, tmp_path, time.time() + 60) == [left[1]]
     assert [one.name for one in lxd.instances()] == [made.instance]
 
 
-def test_what_a_person_has_built_new_tenants_get(builder: Callable[..., Blueprint]) -> None:
+def test_new_tenants_get_a_blueprint_once_a_person_has_it_built(builder: Callable[..., Blueprint]) -> None:
     lxd = SimulatedLxd()
     made = builder(lxd, on_demand=True)
     assert label_of(lxd.instance(made.instance).config, "on-demand") == "1"
@@ -365,7 +369,7 @@ def test_what_a_person_has_built_new_tenants_get(builder: Callable[..., Blueprin
     assert label_of(lxd.instance(made.instance).config, "on-demand") == ""
 
 
-def test_on_real_servers_it_is_built_by_the_recipe(
+def test_on_real_servers_a_blueprint_is_built_by_the_recipe(
     archives: Archives, builder: Callable[..., Blueprint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = archives.settings("6.0.10+double")

@@ -1,4 +1,4 @@
-"""A database from a backup: what people decided since is not in it, and nothing of that is undone or done by itself."""
+"""A database from a backup lacks what people decided since; the bot does nothing by itself that may contradict it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.bot import LEAD, LEAD_2, OPERATOR, Bench, Desk, containers, m
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    """Two tenants; a stop that was approved and is frozen, and a request to delete that nobody decided on."""
+    """Two tenants; an approved stop that a freeze keeps waiting, and a request to delete that nobody has decided on."""
     bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
     for name in ("client-x", "client-y"):
         bench.done(f"new {name}")
@@ -34,7 +34,7 @@ def backed_up(folder: Path) -> None:
 
 
 def restored(folder: Path, bench: Bench, *, channel: str = "C0OPS") -> Bench:
-    """As docs/production.md has it; the bot starts again."""
+    """Restore the backup as docs/production.md describes, and start the bot again."""
     bench.context.database.close()
     for name in ("bot.db", "bot.db-wal", "bot.db-shm"):
         (folder / name).unlink(missing_ok=True)
@@ -46,7 +46,7 @@ def restored(folder: Path, bench: Bench, *, channel: str = "C0OPS") -> Bench:
     return again
 
 
-def test_what_was_cancelled_or_denied_since_the_backup_is_not_carried_out(desk: Desk, tmp_path: Path) -> None:
+def test_a_request_that_was_cancelled_or_denied_since_the_backup_is_not_carried_out(desk: Desk, tmp_path: Path) -> None:
     bench = desk.bench
     stop, delete = (bench.context.operations.select("command = ?", name)[0] for name in ("stop", "delete"))
     backed_up(tmp_path)
@@ -65,7 +65,7 @@ def test_what_was_cancelled_or_denied_since_the_backup_is_not_carried_out(desk: 
     assert containers(again) == {"client-x", "client-y"}
 
 
-def test_what_is_requested_after_that_stays_over_the_next_start(desk: Desk, tmp_path: Path) -> None:
+def test_a_request_made_after_the_restore_survives_the_next_start(desk: Desk, tmp_path: Path) -> None:
     backed_up(tmp_path)
     desk.bench.done("new client-z")
     desk.announce()
@@ -75,13 +75,13 @@ def test_what_is_requested_after_that_stays_over_the_next_start(desk: Desk, tmp_
     assert again.context.operations.get(request.id).state == "awaiting_approval"
 
 
-def test_a_start_with_the_newest_database_ends_nothing(desk: Desk) -> None:
+def test_a_start_with_the_newest_database_cancels_nothing(desk: Desk) -> None:
     stop_after_restore(desk.bench.context)
     states = {one.command: one.state for one in desk.bench.context.operations.select("1 = 1")}
     assert (states["stop"], states["delete"]) == ("queued", "awaiting_approval")
 
 
-def test_a_batch_that_was_under_way_waits_for_a_person(tmp_path: Path) -> None:
+def test_a_batch_that_was_under_way_at_the_backup_waits_for_a_person(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
     for name in ("client-x", "client-y", "client-z"):
         bench.done(f"new {name}")
@@ -99,8 +99,8 @@ def test_a_batch_that_was_under_way_waits_for_a_person(tmp_path: Path) -> None:
     assert "Check which tenants are done" in notes(again, batch)[-1]
 
 
-def test_what_had_begun_at_the_backup_does_not_run_again_over_what_came_later(tmp_path: Path) -> None:
-    """There is no channel in which Slack would have seen the newest head: the file beside the database tells."""
+def test_an_operation_that_had_begun_at_the_backup_does_not_resume_over_later_changes(tmp_path: Path) -> None:
+    """Without a channel Slack has not seen the newest head of the audit log; the file beside the database has it."""
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     delete = bench.approve(bench.ask("delete client-x", OPERATOR))

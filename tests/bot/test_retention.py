@@ -1,4 +1,4 @@
-"""Retention, case by case; `tests/schedules/test_year.py` holds it to a model over a year."""
+"""Retention, case by case; `tests/schedules/test_year.py` compares it with a model over a year."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def left(rule: Retention, known: list[Point], now: str) -> list[str]:
     return [one.name for one in sorted(known) if one not in gone]
 
 
-def test_the_newest_of_each_of_the_last_spans_stays() -> None:
+def test_the_newest_snapshot_of_each_of_the_last_spans_is_kept() -> None:
     known = points("2026-05-01 08:00", "2026-05-01 20:00", "2026-05-02 08:00", "2026-05-04 08:00", "2026-05-04 09:00")
     assert left(retention(daily=3), known, "2026-05-04 10:00") == [
         "2026-05-01 20:00",
@@ -44,24 +44,24 @@ def test_the_newest_of_each_of_the_last_spans_stays() -> None:
     assert left(retention(weekly=2), known, "2026-05-04 10:00") == ["2026-05-02 08:00", "2026-05-04 09:00"]
 
 
-def test_growing_old_makes_nothing_surplus() -> None:
+def test_age_alone_makes_no_snapshot_surplus() -> None:
     known = points("2026-05-01 08:00", "2026-05-02 08:00")
     assert left(retention(daily=2), known, "2031-01-01 00:00") == ["2026-05-01 08:00", "2026-05-02 08:00"]
 
 
-def test_where_there_are_no_tiers_nothing_is_taken_away() -> None:
+def test_without_tiers_no_snapshot_is_removed() -> None:
     known = points("2026-05-01 08:00", "2026-05-01 09:00")
     assert left(retention(), known, "2026-05-01 10:00") == ["2026-05-01 08:00", "2026-05-01 09:00"]
 
 
-def test_what_a_wrong_clock_dated_into_the_future_takes_no_place() -> None:
+def test_snapshots_that_a_wrong_clock_dated_into_the_future_displace_no_others() -> None:
     real = points("2026-05-01 08:00", "2026-05-02 08:00")
     wrong = points("2027-05-01 08:00", "2027-05-02 08:00", "2027-05-03 08:00")
     stays = left(retention(daily=2), real + wrong, "2026-05-02 10:00")
     assert stays == ["2026-05-01 08:00", "2026-05-02 08:00", "2027-05-02 08:00", "2027-05-03 08:00"]
 
 
-def test_it_says_which_tiers_a_snapshot_is_kept_for() -> None:
+def test_kept_names_the_tiers_that_each_snapshot_is_kept_for() -> None:
     known = points("2026-05-01 08:00", "2026-05-02 08:00")
     kept = retention(hourly=1, daily=2, monthly=1).kept(known, at("2026-05-02 10:00"))
     assert kept == {"2026-05-01 08:00": ["daily"], "2026-05-02 08:00": ["hourly", "daily", "monthly"]}
@@ -82,11 +82,11 @@ def test_it_says_which_tiers_a_snapshot_is_kept_for() -> None:
         (retention(), "2030-01-01 00:00", False),
     ],
 )
-def test_one_is_due_when_the_present_span_has_none(rule: Retention, now: str, due: bool) -> None:
+def test_a_snapshot_is_due_when_the_current_span_has_none(rule: Retention, now: str, due: bool) -> None:
     assert rule.due(points("2026-05-01 08:30"), at(now)) is due
 
 
-def test_the_hour_that_comes_twice_has_two_and_the_one_that_is_left_out_none() -> None:
+def test_the_hour_that_comes_twice_has_two_snapshots_and_the_skipped_hour_none() -> None:
     rule = retention(hourly=1)
     twice = at("2026-10-25 02:30")
     assert rule.due([Point(twice, "first")], twice + HOUR)
@@ -100,7 +100,9 @@ def test_the_hour_that_comes_twice_has_two_and_the_one_that_is_left_out_none() -
     st.floats(0, 4e9),
     st.tuples(*[st.integers(0, 5)] * 4),
 )
-def test_taking_the_surplus_away_makes_no_other(times: list[float], now: float, counts: tuple[int, ...]) -> None:
+def test_removing_the_surplus_makes_no_other_snapshot_surplus(
+    times: list[float], now: float, counts: tuple[int, ...]
+) -> None:
     rule = retention(*counts)
     known = [Point(one, str(number)) for number, one in enumerate(times)]
     gone = rule.surplus(known, now)

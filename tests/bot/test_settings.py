@@ -24,7 +24,7 @@ def loaded(folder: Path, text: str, **environment: str) -> object:
     return load(file, environment)
 
 
-def test_the_shipped_file_is_valid_and_whole() -> None:
+def test_the_shipped_file_is_valid_and_complete() -> None:
     settings = load(environment={})
     assert settings.bot.base_domain == "mautic.localhost"
     assert settings.policy("new").approve == ["approver"]
@@ -32,7 +32,7 @@ def test_the_shipped_file_is_valid_and_whole() -> None:
     assert list(settings.plans) == ["small", "medium", "large"]
 
 
-def test_a_file_and_then_the_environment_win(tmp_path: Path) -> None:
+def test_a_file_overrides_the_defaults_and_the_environment_overrides_both(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text(
         '[bot]\nbase_domain = "m.agency.com"\nworkers = 2\n[plans.tiny]\ncpu = 1\nmemory = "1GiB"\n'
@@ -49,14 +49,14 @@ def test_a_file_and_then_the_environment_win(tmp_path: Path) -> None:
     assert "small" in settings.plans
 
 
-def test_a_setting_that_was_renamed_keeps_its_meaning(tmp_path: Path) -> None:
+def test_a_renamed_setting_still_works_under_its_old_name(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text("[retention]\nformer_days = 3\n")
     assert load(file, {}).retention.retired_days == 3
     assert load(environment={"MAUTIC_OPS_RETENTION__FORMER_DAYS": "4"}).retention.retired_days == 4
 
 
-def test_a_policy_of_its_own_is_laid_over(tmp_path: Path) -> None:
+def test_a_policy_of_its_own_replaces_the_default_one(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_text(
         '[policies.unarchive]\nask = ["operator"]\napprove = ["approver"]\napprovals = 2\nhours = 4\n'
@@ -161,17 +161,17 @@ def test_a_policy_of_its_own_is_laid_over(tmp_path: Path) -> None:
         ("[bot\n", "not valid TOML"),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, text: str, why: str) -> None:
+def test_a_mistake_is_refused_with_its_key(tmp_path: Path, text: str, why: str) -> None:
     with pytest.raises(InvalidSettings, match=why):
         loaded(tmp_path, text)
 
 
-def test_a_file_that_is_named_but_not_there_is_a_mistake(tmp_path: Path) -> None:
+def test_a_settings_file_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="cannot be read"):
         load(environment={"MAUTIC_OPS_CONFIG": str(tmp_path / "none.toml")})
 
 
-def test_a_wrong_variable_is_named() -> None:
+def test_a_wrong_environment_variable_is_named() -> None:
     with pytest.raises(InvalidSettings, match=r"MAUTIC_OPS_BOT__BASE_DOMIAN.*base_domian"):
         load(environment={"MAUTIC_OPS_BOT__BASE_DOMIAN": "x"})
     with pytest.raises(
@@ -186,7 +186,7 @@ def test_a_wrong_variable_is_named() -> None:
         load(environment={"MAUTIC_OPS_ROLES__APPROVER": "U0OPSLEAD"})
 
 
-def test_tokens_come_from_the_environment_alone_and_are_not_shown(tmp_path: Path) -> None:
+def test_tokens_come_from_the_environment_only_and_are_not_shown(tmp_path: Path) -> None:
     tokens = {"SLACK_BOT_TOKEN": "xoxb-1", "SLACK_APP_TOKEN": "xapp-1", "SLACK_SIGNING_SECRET": "s3cret"}
     settings = load(environment=tokens)
     assert (settings.slack.bot_token, settings.slack.app_token) == ("xoxb-1", "xapp-1")
@@ -195,7 +195,7 @@ def test_tokens_come_from_the_environment_alone_and_are_not_shown(tmp_path: Path
         loaded(tmp_path, "[slack]\nbot_token = 'xoxb-2'")
 
 
-def test_an_address_names_the_port_only_where_it_is_not_the_usual_one() -> None:
+def test_a_url_names_the_port_only_where_it_is_not_the_usual_one() -> None:
     assert load(environment={}).edge.url("a.b") == "https://a.b"
     assert load(environment={"MAUTIC_OPS_EDGE__HTTPS_PORT": "8443"}).edge.url("a.b") == "https://a.b:8443"
 
@@ -224,7 +224,7 @@ def test_an_address_names_the_port_only_where_it_is_not_the_usual_one() -> None:
         ("[roles.approver]\nusers = ['<@U0123ABC>', 'W0123ABC']", "roles.approver.users", ["U0123ABC", "W0123ABC"]),
     ],
 )  # fmt: skip
-def test_what_means_the_same_is_taken_in_one_form(tmp_path: Path, text: str, key: str, value: object) -> None:
+def test_values_that_mean_the_same_are_normalised(tmp_path: Path, text: str, key: str, value: object) -> None:
     found: Any = loaded(tmp_path, text)
     for part in key.split("."):
         found = found[part] if isinstance(found, dict) else getattr(found, part)
@@ -232,7 +232,7 @@ def test_what_means_the_same_is_taken_in_one_form(tmp_path: Path, text: str, key
 
 
 def keys(shape: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key that is no table, with its type: `bot.workers`, `plans.*.cpu`."""
+    """Yield every key that is no table, with its type: `bot.workers`, `plans.*.cpu`."""
     if get_origin(shape) is Mapping:
         yield from keys(get_args(shape)[1], f"{key}.*")
         return
@@ -276,7 +276,7 @@ VALUES = st.one_of(
 
 
 def toml(value: object) -> str:
-    """Write a value as TOML."""
+    """Return a value as TOML."""
     match value:
         case dict():
             return "{" + ", ".join(f"{toml(key)} = {toml(one)}" for key, one in value.items()) + "}"
@@ -292,7 +292,7 @@ def toml(value: object) -> str:
 
 
 def refusal(file: Path | None = None, **environment: str) -> str:
-    """What a load is refused with, or "" when it is taken; anything else fails the test."""
+    """Return why a load is refused, or "" when it is accepted; any other exception fails the test."""
     try:
         load(file, environment)
     except InvalidSettings as error:
@@ -301,7 +301,7 @@ def refusal(file: Path | None = None, **environment: str) -> str:
 
 
 @given(st.data())
-def test_whatever_value_a_key_is_given_it_is_taken_or_refused_by_name(data: st.DataObject) -> None:
+def test_any_value_of_a_key_is_accepted_or_refused_by_name(data: st.DataObject) -> None:
     """In a file or in the environment, and never with a traceback."""
     key = data.draw(st.sampled_from(sorted(KEYS)))
     *tables, name = key.replace("*", data.draw(st.sampled_from(["new", "small", "approver", "x"]))).split(".")
@@ -320,14 +320,14 @@ def test_whatever_value_a_key_is_given_it_is_taken_or_refused_by_name(data: st.D
 
 
 def policy(name: str, ask: str, approve: str, approvals: int, hours: int, step_up: str = "") -> str:
-    """A policy as it stands in a file."""
+    """Return a policy as it is written in a file."""
     return (
         f"[policies.{name}]\nask = {json.dumps(ask.split())}\napprove = {json.dumps(approve.split())}\n"
         f'approvals = {approvals}\nhours = {hours}\nstep_up = "{step_up}"\n'
     )
 
 
-def test_a_rollout_goes_by_the_policy_of_upgrades_and_by_a_stricter_one_of_its_own(tmp_path: Path) -> None:
+def test_a_rollout_follows_the_policy_of_upgrades_and_a_stricter_one_of_its_own(tmp_path: Path) -> None:
     strict = policy("upgrade", "approver", "approver", 2, 5, "typed-name")
     found = cast(Settings, loaded(tmp_path, strict))
     assert found.policy("rollout") == found.policy("upgrade")

@@ -1,4 +1,4 @@
-"""What the simulation offers beside the contract: faults, counts, delays, a clock, and a memory over restarts."""
+"""What the simulation offers beyond the contract: faults, counts, delays, a clock, and state over restarts."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def lxd(tmp_path: Path) -> SimulatedLxd:
     return _with_blueprint(SimulatedLxd(clock=lambda: 1000.0), tmp_path)
 
 
-def test_it_says_that_it_is_simulated(lxd: SimulatedLxd) -> None:
+def test_the_server_says_that_it_is_simulated(lxd: SimulatedLxd) -> None:
     assert lxd.server().simulated
 
 
-def test_the_clock_is_the_one_it_was_given(lxd: SimulatedLxd) -> None:
+def test_the_server_uses_the_given_clock(lxd: SimulatedLxd) -> None:
     assert lxd.instance("blueprint").created == 1000
     assert lxd.snapshots("blueprint")[0].created == 1000
 
 
 class TestFaults:
-    def test_a_call_fails_as_often_as_was_asked_and_then_works(self, lxd: SimulatedLxd) -> None:
+    def test_a_call_fails_as_often_as_requested_and_then_works(self, lxd: SimulatedLxd) -> None:
         lxd.fail_next("start", LxdUnavailable("gone"), times=2)
         for _ in range(2):
             with pytest.raises(LxdUnavailable, match="gone"):
@@ -64,7 +64,7 @@ class TestFaults:
             lxd.start("blueprint")
         assert lxd.instance("blueprint").running
 
-    def test_other_methods_are_not_touched(self, lxd: SimulatedLxd) -> None:
+    def test_other_methods_are_not_affected(self, lxd: SimulatedLxd) -> None:
         lxd.fail_next("copy", PoolFull("full"))
         lxd.start("blueprint")
         with pytest.raises(PoolFull):
@@ -84,7 +84,7 @@ class TestFaults:
             lxd.delete("blueprint")
         assert seen == [("start", ("blueprint",)), ("delete", ("blueprint",))]
 
-    def test_a_command_slower_than_its_deadline_is_told_so(self, lxd: SimulatedLxd) -> None:
+    def test_a_command_slower_than_its_deadline_fails(self, lxd: SimulatedLxd) -> None:
         lxd.start("blueprint")
         lxd.latency = {"execute": 30.0}
         with pytest.raises(LxdUnavailable, match="within 1 seconds"):
@@ -100,7 +100,7 @@ def test_calls_are_counted_by_method(lxd: SimulatedLxd) -> None:
 
 
 class TestRoom:
-    def test_clones_fill_the_pool_and_deleting_makes_room(self, tmp_path: Path) -> None:
+    def test_clones_fill_the_pool_and_deleting_frees_space(self, tmp_path: Path) -> None:
         lxd = _with_blueprint(SimulatedLxd(pool_bytes=2 * MIB + 2 * CLONE_BYTES), tmp_path)
         for name in ("one", "two"):
             lxd.copy("blueprint/golden", name, config={}, devices={})
@@ -112,16 +112,16 @@ class TestRoom:
     @pytest.mark.parametrize(
         ("text", "expected"), [("30GiB", 30 * 1024**3), ("512MB", 512_000_000), ("7", 7), ("4kB", 4000)]
     )
-    def test_sizes_are_those_of_lxd(self, text: str, expected: int) -> None:
+    def test_sizes_are_read_as_lxd_reads_them(self, text: str, expected: int) -> None:
         assert size_bytes(text) == expected
 
-    def test_what_is_no_size_is_refused(self) -> None:
+    def test_text_that_is_no_size_is_refused(self) -> None:
         with pytest.raises(LxdError, match="30GiB"):
             size_bytes("much")
 
 
 class TestAddresses:
-    def test_every_instance_gets_one_of_its_own_and_keeps_it(self, lxd: SimulatedLxd) -> None:
+    def test_every_instance_gets_an_address_of_its_own_and_keeps_it(self, lxd: SimulatedLxd) -> None:
         lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.9.0.1/24")
         for number in range(5):
             lxd.copy("blueprint/golden", f"t{number}", config={}, devices={})
@@ -133,8 +133,8 @@ class TestAddresses:
         lxd.start("t0")
         assert lxd.state("t0").address == addresses[0]
 
-    def test_none_is_given_beyond_the_subnet(self, lxd: SimulatedLxd) -> None:
-        """As a real server refuses it, and nothing is made."""
+    def test_no_address_is_given_beyond_the_subnet(self, lxd: SimulatedLxd) -> None:
+        """A real server refuses the copy as well, and creates nothing."""
         lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.9.0.1/27")
         for number in range(15):
             lxd.copy("blueprint/golden", f"t{number}", config={}, devices={})
@@ -145,14 +145,14 @@ class TestAddresses:
         lxd.copy("blueprint/golden", "t15", config={}, devices={})
         assert given(lxd.instance("t15")).startswith("10.9.0.")
 
-    def test_the_edge_gets_the_one_that_is_kept_for_it(self, lxd: SimulatedLxd) -> None:
+    def test_the_edge_gets_the_address_that_is_reserved_for_it(self, lxd: SimulatedLxd) -> None:
         port = {"type": "nic", "ipv4.address": edge_address("10.9.0.1/24")}
         lxd.copy("blueprint", "edge", config={}, devices={"eth0": port})
         lxd.start("edge")
         assert lxd.state("edge").address == "10.9.0.2"
 
     @pytest.mark.parametrize("subnet", ["", "10.0.0.1", "10.0.0.1/33", "10.0.0.0/24", "10.0.0.77/24", "fe80::1/64"])
-    def test_what_is_no_bridges_address_is_refused(self, lxd: SimulatedLxd, subnet: str) -> None:
+    def test_a_subnet_that_is_no_address_of_a_bridge_is_refused(self, lxd: SimulatedLxd, subnet: str) -> None:
         with pytest.raises(LxdError, match=r"10\.70\.0\.1/24"):
             lxd.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet=subnet)
 
@@ -165,7 +165,7 @@ def _ask(lxd: SimulatedLxd, verb: str, request: dict[str, str]) -> dict[str, obj
 
 
 class TestCommandsInside:
-    def test_mautic_ctl_is_played(self, lxd: SimulatedLxd) -> None:
+    def test_mautic_ctl_is_simulated(self, lxd: SimulatedLxd) -> None:
         lxd.start("blueprint")
         answer = _ask(lxd, "identity", {"domain": "x.example", "password": "hidden"})
         assert answer["ok"] is True
@@ -186,7 +186,7 @@ class TestCommandsInside:
 
 
 class TestMemory:
-    def test_everything_is_there_after_a_restart(self, tmp_path: Path) -> None:
+    def test_everything_survives_a_restart(self, tmp_path: Path) -> None:
         state = tmp_path / "lxd.json"
         before = _with_blueprint(SimulatedLxd(state=state), tmp_path)
         before.copy("blueprint/golden", "tenant", config={"user.a": "1"}, devices={})
@@ -200,7 +200,7 @@ class TestMemory:
         with pytest.raises(AlreadyExists):
             after.copy("blueprint/golden", "tenant", config={}, devices={})
 
-    def test_what_failed_is_not_kept(self, tmp_path: Path) -> None:
+    def test_a_call_that_failed_leaves_nothing_in_the_saved_state(self, tmp_path: Path) -> None:
         state = tmp_path / "lxd.json"
         before = _with_blueprint(SimulatedLxd(state=state), tmp_path)
         before.fail_next("copy", LxdError("no"))
@@ -215,7 +215,7 @@ class TestCluster:
     def cluster(self, tmp_path: Path) -> SimulatedLxd:
         return _with_blueprint(SimulatedLxd(members=("node2", "node1")), tmp_path)
 
-    def test_what_is_new_comes_to_stand_where_it_was_asked_for(self, cluster: SimulatedLxd) -> None:
+    def test_a_new_instance_is_on_the_requested_member(self, cluster: SimulatedLxd) -> None:
         cluster.at("node2").create("there", "base", config={}, devices={})
         cluster.at("node1").copy("there", "here", config={}, devices={})
         cluster.copy("there", "beside", config={}, devices={})
@@ -227,7 +227,7 @@ class TestCluster:
         assert cluster.at("node1").pool().used > 0
         assert cluster.at("node2").pool().used == 0
 
-    def test_what_a_test_sets_holds_for_every_member(self, cluster: SimulatedLxd) -> None:
+    def test_faults_and_delays_apply_to_every_member(self, cluster: SimulatedLxd) -> None:
         member = cluster.at("node2")
         cluster.latency = {"server": 0.0}
         cluster.fail_next("start", LxdUnavailable("gone"))
@@ -235,7 +235,7 @@ class TestCluster:
             member.start("blueprint")
         assert member.latency == {"server": 0.0}
 
-    def test_a_silent_member_is_told_and_its_instances_do_not_answer(self, cluster: SimulatedLxd) -> None:
+    def test_a_silent_member_is_reported_and_its_instances_do_not_answer(self, cluster: SimulatedLxd) -> None:
         cluster.start("blueprint")
         cluster.instances()
         cluster.set_online("node1", False)
@@ -247,10 +247,10 @@ class TestCluster:
         assert cluster.instance("blueprint").running
 
     @pytest.mark.parametrize("asked", ["instances", "full_instances", "states"])
-    def test_of_a_silent_member_a_cluster_tells_only_names(
+    def test_a_cluster_reports_only_the_names_of_a_silent_members_instances(
         self, cluster: SimulatedLxd, tmp_path: Path, asked: str
     ) -> None:
-        """So what nobody saw before is not known; as tests/lab/test_members.py has it of a real one."""
+        """Instances that were not seen before are unknown; `tests/lab/test_members.py` shows it for a real cluster."""
         cluster.set_online("node1", False)
         refused = r"^LXD could not list the instances now: node1 does not answer\.$"
         with pytest.raises(LxdUnavailable, match=refused):
@@ -259,7 +259,7 @@ class TestCluster:
         cluster.update("blueprint", {"user.seen": "yes"})
         getattr(cluster, asked)()
         cluster.set_online("node1", False)
-        # Nobody at the bot's side can see this.
+        # The bot cannot see this change.
         cluster.world.machines["blueprint"].config["user.seen"] = "no"
         (found,) = cluster.instances()
         assert (found.status, found.config["user.seen"], found.location) == ("Error", "yes", "node1")
@@ -267,9 +267,9 @@ class TestCluster:
         assert (whole.instance, whole.snapshots) == (found, ())
         assert (whole.state.status, whole.state.address, whole.state.disk) == ("Error", "", 0)
         assert cluster.states() == {"blueprint": whole.state}
-        assert cluster.at("node2").instances() == [found], "it is one server"
+        assert cluster.at("node2").instances() == [found], "the members are one server"
 
-    def test_a_start_of_the_bot_forgets_what_was_seen(self, tmp_path: Path) -> None:
+    def test_a_start_of_the_bot_forgets_the_instances_seen_before(self, tmp_path: Path) -> None:
         state = tmp_path / "lxd.json"
         before = _with_blueprint(SimulatedLxd(members=("node1",), state=state), tmp_path)
         before.instances()

@@ -1,4 +1,4 @@
-"""A tenant in memory, well and sick, as `Mautic` sees it."""
+"""A simulated tenant, healthy and with problems, as `Mautic` sees it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,14 +39,14 @@ def wrong(mautic: Mautic) -> dict[str, str]:
     return {name: check["text"] for name, check in checks.items() if not check["ok"]}
 
 
-def test_one_that_nobody_changed_is_well(mautic: Mautic) -> None:
+def test_an_unchanged_tenant_is_healthy(mautic: Mautic) -> None:
     health = mautic.health(NAME, LIMITS)
     assert (health["healthy"], wrong(mautic)) == (True, {})
     assert health["facts"]["services"]["mautic-worker@email"] == "active"
     assert (health["facts"]["queue_age"], health["facts"]["database"]) == (0, True)
 
 
-def test_one_whose_disk_is_full_has_no_database_until_it_is_enlarged(lxd: SimulatedLxd, mautic: Mautic) -> None:
+def test_a_tenant_whose_disk_is_full_has_no_database_until_it_is_enlarged(lxd: SimulatedLxd, mautic: Mautic) -> None:
     root = {"type": "disk", "path": "/", "pool": "pool", "size": "1GiB"}
     lxd.update(NAME, {}, {"root": root})
     lxd.snapshot(NAME, "s-1")
@@ -57,7 +57,7 @@ def test_one_whose_disk_is_full_has_no_database_until_it_is_enlarged(lxd: Simula
         with pytest.raises(LxdError, match="its disk is full"):
             call()
     lxd.update(NAME, {}, {"root": {**root, "size": "4GiB"}})
-    assert "database" in wrong(mautic), "nobody has started it again"
+    assert "database" in wrong(mautic), "nobody has started the database again"
     mautic.resize(NAME, PlanSize(2, "1GiB", "4GiB", 500, "128M", 4, 1))
     assert wrong(mautic) == {}
 
@@ -72,7 +72,7 @@ def test_one_whose_disk_is_full_has_no_database_until_it_is_enlarged(lxd: Simula
         ({"log_errors": 400}, {"log"}),
     ],
 )
-def test_a_sick_one_shows_what_it_has(
+def test_each_problem_of_a_tenant_fails_its_checks(
     lxd: SimulatedLxd, mautic: Mautic, sick: dict[str, Any], checks: set[str]
 ) -> None:
     change(lxd, NAME, **sick)
@@ -82,7 +82,7 @@ def test_a_sick_one_shows_what_it_has(
         assert wrong(mautic) == {}
 
 
-def test_writes_are_held_and_the_time_is_told(lxd: SimulatedLxd, mautic: Mautic) -> None:
+def test_the_backup_lock_reports_its_duration_and_whether_it_is_consistent(lxd: SimulatedLxd, mautic: Mautic) -> None:
     with mautic.backup_lock(NAME) as hold:
         assert hold.consistent
     assert hold.seconds > 0
@@ -99,7 +99,7 @@ def test_writes_are_held_and_the_time_is_told(lxd: SimulatedLxd, mautic: Mautic)
         (b'{"ok": true, "kept": "yes", "seconds": 1}', "`client-x` answers nonsense to `let go`: "),
     ],
 )
-def test_a_hold_that_was_let_go_too_soon_is_no_consistent_one(
+def test_a_backup_lock_that_was_released_too_soon_is_not_consistent(
     lxd: SimulatedLxd, mautic: Mautic, end: bytes | None, why: str
 ) -> None:
     lxd.speak = lambda *_: iter([b'{"ok": true, "held": true, "why": ""}', *([end] if end else [])])
@@ -109,7 +109,7 @@ def test_a_hold_that_was_let_go_too_soon_is_no_consistent_one(
     assert hold.why.startswith(why)
 
 
-def test_a_tenant_that_cannot_hold_is_copied_all_the_same_but_not_one_that_is_out_of_reach(
+def test_a_tenant_that_cannot_be_locked_is_still_copied_but_not_an_unreachable_one(
     lxd: SimulatedLxd, mautic: Mautic
 ) -> None:
     lxd.fail_next("execute", LxdError("LXD could not run `python3` in `client-x`: no."))
@@ -121,7 +121,7 @@ def test_a_tenant_that_cannot_hold_is_copied_all_the_same_but_not_one_that_is_ou
 
 
 @pytest.mark.parametrize("end", [Mautic.quiesce, Mautic.stop_work])
-def test_a_closed_one_stays_closed_over_a_move_and_an_open_one_is_open_after_it(
+def test_a_move_leaves_a_closed_tenant_closed_and_an_open_one_open(
     mautic: Mautic, end: Callable[[Mautic, str], object]
 ) -> None:
     end(mautic, NAME)
@@ -136,7 +136,7 @@ def test_a_closed_one_stays_closed_over_a_move_and_an_open_one_is_open_after_it(
     assert wrong(mautic) == {}
 
 
-def test_jobs_that_did_not_run_under_a_seal_are_not_late_once_it_is_gone(lxd: SimulatedLxd, mautic: Mautic) -> None:
+def test_jobs_that_did_not_run_while_closed_are_not_late_after_opening(lxd: SimulatedLxd, mautic: Mautic) -> None:
     mautic.close(NAME, "suspend")
     lxd.clock = lambda: NOW + 4 * 3600
     assert "mautic:import (exit code 0)" in wrong(mautic)["crons"]
@@ -145,13 +145,13 @@ def test_jobs_that_did_not_run_under_a_seal_are_not_late_once_it_is_gone(lxd: Si
     assert wrong(mautic) == {}
 
 
-def test_a_stopped_copy_can_be_sealed_before_it_boots(lxd: SimulatedLxd, mautic: Mautic) -> None:
+def test_a_stopped_copy_can_be_closed_before_it_boots(lxd: SimulatedLxd, mautic: Mautic) -> None:
     lxd.stop(NAME)
     mautic.close_copy(NAME)
     assert lxd.pull(NAME, CLOSED)
 
 
-def test_what_came_since_a_time_is_counted_and_a_snapshot_has_its_own_past(lxd: SimulatedLxd, mautic: Mautic) -> None:
+def test_writes_since_a_time_are_counted_and_a_snapshot_has_its_own_history(lxd: SimulatedLxd, mautic: Mautic) -> None:
     change(lxd, NAME, writes=[("contacts", NOW - 90)])
     lxd.snapshot(NAME, "s")
     change(lxd, NAME, writes=[("contacts", NOW - 90), ("contacts", NOW - 9), ("opt_outs", NOW - 8)])
@@ -162,13 +162,13 @@ def test_what_came_since_a_time_is_counted_and_a_snapshot_has_its_own_past(lxd: 
     assert mautic.counts("copy")["contacts"] == 1201
 
 
-def test_the_rest_of_the_verbs_answer(lxd: SimulatedLxd, mautic: Mautic) -> None:
+def test_console_logs_and_resize_answer(lxd: SimulatedLxd, mautic: Mautic) -> None:
     assert mautic.console(NAME, ["mautic:import", "--limit", "5"]) == (0, "simulated: mautic:import --limit=5")
     assert mautic.logs(NAME, "mautic", 2).count("\n") == 1
     mautic.resize(NAME, PlanSize(2, "3GiB", "30GiB", 2000, "768M", 8, 1))
     assert b"768M" in lxd.pull(NAME, "/var/lib/mautic-ops/resize.json")
 
 
-def test_whom_nobody_knows_is_not_found(mautic: Mautic) -> None:
+def test_an_unknown_tenant_is_not_found(mautic: Mautic) -> None:
     with pytest.raises(NotFound):
         mautic.open("nobody")

@@ -17,7 +17,7 @@ CRONTAB = recipe_files("tenant")["etc/cron.d/mautic"].read_text()
 
 
 def begins(crontab: str, job: str) -> list[int]:
-    """The minutes of an hour at which a job begins."""
+    """Return the minutes of an hour at which a job begins."""
     (line,) = (one.removeprefix("#outbound-off# ") for one in crontab.splitlines() if f" {job}" in one)
     field = line.split()[0]
     if field.startswith("*/"):
@@ -26,14 +26,14 @@ def begins(crontab: str, job: str) -> list[int]:
 
 
 @given(first=st.integers(1, 100_000), tenants=st.integers(2, 200))
-def test_those_that_are_made_one_after_the_other_lie_far_apart(first: int, tenants: int) -> None:
+def test_the_slots_of_consecutive_tenants_are_far_apart(first: int, tenants: int) -> None:
     slots = sorted(slot_of(operation) for operation in range(first, first + tenants))
     gaps = [after - before for before, after in zip(slots, [*slots[1:], slots[0] + CYCLE], strict=True)]
     assert all(0 <= slot < CYCLE for slot in slots)
     assert max(gaps) <= 2.7 * CYCLE / tenants + 2
 
 
-def test_how_many_begin_at_once_is_counted_over_the_end_of_the_cycle() -> None:
+def test_how_many_begin_at_once_is_counted_across_the_end_of_the_cycle() -> None:
     assert most_at_once([], 10) == 0
     assert most_at_once([5, 100, 109, 110], 10) == 2
     assert most_at_once([295, 2, 100], 10) == 2
@@ -51,17 +51,17 @@ def test_heavy_jobs_begin_in_the_minute_of_their_slot_as_often_as_before(slot: i
     assert inside.in_slot(CRONTAB, None) == CRONTAB
 
 
-def test_a_job_that_waits_for_outbound_mail_keeps_waiting_and_has_its_slot_too() -> None:
+def test_a_job_that_is_disabled_while_outbound_mail_is_off_stays_so_and_gets_its_slot() -> None:
     moved = inside.in_slot(without_senders(CRONTAB), 130)
     assert "#outbound-off# 12,27,42,57 " in moved
     assert moved.replace("#outbound-off# ", "") == inside.in_slot(CRONTAB, 130)
 
 
 @pytest.mark.parametrize("slot", [-1, CYCLE, "7", 1.5])
-def test_what_is_no_slot_is_refused(slot: object) -> None:
+def test_an_invalid_slot_is_refused(slot: object) -> None:
     with pytest.raises(CtlError):
         inside.take_slot({"slot": slot})
 
 
-def test_bot_and_tenant_mean_the_same_cycle() -> None:
+def test_bot_and_tenant_use_the_same_cycle() -> None:
     assert inside.CYCLE == CYCLE

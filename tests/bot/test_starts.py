@@ -1,4 +1,4 @@
-"""Starts of a host: so many within some seconds, and in order after a reboot."""
+"""Starts on a host: only some of them within a period, and in order after a reboot."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Time:
         self.at += seconds
 
 
-def test_so_many_begin_within_so_many_seconds() -> None:
+def test_only_a_limited_number_of_starts_begins_within_a_period() -> None:
     time = Time()
     starts = StartLimiter(3, 10, time, time.sleep)
     begun = []
@@ -40,7 +40,7 @@ def test_so_many_begin_within_so_many_seconds() -> None:
     assert begun == [0, 0, 0, 10, 10, 10, 20, 20, 20]
 
 
-def test_who_is_urgent_waits_for_nobody_and_counts() -> None:
+def test_an_urgent_start_does_not_wait_but_counts() -> None:
     time = Time()
     starts = StartLimiter(2, 10, time, time.sleep)
     for _ in range(5):
@@ -50,7 +50,7 @@ def test_who_is_urgent_waits_for_nobody_and_counts() -> None:
     assert time.at == 110
 
 
-def test_without_seconds_there_is_no_limit() -> None:
+def test_a_period_of_zero_seconds_is_no_limit() -> None:
     time = Time()
     starts = StartLimiter(1, 0, time, time.sleep)
     for _ in range(5):
@@ -58,9 +58,9 @@ def test_without_seconds_there_is_no_limit() -> None:
     assert time.at == 100
 
 
-def test_whatever_starts_a_tenant_waits_for_its_turn() -> None:
-    """All of the bot's own starts go by `Host.start`."""
-    # Neither the edge nor what a blueprint is built in is a tenant.
+def test_every_start_of_a_tenant_waits_for_its_turn() -> None:
+    """All starts by the bot itself go through `Host.start`."""
+    # Neither the edge nor the container that a blueprint is built in is a tenant.
     others = {"inventory.py", "edge.py", "build.py"}
     places = [path for folder in ("bot", "commands", "schedules") for path in (ROOT / folder).rglob("*.py")]
     places = [path for path in places if path.name not in others]
@@ -70,19 +70,19 @@ def test_whatever_starts_a_tenant_waits_for_its_turn() -> None:
 
 
 def seen(bench: Bench, **queue_ages: float) -> None:
-    """Write down one look at tenants, with the seconds that mail has waited in each."""
+    """Record one look at tenants, with the seconds for which mail has waited in each."""
     with bench.context.database.transaction() as transaction:
         readings = [Reading(name.replace("_", "-"), queue_age=age, contacts=5) for name, age in queue_ages.items()]
         record(transaction, bench.clock.at, readings, {})
 
 
-def test_after_a_reboot_they_start_one_after_the_other_and_the_busiest_first(tmp_path: Path) -> None:
+def test_after_a_reboot_tenants_start_one_after_the_other_and_the_busiest_first(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_CAPACITY__START_DELAY="3")
     bench.context.fleet._starts = (64, 0)
     for number in range(6):
         bench.done(f"new client-{number}")
     bench.done("stop client-5", OPERATOR)
-    # One of before this version.
+    # A tenant of an older release.
     bench.lxd.update("client-0", {"boot.autostart.priority": None, "boot.autostart.delay": None})
     seen(bench, client_0=0, client_1=0, client_2=0, client_3=0, client_4=500)
     bench.clock.move(3 * 3600)
@@ -99,7 +99,7 @@ def test_after_a_reboot_they_start_one_after_the_other_and_the_busiest_first(tmp
     assert bench.lxd.calls["update"] == updates
 
 
-def test_a_new_tenant_has_its_turn_from_the_first_moment(tmp_path: Path) -> None:
+def test_a_new_tenant_has_its_place_in_the_boot_order_at_once(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_CAPACITY__START_DELAY="7")
     bench.done("new client-x")
     config = bench.lxd.instance("client-x").config
@@ -107,7 +107,7 @@ def test_a_new_tenant_has_its_turn_from_the_first_moment(tmp_path: Path) -> None
     assert config["boot.autostart.delay"] == "7"
 
 
-def test_one_that_takes_no_facts_holds_up_no_other(tmp_path: Path) -> None:
+def test_a_tenant_whose_configuration_cannot_be_updated_does_not_block_the_others(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     for number in range(2):
         bench.done(f"new client-{number}")

@@ -1,4 +1,4 @@
-"""What `status` shows red is what incidents tell, at the same thresholds, which the settings have."""
+"""`status` and incidents report the same problems, at the same thresholds, which are in the settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def lxd(tmp_path_factory: pytest.TempPathFactory) -> SimulatedLxd:
 
 
 def agree(lxd: SimulatedLxd, limits: HealthSettings) -> tuple[set[str], set[str]]:
-    """Look once, and hold what `status` shows against what is found; the checks that are red, and the kinds found."""
+    """Look once, compare what `status` shows with the findings, and return the red checks and the kinds of findings."""
     mautic = Mautic(lxd)
     inside = mautic.health("client-x", limits, SIZE)
     page = Page(inside["checks"]["login page"]["ok"], "HTTP 500", 0.1)
@@ -48,10 +48,10 @@ def agree(lxd: SimulatedLxd, limits: HealthSettings) -> tuple[set[str], set[str]
     kinds = {finding.kind for finding in found.findings}
     for name in red:
         tell = {row.key for row in FINDINGS.values() if name in row.checks}
-        assert tell & (kinds | found.unseen), f"`{name}` is red in status, and no incident tells of it"
+        assert tell & (kinds | found.unseen), f"`{name}` is red in status, and no incident reports it"
     told_by = {kind: {*FINDINGS[kind].checks} for kind in kinds}
     for kind, checks in told_by.items():
-        assert checks & red, f"an incident tells of `{kind}`, and status shows nothing red"
+        assert checks & red, f"an incident reports `{kind}`, and status shows nothing red"
     return red, kinds
 
 
@@ -77,7 +77,7 @@ percent = st.integers(0, 100)
         log_errors=st.integers(0, 50),
     ),
 )
-def test_any_look_is_told_alike(
+def test_status_and_incidents_agree_on_any_look(
     lxd: SimulatedLxd,
     stopped: set[str],
     queue_age: int,
@@ -100,7 +100,7 @@ def test_any_look_is_told_alike(
         ({}, 4 * GIB * LIMITS.disk // 100 - (1 << 16), "disk", "disk"),
     ],
 )
-def test_both_begin_at_the_threshold_of_the_settings(
+def test_status_and_incidents_both_begin_at_the_threshold_of_the_settings(
     lxd: SimulatedLxd, state: dict[str, int], disk: int, check: str, kind: str
 ) -> None:
     more = {name: value + (1 << 17 if name == "memory" else 1) for name, value in state.items()}
@@ -111,6 +111,6 @@ def test_both_begin_at_the_threshold_of_the_settings(
         assert ((check in red), (kind in kinds)) == (sick, sick)
 
 
-def test_a_threshold_is_never_of_the_tool_itself(lxd: SimulatedLxd) -> None:
+def test_the_tool_in_the_tenant_has_no_thresholds_of_its_own(lxd: SimulatedLxd) -> None:
     with pytest.raises((LxdError, KeyError)):
         Mautic(lxd).call("client-x", "health", {})

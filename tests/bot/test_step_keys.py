@@ -1,7 +1,7 @@
-"""Words are for people, keys are for code: nothing that is decided depends on how it is said.
+"""Words are for people, keys are for code: no decision depends on wording.
 
-`before_keys.json.xz` has databases as the release before keys made them (commit ee5ec96), with `new`, `restore` and
-`migrate` cut at every step: this suite goes on with each.
+`before_keys.json.xz` has databases of the release before step keys (commit ee5ec96), in which `new`, `restore` and
+`migrate` were cut off at every step: these tests resume each of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def databases() -> dict[str, dict[str, Any]]:
 
 
 def lay(folder: Path, name: str) -> None:
-    """Put a database of before in the place of the one in a folder, with the key of what it holds encrypted."""
+    """Replace the database in a folder with one of the older release, and the key of what is encrypted in it."""
     for file in folder.glob("bot.db*"):
         file.unlink()
     kept = databases()[name]
@@ -54,7 +54,7 @@ def cuts(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_what_a_release_without_keys_began_goes_on_from_every_step(tmp_path: Path, command: str) -> None:
+def test_operations_begun_by_a_release_without_keys_resume_from_every_step(tmp_path: Path, command: str) -> None:
     world = World(tmp_path, command)
     whole = Death(10_000)
     bench = world.begin(whole)
@@ -63,20 +63,22 @@ def test_what_a_release_without_keys_began_goes_on_from_every_step(tmp_path: Pat
     moments = [f"{command}-{moment.replace(' ', '-')}" for moment in whole.moments]
     assert len(cuts(command)) == 2 * len(world.operation.steps) + 1
     for name in cuts(command):
-        # The fleet as the operation left it when it was cut there; the database as the old release had it then.
+        # The fleet is as the operation left it when it was cut off there; the database is the one of the older release.
         bench = world.begin(Death(moments.index(name)))
         with pytest.raises(Killed):
             bench.finish()
         bench.context.database.close()
         for one in bench.lxd.instances():
-            # All that it said of why a container is retired was a text.
+            # The older release wrote only a text about why a container was retired.
             bench.lxd.update(one.name, {f"{KEY}replaced-by": None, f"{KEY}replaced-in": None})
         lay(tmp_path / str(world.copies), name)
         ends_well(world, world.restart(bench), name)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_what_waited_for_its_approval_before_there_were_keys_is_approved(tmp_path: Path, command: str) -> None:
+def test_a_request_that_waited_for_approval_before_there_were_keys_can_be_approved(
+    tmp_path: Path, command: str
+) -> None:
     bench = waiting(tmp_path, command)
     (operation,) = bench.context.operations.select("state = 'awaiting_approval'")
     assert operation.mark.endswith(operation.fingerprint[:8]), "its card is in Slack, with this mark on its buttons"
@@ -88,7 +90,7 @@ def test_what_waited_for_its_approval_before_there_were_keys_is_approved(tmp_pat
 
 
 def waiting(folder: Path, command: str, **environment: str) -> Bench:
-    """A bench over a database of before, in which an operation waits for approval."""
+    """Return a bench with a database of the older release, in which an operation waits for approval."""
     case = CASES[command]
     made = make_bench(folder / "prepared", members=case.members)
     case.prepare(made)
@@ -98,7 +100,7 @@ def waiting(folder: Path, command: str, **environment: str) -> Bench:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_what_has_changed_since_is_found_by_the_values_of_before_too(tmp_path: Path, command: str) -> None:
+def test_changes_since_a_request_of_the_older_release_are_detected(tmp_path: Path, command: str) -> None:
     bench = waiting(tmp_path, command, MAUTIC_OPS_RETENTION__FORMER_DAYS="3")
     plans = bench.context.settings.plans
     plans["small"] = replace(plans["small"], cpu=7)  # type: ignore[index]
@@ -107,7 +109,7 @@ def test_what_has_changed_since_is_found_by_the_values_of_before_too(tmp_path: P
         bench.approve(operation)
 
 
-def test_rows_of_before_get_their_keys_and_what_was_passed_is_known(tmp_path: Path) -> None:
+def test_steps_of_the_older_release_get_keys_and_a_passed_commit_point_is_known(tmp_path: Path) -> None:
     for name, committed in (("restore-started-2", 0), ("restore-recorded-2", 1), ("restore-recorded-3", 1)):
         folder = tmp_path / name
         folder.mkdir()
@@ -117,12 +119,12 @@ def test_rows_of_before_get_their_keys_and_what_was_passed_is_known(tmp_path: Pa
         assert [row["key"] for row in rows] == ["beside", "change", "probe", "keep"]
         assert database.read("SELECT committed FROM operations WHERE id = 3")[0]["committed"] == committed, name
         taken = database.read("SELECT count(*) AS n FROM snapshots_of_tenants")[0]["n"]
-        assert taken == 2, "of `snapshot`, and of `restore`"
+        assert taken == 2, "one by `snapshot`, one by `restore`"
         assert not audit.verify(database).broken
         database.close()
 
 
-def test_why_a_step_failed_is_known_of_what_is_being_taken_back(tmp_path: Path) -> None:
+def test_the_cause_of_a_rollback_that_the_older_release_began_is_known(tmp_path: Path) -> None:
     lay(tmp_path, "restore-started-1")
     connection = sqlite3.connect(tmp_path / "bot.db")
     told = "LXD could not. What it had begun could not be taken back: it is silent."
@@ -137,13 +139,13 @@ def test_why_a_step_failed_is_known_of_what_is_being_taken_back(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("text", ["Restart its worker", "Remove 12 snapshots", "Remove 1 snapshot", *before_keys.KEYS])
-def test_every_title_of_before_has_a_key(text: str) -> None:
+def test_every_step_title_of_the_older_release_has_a_key(text: str) -> None:
     assert before_keys.key_of(text)
 
 
 @pytest.fixture
 def reworded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every title, label and sentence of every plan is another one each time that the plan is made."""
+    """Rewords every title, label and sentence of a plan, differently each time that the plan is made."""
     plan, count = Registry.plan, iter(range(10**9))
 
     def other(text: str) -> str:
@@ -176,7 +178,7 @@ def test_rewording_everything_changes_nothing_after_a_crash(tmp_path: Path, comm
     crashes_while_taken_back(tmp_path / "back", command)
 
 
-def test_a_plan_has_each_key_once_and_its_commit_point_among_them() -> None:
+def test_step_keys_are_unique_and_the_commit_point_is_one_of_them() -> None:
     step = Step("a", "Do it", lambda: None)
     plan = Plan("x", {}, "", {}, (step,), reversible="", seconds=1)
     with pytest.raises(ValueError, match="same key"):

@@ -1,4 +1,4 @@
-"""A host overloaded: nothing new is begun there, it is said once, and all goes on by itself."""
+"""An overloaded host: nothing new begins there, one incident reports it, and all goes on when it recovers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def overload(bench: Bench, *, over: bool = False) -> None:
-    """Let something else on node1 take nearly all of its memory, or give it back."""
+    """Let client-x take nearly all memory of node1, or (`over`) give it back."""
     bench.lxd.memory_of = lambda name: GIB if over or name != "client-x" else 61 * GIB
 
 
@@ -45,13 +45,13 @@ def shown(message: Any) -> str:
     return json.dumps(message.blocks, ensure_ascii=False)
 
 
-def test_nothing_new_is_begun_there_and_all_goes_on_by_itself(bench: Bench) -> None:
+def test_an_operation_waits_for_an_overloaded_host_and_starts_when_it_recovers(bench: Bench) -> None:
     held = bench.approve(bench.ask("new client-y --host node1"))
     elsewhere = bench.approve(bench.ask("new client-z --host node2"))
     overload(bench)
     bench.finish()
     get = bench.context.operations.get
-    # It waits, and blocks nobody.
+    # It waits, and blocks no other operation.
     assert get(held.id).state == "queued"
     assert get(elsewhere.id).state == "succeeded"
     assert "`node1` is overloaded: " in get(held.id).outcome
@@ -65,7 +65,7 @@ def test_nothing_new_is_begun_there_and_all_goes_on_by_itself(bench: Bench) -> N
     assert (ended.state, ended.outcome, ended.attempts) == ("succeeded", "done", 1)
 
 
-def test_the_card_says_that_it_waits(bench: Bench) -> None:
+def test_the_card_says_that_the_operation_waits(bench: Bench) -> None:
     desk = make_desk(bench)
     desk.command("new client-y --host node1")
     desk.click("approve", desk.last().id)
@@ -75,25 +75,25 @@ def test_the_card_says_that_it_waits(bench: Bench) -> None:
     assert "*Waiting:*" in str(bench.slack.said[-1]) or any("*Waiting:*" in str(one) for one in bench.slack.said)
 
 
-def test_what_gives_memory_back_is_done_at_once(bench: Bench) -> None:
+def test_operations_that_need_no_memory_run_on_an_overloaded_host(bench: Bench) -> None:
     overload(bench)
     assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
     assert bench.done("stop client-x", OPERATOR).state == "succeeded"
 
 
-def test_what_waits_can_be_withdrawn(bench: Bench) -> None:
+def test_an_operation_that_waits_for_a_host_can_be_cancelled(bench: Bench) -> None:
     held = bench.approve(bench.ask("new client-y --host node1"))
     overload(bench)
     bench.finish()
     bench.context.approvals.cancel(held.id, ASKER)
     assert bench.context.operations.get(held.id).state == "cancelled"
-    # What is about to start, and does not wait, cannot.
+    # An operation that is about to start, and does not wait, cannot be cancelled.
     other = bench.approve(bench.ask("new client-z --host node2"))
     with pytest.raises(Refused):
         bench.context.approvals.cancel(other.id, ASKER)
 
 
-def test_what_has_begun_goes_on(tmp_path: Path) -> None:
+def test_an_operation_that_has_begun_is_finished_on_an_overloaded_host(tmp_path: Path) -> None:
     lxd = SimulatedLxd(memory=64 * GIB)
     add_blueprint(lxd)
 
@@ -113,7 +113,7 @@ def test_what_has_begun_goes_on(tmp_path: Path) -> None:
     assert again.context.operations.get(1).state == "succeeded"
 
 
-def test_maintenance_holds_back(bench: Bench) -> None:
+def test_maintenance_skips_an_overloaded_host(bench: Bench) -> None:
     bench.done("new client-y --host node2")
     overload(bench)
     bench.clock.move(2 * 86_400)
@@ -126,7 +126,7 @@ def test_maintenance_holds_back(bench: Bench) -> None:
     assert {one.tenant for one in asked} == {"client-y", "client-x"}
 
 
-def test_it_is_said_once_and_closed_by_itself(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_overload_is_one_incident_that_closes_by_itself(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("schedules.health.AGAIN", 0)
     overload(bench)
     for _ in range(3):
@@ -143,7 +143,9 @@ def test_it_is_said_once_and_closed_by_itself(bench: Bench, monkeypatch: pytest.
     assert opened[0]["n"] == 1
 
 
-def test_a_sweep_adds_nothing_to_it_and_closes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_runs_nothing_on_an_overloaded_host_and_closes_no_incident_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("schedules.health.AGAIN", 0)
     change(bench.lxd, "client-x", stopped=["cron"])
     for _ in range(2):
@@ -156,7 +158,7 @@ def test_a_sweep_adds_nothing_to_it_and_closes_nothing(bench: Bench, monkeypatch
     assert {one.kind for one in bench.context.incidents.open()} == {"cron", "strain"}
 
 
-def test_load_and_slowness_count_where_lxd_tells_them(bench: Bench) -> None:
+def test_load_counts_only_where_lxd_reports_it(bench: Bench) -> None:
     bench.lxd.load = 64 * 8.0 + 1
     assert "load 513" in shown(bench.answer("hosts"))
     bench.lxd.load = None
@@ -182,14 +184,14 @@ def test_hosts_home_and_digest_show_memory_and_how_many_more_fit(bench: Bench) -
     assert "free on node1" in shown(bench.answer("doctor"))
 
 
-def test_the_smallest_fits_most_often_and_a_full_host_takes_none(bench: Bench) -> None:
+def test_a_full_host_fits_no_more_tenants(bench: Bench) -> None:
     bench.lxd.memory_of = lambda name: 57 * GIB if name == "client-x" else GIB
     (line,) = [one for one in shown(bench.answer("hosts")).split("*node") if one.startswith("1*")]
     assert "fits no more" in line
 
 
-def test_a_database_of_before_is_taken_over(tmp_path: Path) -> None:
-    """Figures of hosts from before memory was measured stay, and what comes is beside them."""
+def test_a_database_without_memory_figures_of_hosts_is_migrated(tmp_path: Path) -> None:
+    """Figures from before memory was measured stay, and new ones are stored beside them."""
     bench = make_bench(tmp_path)
     bench.context.database.close()
     with sqlite3.connect(tmp_path / "bot.db") as old:
@@ -210,8 +212,8 @@ def test_a_database_of_before_is_taken_over(tmp_path: Path) -> None:
     assert Resources(8, 3, 1).available == 5
 
 
-def test_who_fell_on_a_host_in_distress_is_told_of_all_the_same(bench: Bench) -> None:
-    """The inventory tells, without any work there; but not at once, as a host may be starting all of them."""
+def test_a_stopped_tenant_on_an_overloaded_host_is_still_reported(bench: Bench) -> None:
+    """The inventory shows it without any work on the host, but not at once: the host may be starting its tenants."""
     bench.done("new client-y --host node1")
     overload(bench)
     bench.lxd.stop("client-y", force=True)
@@ -224,7 +226,7 @@ def test_who_fell_on_a_host_in_distress_is_told_of_all_the_same(bench: Bench) ->
     assert found == {("node1", "strain"), ("client-y", "stopped")}
 
 
-def test_a_host_that_is_slow_to_tell_is_asked_once_for_all_that_waits(
+def test_a_slow_host_is_asked_once_for_all_operations_that_wait_for_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in "abc":

@@ -1,4 +1,4 @@
-"""The nouns: which names a tenant may have, and why not."""
+"""Names, domains and labels of tenants: which are valid, and why others are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bot.model.tenants import RESERVED, InvalidName, domain_name, tenant_name
     ("text", "name"),
     [("client-x", "client-x"), (" Client-X ", "client-x"), ("a", "a"), ("a1", "a1"), ("x" * 40, "x" * 40)],
 )
-def test_a_good_name_is_taken_in_its_normal_form(text: str, name: str) -> None:
+def test_a_valid_name_is_normalised(text: str, name: str) -> None:
     assert tenant_name(text) == name
 
 
@@ -40,7 +40,7 @@ def test_a_good_name_is_taken_in_its_normal_form(text: str, name: str) -> None:
         ("WWW", "reserved"),
     ],
 )
-def test_a_bad_name_says_why(text: str, why: str | None) -> None:
+def test_an_invalid_name_is_refused_with_the_reason(text: str, why: str | None) -> None:
     if why is None:
         assert tenant_name(text) == text.strip()
         return
@@ -59,7 +59,7 @@ def test_any_text_is_a_dns_label_or_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["m.client.com", "M.Client.COM.", "a-b.c1.io", "xn--kse-qla.example"])
-def test_a_good_domain_is_taken(text: str) -> None:
+def test_a_valid_domain_is_accepted(text: str) -> None:
     assert domain_name(text) == text.lower().rstrip(".")
 
 
@@ -73,13 +73,13 @@ def test_a_good_domain_is_taken(text: str) -> None:
         ("例え。テスト", "xn--r8jz45g.xn--zckzah"),
     ],
 )
-def test_a_domain_of_other_letters_is_taken_as_dns_has_it(text: str, ascii: str) -> None:
+def test_a_domain_with_other_letters_becomes_its_dns_form(text: str, ascii: str) -> None:
     assert domain_name(text) == ascii
     assert domain_name(shown_domain(ascii)) == ascii
 
 
 @given(st.text(max_size=80))
-def test_any_text_is_a_domain_of_dns_or_refused(text: str) -> None:
+def test_any_text_is_a_dns_domain_or_refused(text: str) -> None:
     with suppress(InvalidName):
         domain = domain_name(text)
         assert re.fullmatch(r"[a-z0-9.-]{3,253}", domain)
@@ -107,12 +107,12 @@ def test_any_text_is_a_domain_of_dns_or_refused(text: str) -> None:
         "a" * 250 + ".com",
     ],
 )
-def test_a_bad_domain_is_refused(text: str) -> None:
+def test_an_invalid_domain_is_refused(text: str) -> None:
     with pytest.raises(InvalidName, match="is not a domain"):
         domain_name(text)
 
 
-def test_facts_stand_on_the_instance_under_one_prefix() -> None:
+def test_labels_are_stored_under_one_prefix() -> None:
     config = as_labels(role="tenant", created=5, double=True, was_running=False)
     assert config == {
         "user.mautic-ops.role": "tenant",
@@ -133,7 +133,7 @@ def test_facts_stand_on_the_instance_under_one_prefix() -> None:
         ({}, ("", 0)),
     ],
 )
-def test_why_a_former_one_is_one_is_known_as_older_releases_wrote_it_too(
+def test_what_replaced_a_retired_container_is_known_from_older_labels_too(
     config: dict[str, str], known: tuple[str, int]
 ) -> None:
     assert replaced(config) == known

@@ -1,4 +1,4 @@
-"""People take turns: who comes waits for one of each of the others', whatever waits of them."""
+"""People take turns: a new request waits for one of each other person's, however many they have waiting."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from bot.store import claims, recovery
 from tests.support.bot import LEAD, LEAD_2, OPERATOR, make_bench
 
 
-def test_the_first_of_each_comes_before_the_second_of_any() -> None:
+def test_everybodys_first_item_comes_before_anybodys_second() -> None:
     assert in_turn(["a1", "a2", "a3", "b1", "b2", "c1"], lambda one: one[0]) == ["a1", "b1", "c1", "a2", "b2", "a3"]
     assert in_turn(["a1", "b1"], lambda one: one[0], {"a": 2}) == ["b1", "a1"]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers()), max_size=40), st.integers(1, 4))
-def test_nothing_is_lost_and_nobody_has_more_in_hand_than_may_be(sent: list[tuple[str, int]], at_once: int) -> None:
+def test_no_item_is_lost_and_nobody_has_more_in_hand_than_allowed(sent: list[tuple[str, int]], at_once: int) -> None:
     turns: Turns[tuple[str, int]] = Turns(at_once)
     for person, number in sent:
         turns.add(person, (person, number))
@@ -31,13 +31,13 @@ def test_nothing_is_lost_and_nobody_has_more_in_hand_than_may_be(sent: list[tupl
             taken.append(found[1])
             assert in_hand.count(found[0]) <= at_once
         else:
-            assert in_hand, "somebody's turn comes when nothing is in hand"
+            assert in_hand, "when nothing is in hand, it is somebody's turn"
             turns.done(in_hand.pop(0))
     for person in "abcd":
         assert [one for one in taken if one[0] == person] == [one for one in sent if one[0] == person]
 
 
-def test_an_operation_waits_for_one_of_each_of_the_others(tmp_path: Path) -> None:
+def test_an_operation_waits_for_at_most_one_of_each_other_person(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     for number in range(8):
         bench.approve(bench.ask(f"new many-{number}", OPERATOR), LEAD)
@@ -49,7 +49,7 @@ def test_an_operation_waits_for_one_of_each_of_the_others(tmp_path: Path) -> Non
     assert bench.context.operations.select("state = 'succeeded'")[0].tenant == "theirs"
 
 
-def test_what_was_cut_half_way_goes_on_before_all_else(tmp_path: Path) -> None:
+def test_an_interrupted_operation_goes_on_before_all_others(tmp_path: Path) -> None:
     def die(moment: str) -> None:
         if moment == "recorded 1":
             raise KeyboardInterrupt
@@ -62,7 +62,7 @@ def test_what_was_cut_half_way_goes_on_before_all_else(tmp_path: Path) -> None:
     again = make_bench(tmp_path, bench.lxd, slack=bench.slack)
     again.approve(other, LEAD)
     with again.context.database.transaction() as transaction:
-        # Another of the same person's is older.
+        # Make the other one an older operation of the same person.
         transaction.execute("UPDATE operations SET requester = ? WHERE id = ?", (OPERATOR.id, other.id))
     recovery.recover(again.context.operations)
     assert again.runner.run_one()

@@ -1,4 +1,4 @@
-"""What is said of an upgrade that failed inside a tenant, of all that Mautic's console says."""
+"""The reason of a failed upgrade inside a tenant, picked from all that Mautic's console prints."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def done(**more: Any) -> dict[str, Any]:
         ("", "Mautic said nothing"),
     ],
 )
-def test_why_migrations_failed_is_what_was_wrong_and_not_how_the_command_is_used(output: str, told: str) -> None:
+def test_the_reason_of_failed_migrations_is_the_error_and_not_the_usage_of_the_command(output: str, told: str) -> None:
     said = problem(done(migrated={"done": False, "output": output}))
     assert said.startswith(f"The migrations failed: {told}")
     assert "--dry-run" not in said
 
 
 @pytest.mark.parametrize(("status", "broken"), [(200, False), (302, False), (404, True), (500, True), (0, True)])
-def test_what_the_login_page_links_to_has_to_answer(status: int, broken: bool) -> None:
-    """A 0 is no answer at all: Mautic may wait for ever for a file that it is to make."""
+def test_all_files_that_the_login_page_links_to_have_to_answer(status: int, broken: bool) -> None:
+    """0 is no answer at all: Mautic may wait for ever for a file that it has to create."""
     assert bool(problem(done(assets={"/app.css": {"status": status}}))) == broken

@@ -1,4 +1,4 @@
-"""What was lived through is counted whatever the clock is set to, and over every start."""
+"""Elapsed time is counted whatever the clock is set to, and over every start."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ HOUR, DAY = 3600.0, 86_400.0
 
 
 class Machine:
-    """A machine with a wall clock that is set, and a kernel's that is not; it reboots, and the bot restarts."""
+    """A machine whose wall clock can be set and whose kernel clock cannot; it can reboot, and the bot can restart."""
 
     def __init__(self, folder: Path) -> None:
         self.database = Database(folder / "bot.db")
         self.wall, self.since_boot, self.boot = 1_800_000_000.0, 500.0, 1
         self.true = 0.0
-        """Seconds in which the bot ran, or the machine was on with it."""
+        """Seconds for which the machine was on, with or without the bot."""
         self.restart()
 
     def restart(self) -> None:
@@ -38,19 +38,19 @@ class Machine:
         self.restart()
 
 
-def test_it_counts_over_restarts_of_the_bot_and_not_while_the_machine_is_off(tmp_path: Path) -> None:
+def test_time_counts_over_restarts_of_the_bot_and_not_while_the_machine_is_off(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.move(HOUR)
     machine.uptime.note()
     machine.move(DAY)
     machine.restart()
-    assert machine.uptime.now() == HOUR + DAY, "the bot was away, the machine was not"
+    assert machine.uptime.now() == HOUR + DAY, "the bot was down, the machine was not"
     machine.reboot(away=30 * DAY)
     machine.move(60)
     assert machine.uptime.now() == HOUR + DAY + 60
 
 
-def test_a_clock_that_is_set_lives_through_nothing(tmp_path: Path) -> None:
+def test_setting_the_clock_ahead_adds_no_elapsed_time(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.move(DAY)
     stamp = machine.wall
@@ -62,7 +62,7 @@ def test_a_clock_that_is_set_lives_through_nothing(tmp_path: Path) -> None:
     assert machine.uptime.before(30 * DAY) == -math.inf
 
 
-def test_what_was_written_down_by_a_clock_ahead_is_as_old_as_it_is(tmp_path: Path) -> None:
+def test_a_moment_that_a_clock_ahead_recorded_counts_with_its_true_age(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.move(DAY)
     machine.wall += 40 * DAY
@@ -73,12 +73,12 @@ def test_what_was_written_down_by_a_clock_ahead_is_as_old_as_it_is(tmp_path: Pat
     machine.wall -= 40 * DAY
     machine.move(50 * DAY)
     machine.restart()
-    assert not stamp <= machine.uptime.before(30 * DAY), "the wall's own clock has to say so as well"
+    assert not stamp <= machine.uptime.before(30 * DAY), "the wall clock has to show this age as well"
     machine.move(22 * DAY)
     assert stamp <= machine.uptime.before(30 * DAY)
 
 
-def test_a_step_of_the_clock_is_known_for_what_it_was(tmp_path: Path) -> None:
+def test_a_step_of_the_clock_is_known_with_its_size_and_age(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     assert machine.uptime.step() == (0.0, math.inf)
     machine.move(HOUR)
@@ -95,13 +95,13 @@ def test_a_step_of_the_clock_is_known_for_what_it_was(tmp_path: Path) -> None:
     assert machine.uptime.is_steady()
 
 
-def test_what_is_found_has_to_be_found_again_hours_later_and_all_the_time(tmp_path: Path) -> None:
+def test_a_finding_is_confirmed_only_after_hours_in_which_every_look_has_it(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     assert machine.uptime.confirmed("purge", {"a", "b"}) == set()
     machine.move(LOOK_AGAIN - 1)
     assert machine.uptime.confirmed("purge", {"a"}) == set()
     machine.move(1)
-    assert machine.uptime.confirmed("expiry", set()) == set(), "another kind knows nothing of it"
+    assert machine.uptime.confirmed("expiry", set()) == set(), "each kind counts for itself"
     assert machine.uptime.confirmed("purge", {"a", "b"}) == {"a"}
     machine.uptime.note()
     machine.restart()
@@ -109,7 +109,7 @@ def test_what_is_found_has_to_be_found_again_hours_later_and_all_the_time(tmp_pa
     assert machine.uptime.confirmed("purge", {"a", "b"}) == {"a", "b"}
 
 
-def test_the_kernel_tells_its_boot_and_a_time_that_grows() -> None:
+def test_the_kernel_reports_the_id_of_its_boot_and_a_time_that_grows() -> None:
     boot, at = ticks()
     again, later = ticks()
     assert boot == again
@@ -127,7 +127,9 @@ steps = st.one_of(
 
 
 @given(st.lists(steps, max_size=30), st.floats(HOUR, 60 * DAY))
-def test_whatever_becomes_of_the_clock_nothing_is_older_than_it_is(did: list[tuple[str, float]], age: float) -> None:
+def test_whatever_happens_to_the_clock_nothing_counts_as_older_than_it_is(
+    did: list[tuple[str, float]], age: float
+) -> None:
     with TemporaryDirectory() as folder:
         machine = Machine(Path(folder))
         stamps: list[tuple[float, float]] = []
@@ -138,7 +140,7 @@ def test_whatever_becomes_of_the_clock_nothing_is_older_than_it_is(did: list[tup
                 machine.wall += seconds
             else:
                 getattr(machine, what)(*[seconds] * (what != "restart"))
-            # A job looks every some seconds.
+            # A job saves the count every few seconds.
             machine.uptime.note()
             told = machine.uptime.before(age)
             for wall, true in stamps:

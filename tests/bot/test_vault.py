@@ -39,7 +39,7 @@ def revealed(bench: Bench, tenant: str = "client-x", actor: Actor = ASKER) -> di
         return known
 
 
-def test_they_are_revealed_once_to_who_asked_for_the_tenant(bench: Bench) -> None:
+def test_credentials_are_revealed_once_to_the_requester_of_the_tenant(bench: Bench) -> None:
     with pytest.raises(Refused, match=f"Only <@{ASKER.id}>, who requested"):
         revealed(bench, actor=LEAD)
     known = revealed(bench)
@@ -49,7 +49,7 @@ def test_they_are_revealed_once_to_who_asked_for_the_tenant(bench: Bench) -> Non
     assert audit.recent(bench.context.database, limit=1)[0]["event"] == "credentials.revealed"
 
 
-def test_they_stand_nowhere_but_encrypted(bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_credentials_are_stored_only_encrypted(bench: Bench, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     exported = "".join(audit.export(bench.context.database))
     secret = password(bench)
@@ -60,7 +60,7 @@ def test_they_stand_nowhere_but_encrypted(bench: Bench, tmp_path: Path, caplog: 
     assert secret not in json.dumps([dict(row) for row in audit.recent(bench.context.database, limit=100)])
 
 
-def test_with_no_hours_they_wait_until_they_are_revealed(tmp_path: Path) -> None:
+def test_with_a_limit_of_zero_hours_credentials_wait_until_they_are_revealed(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_RETENTION__CREDENTIALS_HOURS="0")
     bench.done("new client-x")
     bench.clock.move(4000 * 86_400)
@@ -70,7 +70,7 @@ def test_with_no_hours_they_wait_until_they_are_revealed(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("method", ["views.open", "views.update"])
 @pytest.mark.parametrize("trouble", ["internal_error", TimeoutError("timed out")])
-def test_what_slack_did_not_show_is_not_lost(bench: Bench, method: str, trouble: str | Exception) -> None:
+def test_credentials_that_slack_did_not_show_are_not_lost(bench: Bench, method: str, trouble: str | Exception) -> None:
     desk = make_desk(bench)
     desk.slack.fail(method, trouble)
     desk.command("credentials client-x")
@@ -80,8 +80,8 @@ def test_what_slack_did_not_show_is_not_lost(bench: Bench, method: str, trouble:
     assert "*Password:*" in str(desk.slack.views[-1])
 
 
-def test_of_many_who_press_at_once_one_sees_them_and_each_time_has_its_row(bench: Bench) -> None:
-    """All have read that they wait before the first has shown them."""
+def test_of_many_simultaneous_presses_one_reveals_the_credentials_and_is_audited(bench: Bench) -> None:
+    """All presses have seen that the credentials wait before the first one reveals them."""
     together = threading.Barrier(6)
     shown: list[str] = []
 
@@ -105,7 +105,7 @@ def test_of_many_who_press_at_once_one_sees_them_and_each_time_has_its_row(bench
     assert len(rows) == 1
 
 
-def test_what_cannot_be_recorded_is_not_shown(bench: Bench) -> None:
+def test_credentials_are_not_shown_while_that_cannot_be_audited(bench: Bench) -> None:
     with bench.context.database.transaction() as transaction:
         transaction.execute(
             "CREATE TRIGGER full BEFORE INSERT ON audit WHEN NEW.event = 'credentials.revealed'"
@@ -121,7 +121,7 @@ def test_what_cannot_be_recorded_is_not_shown(bench: Bench) -> None:
     assert "*Password:*" in str(desk.slack.views[-1])
 
 
-def test_nothing_of_them_stays_in_the_files(bench: Bench, tmp_path: Path) -> None:
+def test_revealed_credentials_are_erased_from_the_database_files(bench: Bench, tmp_path: Path) -> None:
     (row,) = bench.context.database.read("SELECT ciphertext FROM secrets")
     held = bytes(row["ciphertext"])
 
@@ -129,7 +129,7 @@ def test_nothing_of_them_stays_in_the_files(bench: Bench, tmp_path: Path) -> Non
         return any(held in file.read_bytes() for file in tmp_path.glob("bot.db*"))
 
     assert found()
-    # Somebody reads the while, so that the log beside the database cannot be emptied.
+    # A reader keeps the log beside the database from being emptied meanwhile.
     reader = sqlite3.connect(tmp_path / "bot.db", isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT * FROM secrets").fetchall()
@@ -139,7 +139,7 @@ def test_nothing_of_them_stays_in_the_files(bench: Bench, tmp_path: Path) -> Non
     assert not found()
 
 
-def test_no_clock_that_is_ahead_forgets_them(bench: Bench) -> None:
+def test_a_clock_that_is_ahead_deletes_no_credentials(bench: Bench) -> None:
     bench.clock.set(40 * 86_400)
     bench.context.vault.purge()
     bench.clock.move(71 * 3600)
@@ -147,7 +147,7 @@ def test_no_clock_that_is_ahead_forgets_them(bench: Bench) -> None:
     assert len(password(bench)) >= 20
 
 
-def test_those_of_a_database_that_knew_of_no_clocks_wait_on(tmp_path: Path) -> None:
+def test_credentials_in_a_database_without_elapsed_time_keep_waiting(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     with bench.context.database.transaction() as transaction:
@@ -163,7 +163,9 @@ def test_those_of_a_database_that_knew_of_no_clocks_wait_on(tmp_path: Path) -> N
     assert len(password(again)) >= 20
 
 
-def test_the_window_shows_them_only_once_it_stands_open(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_modal_shows_the_credentials_only_after_it_has_opened(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     desk = make_desk(bench)
     desk.command("credentials client-x")
     opening, shown = desk.slack.views
@@ -174,20 +176,20 @@ def test_the_window_shows_them_only_once_it_stands_open(bench: Bench, caplog: py
     assert "Password" not in str(desk.slack.said)
 
 
-def test_a_failed_operation_leaves_none(bench: Bench) -> None:
+def test_a_failed_operation_leaves_no_credentials(bench: Bench) -> None:
     bench.lxd.fail_next("execute", OSError("broken"))
     assert bench.done("new client-y").state == "failed"
     assert bench.context.database.read("SELECT 1 FROM secrets WHERE tenant = 'client-y'") == []
 
 
-def test_nobody_sees_them_before_the_tenant_is_live(bench: Bench) -> None:
+def test_nobody_sees_the_credentials_before_the_tenant_is_live(bench: Bench) -> None:
     operation = bench.approve(bench.ask("new client-y"))
     bench.context.vault.ensure(operation.id, "client-y", ASKER.id, 72, username="admin")
     with pytest.raises(Refused, match="it was collected, has expired, or the tenant is not finished"):
         revealed(bench, "client-y")
 
 
-def test_they_are_forgotten_when_nobody_comes(bench: Bench) -> None:
+def test_credentials_that_nobody_collects_are_deleted(bench: Bench) -> None:
     bench.clock.move(72 * 3600)
     with pytest.raises(Refused, match="it was collected, has expired, or the tenant is not finished"):
         password(bench)
@@ -195,20 +197,20 @@ def test_they_are_forgotten_when_nobody_comes(bench: Bench) -> None:
     assert bench.context.database.read("SELECT 1 FROM secrets") == []
 
 
-def test_their_key_is_a_file_for_the_bot_alone_and_survives_a_restart(bench: Bench, tmp_path: Path) -> None:
+def test_the_key_file_is_accessible_to_the_bot_only_and_survives_a_restart(bench: Bench, tmp_path: Path) -> None:
     key = tmp_path / "vault.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert revealed(make_bench(tmp_path, bench.lxd))["username"] == "admin"
 
 
-def test_a_replaced_key_is_told(bench: Bench, tmp_path: Path) -> None:
+def test_a_replaced_key_file_is_reported(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "vault.key").unlink()
     again = make_bench(tmp_path, bench.lxd)
     with pytest.raises(Refused, match="key file was replaced"):
         revealed(again)
 
 
-def test_the_answer_of_the_command_holds_nothing_secret(bench: Bench) -> None:
+def test_the_answer_of_the_command_contains_no_secret(bench: Bench) -> None:
     answer = bench.answer("credentials client-x", ASKER)
     assert isinstance(answer, Modal)
     assert "Password" not in json.dumps(answer.view)

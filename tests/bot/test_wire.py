@@ -1,4 +1,4 @@
-"""Addresses on the tenants' network, and where it leads."""
+"""Addresses on the tenants' network, and where its traffic may go."""
 
 import ipaddress
 
@@ -22,13 +22,13 @@ def covers(ranges: str, address: str) -> bool:
 
 
 class TestChoose:
-    def test_an_address_is_by_the_name_and_within_the_tenants(self) -> None:
+    def test_an_address_depends_on_the_name_and_is_in_the_tenants_range(self) -> None:
         assert choose(SUBNET, "a", ()) == choose(SUBNET, "a", ())
         assert len({choose(SUBNET, f"client-{number}", ()) for number in range(100)}) > 60
         first, last = bounds(SUBNET)
         assert all(first <= ipaddress.IPv4Address(choose(SUBNET, str(n), ())) <= last for n in range(500))
 
-    def test_all_can_be_given_and_no_more(self) -> None:
+    def test_all_addresses_of_the_range_can_be_given_and_no_more(self) -> None:
         taken: set[str] = set()
         for number in range(239):
             taken.add(choose(SUBNET, f"client-{number}", taken))
@@ -38,21 +38,21 @@ class TestChoose:
 
 
 class TestTrusted:
-    def test_one_that_is_its_own(self) -> None:
+    def test_an_address_that_only_one_instance_has_is_trusted(self) -> None:
         assert trusted([instance("a", "10.70.0.16"), instance("b")], SUBNET) == {"a": "10.70.0.16"}
 
     @pytest.mark.parametrize("address", ["10.70.0.1", "10.70.0.2", "10.70.0.255", "10.71.0.20", "169.254.169.254"])
-    def test_none_that_is_no_tenants(self, address: str) -> None:
+    def test_an_address_outside_the_tenants_range_is_not_trusted(self, address: str) -> None:
         assert trusted([instance("a", address)], SUBNET) == {}
 
-    def test_neither_of_two_that_have_the_same(self) -> None:
+    def test_an_address_that_two_instances_have_is_not_trusted(self) -> None:
         both = [instance("a", "10.70.0.16"), instance("b", "10.70.0.16"), instance("c", "10.70.0.17")]
         assert trusted(both, SUBNET) == {"c": "10.70.0.17"}
 
 
 class TestOutside:
     @for_all(st.ip_addresses(v=4), st.lists(st.ip_addresses(v=4), max_size=4))
-    def test_it_is_all_but_what_is_closed(self, address: object, hosts: list[object]) -> None:
+    def test_the_outside_is_all_that_is_not_closed(self, address: object, hosts: list[object]) -> None:
         closed = any(ipaddress.IPv4Address(str(address)) in ipaddress.IPv4Network(one) for one in CLOSED)
         assert covers(outside(map(str, hosts)), str(address)) == (not closed and address not in hosts)
 
@@ -61,7 +61,7 @@ class TestOutside:
         assert not covers(outside([]), address)
 
     @pytest.mark.parametrize("address", ["1.1.1.1", "8.8.8.8", "203.0.113.80", "192.0.2.10", "223.255.255.254"])
-    def test_mail_and_web_are_open(self, address: str) -> None:
+    def test_public_addresses_are_open(self, address: str) -> None:
         assert covers(outside([]), address)
 
 
@@ -71,11 +71,11 @@ class TestRules:
         assert not covers(way["destination"], "198.51.100.7")
         assert covers(way["destination"], "198.51.100.8")
 
-    def test_a_bridge_of_public_addresses_is_no_outside(self) -> None:
+    def test_a_bridge_with_public_addresses_does_not_belong_to_the_outside(self) -> None:
         way = rules("203.0.113.1/24", [], [])[-1]
         assert not covers(way["destination"], "203.0.113.77")
 
-    def test_what_is_opened_is_so_for_tenants_alone(self) -> None:
+    def test_addresses_that_the_settings_open_are_open_to_tenants_only(self) -> None:
         opened = rules(SUBNET, [], ["10.0.0.25:25", "10.1.0.0/16"])[3:]
         tenants = {"action": "allow", "state": "enabled", "source": "10.70.0.16-10.70.0.254"}
         smtp = {**tenants, "destination": "10.0.0.25", "destination_port": "25"}
@@ -85,7 +85,7 @@ class TestRules:
             {**tenants, "destination": "10.1.0.0/16"},
         ]
 
-    def test_of_the_edge_a_tenant_reaches_the_pages(self) -> None:
+    def test_tenants_reach_only_the_web_ports_of_the_edge(self) -> None:
         _, way, _ = rules(SUBNET, [], [])
         assert (way["destination"], way["protocol"], way["destination_port"]) == (
             "10.70.0.2-10.70.0.15",

@@ -1,4 +1,4 @@
-"""What people type, and what Slack, phones and our own messages put into it."""
+"""What people type, and what Slack, phones and the bot's own messages put into it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = st.text("abcxyz019-_.*~", min_size=1, max_size=30).filter(
 
 
 def shown(name: str, filtered: str) -> str:
-    """What a person who copies a name out of a message of ours has then."""
+    """Return what a person gets who copies a name from a message of the bot."""
     said = RENDERER.environment.from_string(f"{{{{ name{filtered} }}}}").render(name=name)
     message = RENDERER.say(f"It is about {said} today.")
     text = "".join(block["text"]["text"] for block in message.blocks)
@@ -33,7 +33,9 @@ def shown(name: str, filtered: str) -> str:
 @given(NAMES, st.sampled_from(FILTERS), st.booleans())
 @example("_pre_upgrade_", "|line", True)
 @example("a*b*c~d~", "|sentence", False)
-def test_a_name_that_is_copied_from_a_message_is_understood(name: str, filtered: str, with_its_marks: bool) -> None:
+def test_a_name_that_is_copied_from_a_message_of_the_bot_is_understood(
+    name: str, filtered: str, with_its_marks: bool
+) -> None:
     copied = shown(name, filtered)
     if not with_its_marks:
         # Pasted as plain text; with its marks it is code again.
@@ -43,7 +45,7 @@ def test_a_name_that_is_copied_from_a_message_is_understood(name: str, filtered:
 
 
 @given(st.text("abc-", min_size=1, max_size=20), st.data())
-def test_what_nobody_sees_is_no_part_of_a_word(word: str, data: Any) -> None:
+def test_invisible_characters_are_no_part_of_a_word(word: str, data: Any) -> None:
     there = "".join(character + data.draw(st.text(UNSEEN, max_size=2)) for character in word)
     for read in (clean, heard, typed):
         assert read(there) == word
@@ -51,7 +53,7 @@ def test_what_nobody_sees_is_no_part_of_a_word(word: str, data: Any) -> None:
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_read(text: str) -> None:
+def test_any_text_can_be_read(text: str) -> None:
     assert isinstance(heard(text), str)
     assert isinstance(typed(text), str)
     assert all("\u200b" not in word for word in split(text))
@@ -117,7 +119,7 @@ def test_other_talk_is_no_decision(text: str) -> None:
         "looks good, go ahead",
     ],
 )
-def test_what_reads_like_an_approval_is_told_from_talk(text: str) -> None:
+def test_an_unclear_approval_is_recognised(text: str) -> None:
     assert almost(text)
     assert decision(text) is None
 
@@ -137,7 +139,7 @@ def test_a_decision_or_talk_is_no_unclear_approval(text: str) -> None:
     ],
 )
 def test_no_text_takes_long_to_read(text: str) -> None:
-    # It is read before an acknowledgement, whoever wrote it, and no other thread runs meanwhile.
+    # Text is read before the acknowledgement, whoever wrote it, and no other thread runs meanwhile.
     began = time.thread_time()
     decision(text)
     split(f"list {text}")
@@ -156,7 +158,7 @@ def test_no_text_takes_long_to_read(text: str) -> None:
         ("PHP Warning: @file_get_contents, 5 @ 3, …@x.test", "PHP Warning: @file_get_contents, 5 @ 3, …@x.test"),
     ],
 )
-def test_of_an_address_only_the_domain_is_left(text: str, left: str) -> None:
+def test_of_an_email_address_only_the_domain_is_left(text: str, left: str) -> None:
     assert without_mailboxes(text) == left
 
 

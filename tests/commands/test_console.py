@@ -1,4 +1,4 @@
-"""`/mautic console`: each delivery runs once, and not many at a time."""
+"""`/mautic console`: a delivery runs its command once, and at most two commands run at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def desk(tmp_path: Path) -> Desk:
     return make_desk(bench)
 
 
-def test_one_that_a_restart_cut_is_not_run_a_second_time(desk: Desk) -> None:
+def test_a_command_that_a_restart_interrupted_is_not_run_again(desk: Desk) -> None:
     made: Counter[str] = Counter()
     desk.bench.lxd.on_call = lambda method, _: made.update([method])
     for _ in range(2):
@@ -35,7 +35,8 @@ def test_one_that_a_restart_cut_is_not_run_a_second_time(desk: Desk) -> None:
     assert "it is not repeated automatically" in desk.slack.to(OPERATOR.id)[-1]
 
 
-def test_a_third_at_once_is_refused_so_that_decisions_are_not_kept_waiting(desk: Desk) -> None:
+def test_a_third_command_at_the_same_time_is_refused(desk: Desk) -> None:
+    """Console commands must not keep decisions waiting."""
     end, running = threading.Event(), Counter[str]()
 
     def on_call(method: str, _: tuple[Any, ...]) -> None:
@@ -57,7 +58,7 @@ def test_a_third_at_once_is_refused_so_that_decisions_are_not_kept_waiting(desk:
 
 @contextmanager
 def running(desk: Desk, text: str) -> Iterator[None]:
-    """Have one of Mautic's commands run for as long as this lasts."""
+    """Keep one of Mautic's commands running inside the `with` block."""
     end, begun = threading.Event(), threading.Event()
 
     def on_call(method: str, _: tuple[Any, ...]) -> None:
@@ -77,7 +78,7 @@ def running(desk: Desk, text: str) -> Iterator[None]:
     desk.bench.lxd.on_call = None
 
 
-def test_one_that_changes_something_has_the_tenant_alone(desk: Desk) -> None:
+def test_a_command_that_changes_something_locks_the_tenant(desk: Desk) -> None:
     with running(desk, SEND):
         desk.command("console client-x cache:clear", OPERATOR)
         assert "`mautic:broadcasts:send` is running in `client-x`. Try again" in desk.slack.to(OPERATOR.id)[-1]
@@ -91,7 +92,7 @@ def test_one_that_changes_something_has_the_tenant_alone(desk: Desk) -> None:
     assert desk.bench.context.operations.get(restart.id).state == "succeeded"
 
 
-def test_beside_an_operation_it_is_refused_but_not_beside_a_request(desk: Desk) -> None:
+def test_a_command_is_refused_beside_an_approved_operation_but_not_beside_a_request(desk: Desk) -> None:
     asked = desk.bench.ask("stop client-x", OPERATOR)
     desk.command(SEND, OPERATOR)
     assert "finished (exit code 0)" in desk.slack.to(OPERATOR.id)[-1]
@@ -102,7 +103,7 @@ def test_beside_an_operation_it_is_refused_but_not_beside_a_request(desk: Desk) 
     assert "`client-x` is locked by request" not in desk.slack.to(OPERATOR.id)[-1], "it only reads"
 
 
-def test_one_that_ends_leaves_the_tenant_free(desk: Desk) -> None:
+def test_a_command_that_fails_unlocks_the_tenant(desk: Desk) -> None:
     desk.bench.lxd.fail_next("execute", OSError("gone"))
     desk.command(SEND, OPERATOR)
     assert desk.bench.context.operations.at_work.on("client-x") == ""
@@ -110,6 +111,6 @@ def test_one_that_ends_leaves_the_tenant_free(desk: Desk) -> None:
     assert "finished (exit code 0)" in desk.slack.to(OPERATOR.id)[-1]
 
 
-def test_all_but_those_that_read_are_known_to_change_something() -> None:
+def test_only_commands_that_show_a_state_count_as_reading() -> None:
     assert set(ALLOWED) > READS
     assert {name for name in ALLOWED if name.endswith((":status", ":up-to-date", ":show"))} == READS

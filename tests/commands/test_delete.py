@@ -1,4 +1,4 @@
-"""`/mautic delete` and `/mautic unarchive`: taken away and brought back."""
+"""`/mautic delete` archives a tenant, and `/mautic unarchive` brings it back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_deleted_tenant_is_kept_as_an_archive(bench: Bench) -> None:
     assert bench.context.fleet.tenants() == []
 
 
-def test_it_comes_back_as_it_was(bench: Bench) -> None:
+def test_an_archived_tenant_comes_back_as_it_was(bench: Bench) -> None:
     bench.done("delete client-x", OPERATOR)
     assert bench.done("unarchive client-x", OPERATOR).state == "succeeded"
     assert containers(bench) == {"client-x"}
@@ -40,7 +40,7 @@ def test_it_comes_back_as_it_was(bench: Bench) -> None:
     assert bench.done("delete client-x", OPERATOR).state == "succeeded"
 
 
-def test_a_suspended_one_comes_back_suspended(bench: Bench) -> None:
+def test_a_suspended_tenant_comes_back_suspended(bench: Bench) -> None:
     bench.done("suspend client-x", OPERATOR)
     bench.done("delete client-x", OPERATOR)
     assert bench.done("unarchive client-x", OPERATOR).state == "succeeded"
@@ -49,7 +49,7 @@ def test_a_suspended_one_comes_back_suspended(bench: Bench) -> None:
     assert live(bench)
 
 
-def test_what_is_not_there_is_refused_with_the_nearest(bench: Bench) -> None:
+def test_an_unknown_tenant_or_archive_is_refused(bench: Bench) -> None:
     with pytest.raises(Refused, match=r"no tenant `client-y`\. Did you mean `client-x`\?"):
         bench.answer("delete client-y", OPERATOR)
     with pytest.raises(Refused, match="no archive of `client-y`"):
@@ -58,7 +58,7 @@ def test_what_is_not_there_is_refused_with_the_nearest(bench: Bench) -> None:
         bench.answer("unarchive client-x", OPERATOR)
 
 
-def test_a_domain_that_went_to_another_is_not_taken_back(bench: Bench) -> None:
+def test_a_tenant_whose_domain_now_belongs_to_another_is_not_unarchived(bench: Bench) -> None:
     bench.done("delete client-x", OPERATOR)
     bench.lxd.update("client-x--archived", {"user.mautic-ops.domain": "m.client.com"})
     bench.lxd.fail_next("start", OSError())
@@ -69,7 +69,7 @@ def test_a_domain_that_went_to_another_is_not_taken_back(bench: Bench) -> None:
         bench.answer("unarchive client-x", OPERATOR)
 
 
-def test_one_that_had_been_stopped_comes_back_stopped(bench: Bench) -> None:
+def test_a_stopped_tenant_comes_back_stopped(bench: Bench) -> None:
     bench.done("stop client-x", OPERATOR)
     bench.done("delete client-x", OPERATOR)
     back = bench.done("unarchive client-x", OPERATOR)
@@ -97,7 +97,7 @@ def test_a_stopped_tenant_whose_deletion_fails_stays_as_it_was(bench: Bench, on_
 
 
 @pytest.mark.parametrize("text", ["purge client-x", "unarchive client-x"])
-def test_an_approval_for_one_archive_is_none_for_the_next(bench: Bench, text: str) -> None:
+def test_an_approval_for_one_archive_does_not_cover_the_next(bench: Bench, text: str) -> None:
     bench.done("delete client-x", OPERATOR)
     bench.lxd.fail_next("stop" if text.startswith("purge") else "start", LxdError("LXD could not."))
     failed = bench.done(text, OPERATOR)
@@ -111,7 +111,7 @@ def test_an_approval_for_one_archive_is_none_for_the_next(bench: Bench, text: st
     assert containers(bench) == {"client-x--archived"}
 
 
-def test_an_approval_to_delete_one_is_none_for_the_next_of_its_name(bench: Bench) -> None:
+def test_an_approval_to_delete_a_tenant_does_not_cover_a_later_one_of_its_name(bench: Bench) -> None:
     bench.lxd.fail_next("rename", LxdError("LXD could not."))
     failed = bench.done("delete client-x", OPERATOR)
     for text in ("delete client-x", "purge client-x", "new client-x"):
@@ -124,7 +124,7 @@ def test_an_approval_to_delete_one_is_none_for_the_next_of_its_name(bench: Bench
 
 
 @pytest.mark.parametrize("text", ["delete client-x", "unarchive client-x"])
-def test_a_stranger_that_has_the_name_is_left_alone(bench: Bench, text: str) -> None:
+def test_an_instance_of_somebody_else_with_that_name_is_left_alone(bench: Bench, text: str) -> None:
     if text.startswith("unarchive"):
         bench.done("delete client-x", OPERATOR)
     stranger = "client-x--archived" if text.startswith("delete") else "client-x"
@@ -136,7 +136,7 @@ def test_a_stranger_that_has_the_name_is_left_alone(bench: Bench, text: str) -> 
     assert live(bench) == text.startswith("delete")
 
 
-def test_the_plan_says_what_will_be_and_what_can_be_undone(bench: Bench) -> None:
+def test_the_plan_says_what_happens_and_how_to_undo_it(bench: Bench) -> None:
     plan = bench.answer("delete client-x", LEAD)
     assert plan.facts["Visitors see"] == "a maintenance page"
     assert plan.facts["Data"] == "archived for 30 days, then deleted"

@@ -1,4 +1,4 @@
-"""The digest at any time: of the fleet, of one tenant, and as far back as one asks."""
+"""`/mautic digest`: shows the whole fleet or one tenant, as far back as the person asks."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def said(message: Message) -> str:
-    """All that a message says; it is one that Slack takes."""
+    """Return all text of a message, after checking that Slack accepts it."""
     judge(message, frozenset({ASKER.id, OPERATOR.id, LEAD.id}))
     return "\n".join([message.text, *mrkdwn(message.blocks)])
 
 
-def test_the_fleet_since_yesterday_or_as_far_back_as_one_asks(bench: Bench) -> None:
+def test_the_digest_covers_a_day_or_the_period_that_was_asked_for(bench: Bench) -> None:
     assert "New: client-x" in said(bench.answer("digest"))
     bench.clock.move(2 * 86_400)
     yesterday = said(bench.answer("digest"))
@@ -37,11 +37,11 @@ def test_the_fleet_since_yesterday_or_as_far_back_as_one_asks(bench: Bench) -> N
         assert "New: client-x" in said(bench.answer(f"digest --since {since}"))
 
 
-def test_one_tenant_is_told_of_whether_or_not_there_is_something_to_say(bench: Bench) -> None:
+def test_the_digest_of_one_tenant_is_shown_even_if_nothing_happened(bench: Bench) -> None:
     text = said(bench.answer("digest client-x"))
     assert "*client-x* · local · healthy" in text
     assert "no snapshot\n" in text
-    assert "disk" not in text, "it was not measured yet"
+    assert "disk" not in text, "it has not been measured yet"
     bench.clock.move(60)
     health(bench.context)
     assert "no snapshot · disk 13.0 MiB of 30.0 GiB · memory 70.0 MiB of 3.0 GiB" in said(
@@ -59,7 +59,7 @@ def test_one_tenant_is_told_of_whether_or_not_there_is_something_to_say(bench: B
         ("digest --since 61d", "up to 60 days"),
     ],
 )
-def test_what_cannot_be_told_is_refused(bench: Bench, words: str, reason: str) -> None:
+def test_an_unknown_tenant_or_period_is_refused(bench: Bench, words: str, reason: str) -> None:
     with pytest.raises(Refused) as refused:
         bench.answer(words)
     assert reason.replace("`", "'") in str(refused.value).replace("`", "'")

@@ -1,4 +1,4 @@
-"""`/mautic doctor`, over a simulated LXD: each part is looked at, and one that fails does not hide the others."""
+"""`/mautic doctor`, over a simulated LXD: every part is checked, and one failure does not hide the others."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ def parts(bench: Bench) -> str:
     return json.dumps(bench.answer("doctor").blocks)
 
 
-def test_a_well_bot_says_so_of_each_part(tmp_path: Path) -> None:
+def test_a_healthy_bot_reports_every_part_as_well(tmp_path: Path) -> None:
     said = parts(make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS"))
     for part in ("Servers", "Free space", "Blueprint", "Edge", "Audit log", "Operations", "Background jobs", "Channel"):
         assert part in said
     assert ":x:" not in said
 
 
-def test_every_host_that_is_short_of_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_host_that_is_short_of_free_space_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SimulatedLxd, "pool", lambda _: PoolSpace(used=95, total=100))
     said = parts(make_bench(tmp_path, others={"solo": SimulatedLxd()}))
     assert "only 5 B of 100 B free on local, 5 B of 100 B free on solo. Enlarge the pool" in said
 
 
-def test_a_bridge_that_is_not_what_the_settings_say_is_named(tmp_path: Path) -> None:
+def test_a_bridge_that_differs_from_the_settings_is_named(tmp_path: Path) -> None:
     other = SimulatedLxd()
     other.ensure_project(pool_driver="btrfs", pool_size="30GiB", subnet="10.9.0.1/24")
     said = parts(make_bench(tmp_path, others={"solo": other}))
     assert ":x: *Network:* the bridge `mopsbr0` on solo has 10.9.0.1/24, but `lxd.subnet` is 10.70.0.1/24" in said
 
 
-def test_a_bridge_that_an_earlier_bot_made_is_named_until_it_is_closed(tmp_path: Path) -> None:
+def test_a_bridge_from_an_earlier_version_is_named_until_it_is_closed(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.lxd.unclose()
     assert ":x: *Network:* the bridge on local was made by an earlier version" in parts(bench)
@@ -45,7 +45,7 @@ def test_a_bridge_that_an_earlier_bot_made_is_named_until_it_is_closed(tmp_path:
     assert ":x: *Network:*" not in parts(bench)
 
 
-def test_a_job_that_ails_is_named(tmp_path: Path) -> None:
+def test_paused_and_failed_jobs_are_named(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.context.jobs.pause("health", OPERATOR.id)
     bench.context.jobs.begin("purge")
@@ -57,7 +57,7 @@ def test_a_job_that_ails_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_bot_without_a_channel_says_what_is_not_said(tmp_path: Path) -> None:
+def test_a_bot_without_a_channel_says_what_it_cannot_post(tmp_path: Path) -> None:
     assert ":x: *Channel:* `slack.channel` is not set, so no digest" in parts(make_bench(tmp_path))
 
 
@@ -72,7 +72,9 @@ def test_a_changed_audit_log_is_found(tmp_path: Path) -> None:
     assert "Servers" in said
 
 
-def test_what_the_bot_may_repair_is_repaired_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_server_and_the_edge_are_repaired_and_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_LXD__ENDPOINT="/run/own.socket")
     asked: list[str] = []
 
@@ -94,7 +96,9 @@ def test_what_the_bot_may_repair_is_repaired_and_told(tmp_path: Path, monkeypatc
     assert ":white_check_mark: *Edge:* was not reachable, and was restarted" in said
 
 
-def test_who_asks_hears_what_makes_an_edge_anew_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_edge_is_named_with_the_command_that_creates_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = make_bench(tmp_path)
 
     def apply(**_: object) -> None:

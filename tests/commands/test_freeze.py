@@ -1,4 +1,4 @@
-"""`/mautic freeze` and `/mautic unfreeze`: nothing is changed but what keeps it safe, and people see it everywhere."""
+"""`/mautic freeze` and `/mautic unfreeze`: what a freeze stops and what not, when it ends, and where it is shown."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def recorded(desk: Desk) -> list[tuple[str, str, str]]:
         ("freeze all until 7:30 because the sale is on", EVERYTHING, 23.5 * HOUR),
     ],
 )
-def test_what_people_type(desk: Desk, text: str, tenant: str, lasts: float | None) -> None:
+def test_tenant_end_and_reason_are_read_from_the_words(desk: Desk, text: str, tenant: str, lasts: float | None) -> None:
     assert datetime.fromtimestamp(desk.bench.clock(), ZoneInfo("UTC")).isoformat() == "2027-01-15T08:00:00+00:00"
     desk.command(text, OPERATOR)
     (made,) = freezes(desk)
@@ -115,23 +115,23 @@ def test_what_people_type(desk: Desk, text: str, tenant: str, lasts: float | Non
         ("unfreeze a/b", "can't be a tenant name"),
     ],
 )
-def test_what_is_refused(desk: Desk, text: str, says: str) -> None:
+def test_wrong_words_are_refused_and_freeze_nothing(desk: Desk, text: str, says: str) -> None:
     desk.command(text, LEAD)
     assert says in desk.slack.to(LEAD.id)[-1]
     assert freezes(desk) == []
     assert recorded(desk) == []
 
 
-def test_where_a_server_is_silent_a_tenant_is_frozen_unseen(desk: Desk) -> None:
+def test_a_tenant_that_may_be_on_a_silent_server_can_be_frozen(desk: Desk) -> None:
     switch(desk.bench.lxd).set()
     desk.command("freeze client-q 2h because it is on the silent one", LEAD)
     assert [one.tenant for one in freezes(desk)] == ["client-q"]
 
 
-# -- who may ---------------------------------------------------------------------------------------------------------
+# -- who may freeze --------------------------------------------------------------------------------------------------
 
 
-def test_who_may_is_policy(desk: Desk) -> None:
+def test_policies_decide_who_may_freeze_and_unfreeze(desk: Desk) -> None:
     desk.command("freeze all because I like it", ASKER)
     assert "You can't use `freeze`. Ask an operator or an approver" in desk.slack.to(ASKER.id)[-1]
     desk.command("freeze all because of the sale", LEAD)
@@ -142,10 +142,10 @@ def test_who_may_is_policy(desk: Desk) -> None:
     assert freezes(desk) == []
     desk.command("freeze client-x because of a mistake", OPERATOR)
     desk.command("unfreeze client-x", OPERATOR)
-    assert freezes(desk) == [], "one's own is ended by oneself"
+    assert freezes(desk) == [], "people may end their own freeze"
 
 
-def test_who_may_freeze_lengthens_a_freeze_and_never_shortens_it(desk: Desk) -> None:
+def test_a_second_freeze_can_lengthen_the_first_but_never_shorten_it(desk: Desk) -> None:
     desk.command("freeze all 2d because of the sale", LEAD)
     desk.command("freeze all 1m because I am in a hurry", OPERATOR)
     assert (
@@ -161,7 +161,7 @@ def test_who_may_freeze_lengthens_a_freeze_and_never_shortens_it(desk: Desk) -> 
     assert [one.reason for one in freezes(desk)] == ["it never ends"]
 
 
-def test_who_lengthens_the_freeze_of_another_cannot_end_it_with_their_own(desk: Desk) -> None:
+def test_lengthening_another_persons_freeze_gives_no_right_to_end_it(desk: Desk) -> None:
     desk.command("freeze all 2h because the customer audits", LEAD)
     for lasts in ("3h", "4h"):
         desk.command(f"freeze all {lasts} because more", OPERATOR)
@@ -175,10 +175,10 @@ def test_who_lengthens_the_freeze_of_another_cannot_end_it_with_their_own(desk: 
     assert Freezes(desk.bench.context.operations).all() == []
     desk.command("freeze all 5h because again", OPERATOR)
     desk.command("unfreeze all", OPERATOR)
-    assert Freezes(desk.bench.context.operations).all() == [], "what was ended stays ended"
+    assert Freezes(desk.bench.context.operations).all() == [], "the freeze that was ended does not come back"
 
 
-def test_the_freeze_of_all_and_that_of_one_are_two(desk: Desk) -> None:
+def test_a_freeze_of_all_and_a_freeze_of_one_tenant_are_separate(desk: Desk) -> None:
     desk.command("freeze client-x because of the auditors", LEAD)
     desk.command("freeze all 2h because of the move", LEAD)
     desk.command("unfreeze all", LEAD)
@@ -192,14 +192,14 @@ def test_the_freeze_of_all_and_that_of_one_are_two(desk: Desk) -> None:
 # -- what it stops, and what not -------------------------------------------------------------------------------------
 
 
-def test_a_tenant_beside_the_frozen_one_is_changed(desk: Desk) -> None:
+def test_a_tenant_that_is_not_frozen_can_be_changed(desk: Desk) -> None:
     desk.command("freeze client-x because of the sale", LEAD)
     desk.command("restart client-y", OPERATOR)
     desk.bench.finish()
     assert desk.last().state == "succeeded"
 
 
-def test_a_request_stays_open_and_is_denied_or_withdrawn(desk: Desk) -> None:
+def test_a_request_stays_open_and_can_be_denied_or_cancelled(desk: Desk) -> None:
     asked = [desk.bench.ask(f"stop client-{name}", OPERATOR) for name in "xy"]
     desk.command("freeze all because of the sale", LEAD_2)
     desk.click("approve", asked[0].id, LEAD)
@@ -214,7 +214,7 @@ def test_a_request_stays_open_and_is_denied_or_withdrawn(desk: Desk) -> None:
     assert [state(desk, one) for one in asked] == ["denied", "cancelled"]
 
 
-def test_what_is_approved_waits_and_goes_on_and_can_be_withdrawn(desk: Desk) -> None:
+def test_an_approved_operation_waits_for_the_end_of_the_freeze_or_is_cancelled(desk: Desk) -> None:
     asked = [desk.bench.approve(desk.bench.ask(f"stop client-{name}", OPERATOR)) for name in "xy"]
     desk.command("freeze all 2h because of the sale", LEAD_2)
     desk.bench.finish()
@@ -233,7 +233,7 @@ def test_what_is_approved_waits_and_goes_on_and_can_be_withdrawn(desk: Desk) -> 
     assert [state(desk, one) for one in asked] == ["succeeded", "cancelled"]
 
 
-def test_what_stands_half_done_is_taken_back_or_gone_on_with(desk: Desk) -> None:
+def test_an_unfinished_operation_can_be_undone_or_retried(desk: Desk) -> None:
     bench = desk.bench
     halted = []
     for name in "ab":
@@ -248,7 +248,7 @@ def test_what_stands_half_done_is_taken_back_or_gone_on_with(desk: Desk) -> None
     assert [state(desk, one) for one in halted] == ["cancelled", "succeeded"]
 
 
-def test_the_bots_own_snapshots_go_on_also_past_what_waits(desk: Desk) -> None:
+def test_scheduled_snapshots_go_on_even_where_an_operation_waits(desk: Desk) -> None:
     bench = desk.bench
     held = bench.approve(bench.ask("stop client-x", OPERATOR))
     desk.command("freeze all because of the sale", LEAD_2)
@@ -257,7 +257,7 @@ def test_the_bots_own_snapshots_go_on_also_past_what_waits(desk: Desk) -> None:
     snapshots(bench.context)
     taken = bench.context.operations.select("command = 'snapshot'")
     assert {one.tenant for one in taken} == {"client-x", "client-y"}
-    # While they are queued the freeze ends: what waited begins when they are done.
+    # The freeze ends while they are queued: the operation that waited begins when they are done.
     desk.command("unfreeze all", LEAD)
     bench.finish()
     assert {one.state for one in bench.context.operations.select("command = 'snapshot'")} == {"succeeded"}
@@ -288,7 +288,7 @@ def test_the_policy_prunes_and_purges_nothing_that_is_frozen(desk: Desk) -> None
     assert "client-y--archived" not in containers(bench)
 
 
-def test_the_bots_own_that_was_queued_ends_and_comes_again(desk: Desk) -> None:
+def test_a_queued_prune_is_cancelled_and_requested_again_after_the_freeze(desk: Desk) -> None:
     bench = desk.bench
     for _ in range(3):
         bench.clock.move(120)
@@ -306,7 +306,7 @@ def test_the_bots_own_that_was_queued_ends_and_comes_again(desk: Desk) -> None:
     assert [one.state for one in bench.context.operations.select("command = 'prune'")] == ["cancelled", "succeeded"]
 
 
-def test_the_order_of_starts_is_left_as_it_is(desk: Desk) -> None:
+def test_the_boot_order_of_a_frozen_tenant_is_not_changed(desk: Desk) -> None:
     def order(name: str) -> str:
         return desk.bench.lxd.instance(name).config.get("boot.autostart.priority", "")
 
@@ -319,7 +319,7 @@ def test_the_order_of_starts_is_left_as_it_is(desk: Desk) -> None:
     assert order("client-x") != "999"
 
 
-def test_the_console_reads_and_changes_nothing(desk: Desk) -> None:
+def test_a_frozen_tenant_can_be_read_but_not_changed(desk: Desk) -> None:
     desk.command("freeze client-x because of the sale", LEAD)
     desk.command("console client-x cache:clear", OPERATOR)
     assert "`client-x` is frozen by" in desk.slack.to(OPERATOR.id)[-1]
@@ -336,7 +336,7 @@ def ended(desk: Desk) -> bool:
     return not freezes(desk)
 
 
-def test_it_ends_by_itself_and_what_waited_goes_on(desk: Desk) -> None:
+def test_a_freeze_ends_by_itself_and_what_waited_starts(desk: Desk) -> None:
     held = desk.bench.approve(desk.bench.ask("stop client-x", OPERATOR))
     desk.command("freeze client-x 2h because of the sale", LEAD)
     woken = Counter[str]()
@@ -354,7 +354,7 @@ def test_it_ends_by_itself_and_what_waited_goes_on(desk: Desk) -> None:
     assert state(desk, held) == "succeeded"
 
 
-def test_it_holds_no_longer_where_the_job_that_ends_it_is_paused(desk: Desk) -> None:
+def test_a_freeze_ends_on_time_even_if_the_expiry_job_does_not_run(desk: Desk) -> None:
     desk.command("freeze client-x 2h because of the sale", LEAD)
     desk.bench.clock.move(2 * HOUR)
     desk.command("restart client-x", OPERATOR)
@@ -363,13 +363,13 @@ def test_it_holds_no_longer_where_the_job_that_ends_it_is_paused(desk: Desk) -> 
     assert [one.reason for one in freezes(desk)] == ["of another"]
 
 
-def test_a_clock_that_is_set_ends_none_for_an_hour(desk: Desk) -> None:
+def test_setting_the_clock_ends_no_freeze_for_an_hour(desk: Desk) -> None:
     desk.command("freeze client-x 2h because of the sale", LEAD)
     desk.bench.clock.set(365 * DAY)
     assert not ended(desk)
     desk.bench.clock.set(-365 * DAY)
     desk.bench.clock.move(CONFIRM)
-    assert not ended(desk), "it was set right again"
+    assert not ended(desk), "the clock was corrected in between"
     desk.bench.clock.set(2 * HOUR)
     assert not ended(desk)
     desk.bench.clock.move(CONFIRM - 1)
@@ -378,7 +378,7 @@ def test_a_clock_that_is_set_ends_none_for_an_hour(desk: Desk) -> None:
     assert ended(desk)
 
 
-def test_a_clock_that_is_set_back_makes_none_last(desk: Desk) -> None:
+def test_setting_the_clock_back_does_not_prolong_a_freeze(desk: Desk) -> None:
     desk.command("freeze client-x 2h because of the sale", LEAD)
     desk.bench.clock.set(-365 * DAY)
     desk.bench.clock.move(2 * HOUR)
@@ -390,7 +390,7 @@ def test_a_clock_that_is_set_back_makes_none_last(desk: Desk) -> None:
 # -- where it is shown -----------------------------------------------------------------------------------------------
 
 
-def test_people_see_it(desk: Desk) -> None:
+def test_a_freeze_is_shown_on_cards_in_answers_and_in_the_home_tab(desk: Desk) -> None:
     asked = desk.bench.ask("stop client-x", OPERATOR)
     desk.announce()
     until = desk.bench.clock() + 2 * HOUR
@@ -422,7 +422,7 @@ def test_people_see_it(desk: Desk) -> None:
     assert ":snowflake:" not in card
 
 
-def test_who_freezes_is_told_what_goes_on(desk: Desk) -> None:
+def test_the_answer_to_a_freeze_names_running_operations(desk: Desk) -> None:
     operation = desk.bench.approve(desk.bench.ask("stop client-x", OPERATOR))
     assert claims.claim(desk.bench.context.operations)
     desk.command("freeze all because of the sale", LEAD)
@@ -432,7 +432,7 @@ def test_who_freezes_is_told_what_goes_on(desk: Desk) -> None:
 # -- at once, twice, and after a crash -------------------------------------------------------------------------------
 
 
-def test_many_who_freeze_at_once_make_one_freeze(desk: Desk) -> None:
+def test_simultaneous_freezes_make_one_freeze(desk: Desk) -> None:
     def freeze(number: int) -> str:
         try:
             table = Freezes(desk.bench.context.operations)
@@ -456,7 +456,7 @@ def test_many_who_freeze_at_once_make_one_freeze(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("text", ["freeze all 2h because of the sale", "unfreeze all"])
-def test_a_delivery_that_a_crash_lets_come_again_is_done_once(desk: Desk, text: str) -> None:
+def test_a_delivery_that_is_repeated_after_a_crash_takes_effect_once(desk: Desk, text: str) -> None:
     if text.startswith("unfreeze"):
         desk.command("freeze all because of another", LEAD)
     for _ in range(2):
@@ -472,8 +472,8 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("text", ["freeze all because of the sale", "unfreeze all"])
-def test_dying_in_any_record_leaves_it_whole_or_undone(desk: Desk, text: str, tmp_path: Path) -> None:
-    """Nothing is frozen without its audit row, and the same delivery after the restart does it, once."""
+def test_a_crash_while_recording_leaves_nothing_half_done(desk: Desk, text: str, tmp_path: Path) -> None:
+    """Nothing is frozen without its audit row, and the same delivery takes effect once after the restart."""
     bench = desk.bench
     if text.startswith("unfreeze"):
         desk.command("freeze all because of the sale", LEAD)
@@ -496,8 +496,8 @@ def test_dying_in_any_record_leaves_it_whole_or_undone(desk: Desk, text: str, tm
 
 
 @pytest.mark.parametrize("command", CASES)
-def test_an_operation_that_has_begun_ends_and_one_that_has_not_waits(tmp_path: Path, command: str) -> None:
-    """Every operation: killed in its first step and frozen then, it goes on; frozen before it, it waits for the end."""
+def test_an_operation_that_has_begun_finishes_and_a_queued_one_waits(tmp_path: Path, command: str) -> None:
+    """Every operation: frozen after a kill in its first step, it finishes; frozen before it begins, it waits."""
     case = CASES[command]
 
     def prepared(folder: Path, fault: str = "") -> tuple[Bench, Operation]:
@@ -534,15 +534,15 @@ def test_an_operation_that_has_begun_ends_and_one_that_has_not_waits(tmp_path: P
     bench = make_bench(tmp_path / "waits", bench.lxd)
     recovery.recover(bench.context.operations)
     bench.finish()
-    assert bench.context.operations.get(operation.id).state == "queued", "a restart ends no freeze"
+    assert bench.context.operations.get(operation.id).state == "queued", "a restart does not end the freeze"
     Freezes(bench.context.operations).end(EVERYTHING, LEAD.id)
     bench.finish()
     assert bench.context.operations.get(operation.id).state == "succeeded"
     assert (containers(bench), live(bench)) == (case.after, case.live)
 
 
-def test_what_waited_for_its_host_before_this_release_waits_on(tmp_path: Path) -> None:
-    """A database of before: what was held then can be withdrawn as before, and is held by a guard's key."""
+def test_an_operation_that_waited_under_an_older_release_still_waits(tmp_path: Path) -> None:
+    """In a database from before freezes, a held operation gets the key of a guard, and can be cancelled as before."""
     bench = make_bench(tmp_path)
     operation = bench.approve(bench.ask("new client-x"))
     bench.context.database.close()
@@ -560,7 +560,7 @@ def test_what_waited_for_its_host_before_this_release_waits_on(tmp_path: Path) -
     again.context.approvals.cancel(operation.id, ASKER)
 
 
-def test_what_a_move_left_behind_is_taken_back_all_the_same(desk: Desk) -> None:
+def test_leftovers_of_a_move_are_deleted_even_during_a_freeze(desk: Desk) -> None:
     bench = desk.bench
     mark = as_labels(tenant="client-x", role=Role.INCOMING, state=State.MOVING, operation=1)
     bench.lxd.copy("client-x", "client-x--1", config=mark, devices={})

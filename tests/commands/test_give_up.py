@@ -1,4 +1,4 @@
-"""What needs attention is ended as it stands: by whom, with which reason, and what becomes of what it left."""
+"""`/mautic give-up`: who may give up an operation that needs attention, with which reason, and what remains."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bench(tmp_path: Path, other: SimulatedLxd) -> Bench:
 
 
 def stuck(bench: Bench, other: SimulatedLxd) -> Operation:
-    """A move that came to a halt half way, after which containers start again."""
+    """Return a move that halted half way; afterwards containers can be started again."""
     operation = half_moved(bench, other)
     starts(True, bench.lxd, other)
     return operation
@@ -49,7 +49,7 @@ def said(message: Any) -> str:
     return "\n".join(mrkdwn(message.blocks))
 
 
-def test_it_ends_as_it_stands_with_a_reason_and_lets_the_tenant_go(bench: Bench, other: SimulatedLxd) -> None:
+def test_giving_up_ends_the_operation_and_records_who_and_why(bench: Bench, other: SimulatedLxd) -> None:
     operation = stuck(bench, other)
     with pytest.raises(Refused, match=f"`/mautic give-up {operation.id} because <reason>`"):
         bench.context.operations.refuse_if_busy("client-x")
@@ -68,14 +68,16 @@ def test_it_ends_as_it_stands_with_a_reason_and_lets_the_tenant_go(bench: Bench,
     assert f"*Given up by <@{OPERATOR.id}>:* the disk of solo is gone" in card
 
 
-def test_what_it_left_is_found_and_removed_once_the_tenant_goes_on(bench: Bench, other: SimulatedLxd) -> None:
+def test_the_leftover_candidate_is_deleted_once_the_tenant_runs_again(bench: Bench, other: SimulatedLxd) -> None:
     operation = stuck(bench, other)
     candidate = f"client-x--{operation.id}"
     bench.answer(BECAUSE.format(operation.id), OPERATOR)
     undo(bench.context)
     purge(bench.context)
     bench.finish()
-    assert candidate in [one.name for one in other.instances()], "while the old one is half way it may be needed"
+    assert candidate in [one.name for one in other.instances()], (
+        "it may be needed while the old container is half moved"
+    )
     bench.clock.move(60)
     health(bench.context)
     (told,) = [one.text for one in bench.context.incidents.open() if one.kind == "move"]
@@ -97,7 +99,7 @@ def test_what_it_left_is_found_and_removed_once_the_tenant_goes_on(bench: Bench,
         (" because I may not", ASKER, "Only approvers or operators can give up request"),
     ],
 )
-def test_who_may_not_and_what_has_no_reason_is_refused(
+def test_giving_up_without_a_reason_or_permission_is_refused(
     bench: Bench, other: SimulatedLxd, words: str, actor: Actor, why: str
 ) -> None:
     operation = stuck(bench, other)
@@ -106,14 +108,14 @@ def test_who_may_not_and_what_has_no_reason_is_refused(
     assert bench.context.operations.get(operation.id).state == "needs_attention"
 
 
-def test_only_what_needs_attention_can_be_given_up(bench: Bench) -> None:
+def test_only_an_operation_that_needs_attention_can_be_given_up(bench: Bench) -> None:
     for operation in (bench.ask("stop client-x", OPERATOR), bench.context.operations.get(1)):
         with pytest.raises(Refused, match="Only a request that needs action"):
             bench.answer(BECAUSE.format(operation.id), LEAD)
 
 
 @pytest.mark.parametrize("first", ["retry", "undo", "give_up"])
-def test_of_retry_undo_and_giving_up_one_wins(bench: Bench, other: SimulatedLxd, first: str) -> None:
+def test_only_the_first_of_retry_undo_and_give_up_takes_effect(bench: Bench, other: SimulatedLxd, first: str) -> None:
     operation = stuck(bench, other)
     ways = {
         "retry": lambda: recovery.retry(bench.context.operations, operation, LEAD.id),
@@ -126,7 +128,7 @@ def test_of_retry_undo_and_giving_up_one_wins(bench: Bench, other: SimulatedLxd,
             late()
 
 
-def test_where_the_new_container_serves_only_retry_finishes_it(bench: Bench, other: SimulatedLxd) -> None:
+def test_a_move_whose_new_container_serves_can_only_be_retried(bench: Bench, other: SimulatedLxd) -> None:
     def fail(moment: str) -> None:
         if moment == "before 8":
             raise LxdError("LXD could not.")
@@ -138,7 +140,7 @@ def test_where_the_new_container_serves_only_retry_finishes_it(bench: Bench, oth
         bench.answer(BECAUSE.format(operation.id), OPERATOR)
 
 
-def test_what_cannot_be_recorded_does_not_happen(
+def test_an_operation_is_not_given_up_if_that_cannot_be_recorded(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operation = stuck(bench, other)
@@ -163,7 +165,7 @@ def test_the_button_asks_for_the_reason_and_gives_up(bench: Bench, other: Simula
     assert (ended.state, ended.reason) == ("given_up", "solo burned down")
 
 
-def test_what_the_bot_does_by_itself_can_be_given_up_too(bench: Bench) -> None:
+def test_maintenance_can_be_given_up_too(bench: Bench) -> None:
     Maintenance(bench.context).ask("snapshot", bench.answer("snapshot client-x", OPERATOR))
     with bench.context.database.transaction() as transaction:
         transaction.execute(
@@ -180,9 +182,8 @@ def test_what_the_bot_does_by_itself_can_be_given_up_too(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("command", CASES)
-def test_every_operation_that_was_cut_too_often_can_be_given_up_and_its_tenant_helped(
-    tmp_path: Path, command: str
-) -> None:
+def test_every_operation_that_was_interrupted_too_often_can_be_given_up(tmp_path: Path, command: str) -> None:
+    """Afterwards its tenant can be started and deleted."""
     case = CASES[command]
     bench = make_bench(tmp_path, members=case.members)
     case.prepare(bench)
@@ -216,7 +217,7 @@ def test_every_operation_that_was_cut_too_often_can_be_given_up_and_its_tenant_h
 def test_a_move_to_a_host_that_is_lost_for_good_can_be_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its page was seen there, but there is no such container any more: the source is all there is."""
+    """The new container had served its page there, but it is gone: the source is all there is."""
     bench = make_bench(tmp_path, members=("node1", "node2"))
     bench.done("new client-x --host node1")
 

@@ -1,4 +1,4 @@
-"""`/mautic start`, `stop`, `restart`, `suspend`, `resume`, `resize`: a tenant's days."""
+"""`/mautic start`, `stop`, `restart`, `suspend`, `resume` and `resize`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_stopped_tenant_stays_stopped_until_it_is_started(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("on_purpose", [True, False])
-def test_a_start_that_fails_leaves_what_was_stopped_on_purpose_so_and_nothing_else(
+def test_a_failed_start_leaves_stopped_only_what_was_stopped_on_purpose(
     bench: Bench, on_purpose: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if on_purpose:
@@ -79,7 +79,7 @@ def test_one_part_is_restarted_and_nothing_else(bench: Bench) -> None:
     assert bench.lxd.calls["stop"] == 0
 
 
-def test_another_plan_changes_limits_disk_and_what_is_inside(bench: Bench) -> None:
+def test_another_plan_changes_the_limits_the_disk_and_mariadb(bench: Bench) -> None:
     assert bench.done("resize client-x --plan medium", OPERATOR).state == "succeeded"
     instance = bench.lxd.instance("client-x")
     assert (instance.config["limits.memory"], instance.devices["root"]["size"]) == ("8GiB", "80GiB")
@@ -87,7 +87,7 @@ def test_another_plan_changes_limits_disk_and_what_is_inside(bench: Bench) -> No
     assert b'"innodb_buffer_pool": "3G"' in bench.lxd.pull("client-x", "/var/lib/mautic-ops/resize.json")
 
 
-def test_a_plan_that_cannot_be_given_leaves_the_one_of_before(bench: Bench) -> None:
+def test_a_failed_resize_leaves_the_previous_plan(bench: Bench) -> None:
     bench.done("resize client-x --plan medium", OPERATOR)
     bench.lxd.fail_next("update", LxdError("LXD could not update it."))
     assert bench.done("resize client-x --plan large", OPERATOR).state == "failed"
@@ -113,7 +113,8 @@ def test_a_tenant_that_crashes_before_it_is_resized_gets_no_smaller_plan(bench: 
     assert bench.lxd.instance("client-x").config["limits.memory"] == "8GiB"
 
 
-def test_what_a_stopped_tenant_was_given_is_used_after_the_same_resize_while_it_runs(bench: Bench) -> None:
+def test_a_tenant_that_was_resized_while_stopped_is_resized_again_once_it_runs(bench: Bench) -> None:
+    """MariaDB uses the new memory only after the second resize."""
     bench.done("stop client-x", OPERATOR)
     done = bench.done("resize client-x --plan medium", OPERATOR)
     assert "client-x is stopped: run the same resize again" in done.steps[-1].note
@@ -125,7 +126,7 @@ def test_what_a_stopped_tenant_was_given_is_used_after_the_same_resize_while_it_
         bench.answer("resize client-x --plan medium", OPERATOR)
 
 
-def test_memory_is_given_back_inside_before_it_is_taken_away(bench: Bench) -> None:
+def test_mariadb_gives_memory_back_before_the_limit_is_lowered(bench: Bench) -> None:
     bench.done("resize client-x --plan medium", OPERATOR)
     limits = []
 
@@ -151,7 +152,7 @@ def test_memory_is_given_back_inside_before_it_is_taken_away(bench: Bench) -> No
         (("suspend client-x",), "suspend client-x", "is already suspended"),
     ],
 )
-def test_what_makes_no_sense_is_refused(bench: Bench, before: tuple[str, ...], text: str, why: str) -> None:
+def test_a_command_that_makes_no_sense_is_refused(bench: Bench, before: tuple[str, ...], text: str, why: str) -> None:
     for earlier in before:
         bench.done(earlier, OPERATOR)
     with pytest.raises(Refused, match=why):
@@ -170,20 +171,20 @@ def test_a_full_disk_is_enlarged_by_a_bigger_plan(bench: Bench) -> None:
 
 @pytest.fixture
 def roomy(bench: Bench) -> Bench:
-    """A pool in which every plan fits."""
+    """Return a bench whose pool has space for every plan."""
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="500GiB", subnet="10.70.0.1/24")
     return bench
 
 
 def grown(bench: Bench, used: int) -> None:
-    """Let the tenant have the plan medium and use so much of it, all of it in a snapshot too."""
+    """Give the tenant the plan medium, and have it use so many bytes, all of them in a snapshot too."""
     bench.done("resize client-x --plan medium", OPERATOR)
     bench.lxd.fill("client-x", used)
     bench.lxd.snapshot("client-x", "all-of-it")
-    assert bench.lxd.state("client-x").disk < 1 << 20, "as LXD counts it"
+    assert bench.lxd.state("client-x").disk < 1 << 20, "LXD counts only bytes that no snapshot shares"
 
 
-def test_a_disk_is_not_made_smaller_than_what_is_on_it_and_a_margin(roomy: Bench) -> None:
+def test_a_disk_is_not_made_smaller_than_its_use_and_a_margin(roomy: Bench) -> None:
     grown(roomy, 28 << 30)
     with pytest.raises(
         Refused, match=r"uses 28\.0 GiB of disk, too much for the 30\.0 GiB of small, of which at most 90%"
@@ -193,7 +194,7 @@ def test_a_disk_is_not_made_smaller_than_what_is_on_it_and_a_margin(roomy: Bench
     assert roomy.done("resize client-x --plan small", OPERATOR).state == "succeeded"
 
 
-def test_what_fills_up_after_the_request_is_looked_at_again_at_the_approval_and_at_the_run(roomy: Bench) -> None:
+def test_the_use_of_the_disk_is_checked_again_at_the_approval_and_at_the_run(roomy: Bench) -> None:
     grown(roomy, 20 << 30)
     asked = roomy.ask("resize client-x --plan small", OPERATOR)
     roomy.lxd.fill("client-x", 29 << 30)
@@ -214,7 +215,7 @@ def test_what_fills_up_after_the_request_is_looked_at_again_at_the_approval_and_
     assert roomy.context.fleet.tenant("client-x").plan == "medium"
 
 
-def test_what_cannot_be_measured_is_not_made_smaller(roomy: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_cannot_be_measured_is_not_made_smaller(roomy: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     grown(roomy, 1 << 30)
     unknown = Disk(None, 80 << 30, 1 << 30)
     monkeypatch.setattr(Mautic, "disk", lambda *_, **__: unknown)
@@ -222,12 +223,12 @@ def test_what_cannot_be_measured_is_not_made_smaller(roomy: Bench, monkeypatch: 
         roomy.answer("resize client-x --plan small", OPERATOR)
 
 
-def test_a_full_tenant_is_helped_by_what_its_incident_says(roomy: Bench) -> None:
+def test_the_advice_of_its_incident_helps_a_tenant_with_a_full_disk(roomy: Bench) -> None:
     roomy.lxd.fill("client-x", 40 << 30)
     roomy.clock.move(60)
     health(roomy.context)
     told = {one.kind: one.text for one in roomy.context.incidents.open()}
-    assert set(told) == {"disk", "page"}, "one cause, and that the client is offline"
+    assert set(told) == {"disk", "page"}, "the cause, and that the client is offline"
     assert "mariadb" in simulated_tenant.read(roomy.lxd, "client-x").stopped
     for useless in ("restart client-x", "restart client-x --part database"):
         with pytest.raises(Refused, match=r"disk of `client-x` is full \(.*; first `/mautic resize client-x --plan m"):
@@ -240,7 +241,7 @@ def test_a_full_tenant_is_helped_by_what_its_incident_says(roomy: Bench) -> None
     assert roomy.context.incidents.open() == []
 
 
-def test_a_full_tenant_that_crashed_is_enlarged_and_then_started(roomy: Bench) -> None:
+def test_a_crashed_tenant_with_a_full_disk_is_enlarged_and_then_started(roomy: Bench) -> None:
     roomy.lxd.fill("client-x", 40 << 30)
     roomy.clock.move(60)
     health(roomy.context)
@@ -256,7 +257,7 @@ def test_a_full_tenant_that_crashed_is_enlarged_and_then_started(roomy: Bench) -
     assert roomy.done(then, OPERATOR).state == "succeeded"
 
 
-def test_space_that_was_just_given_to_a_full_tenant_is_not_taken_back(roomy: Bench) -> None:
+def test_a_failed_resize_of_a_full_disk_keeps_the_larger_plan(roomy: Bench) -> None:
     roomy.lxd.fill("client-x", 40 << 30)
 
     def fail(moment: str) -> None:
@@ -275,7 +276,7 @@ def test_space_that_was_just_given_to_a_full_tenant_is_not_taken_back(roomy: Ben
     assert live(roomy)
 
 
-def test_a_disk_that_fills_while_it_is_resized_does_not_leave_it_half_way(bench: Bench) -> None:
+def test_a_resize_finishes_even_if_the_disk_fills_up_meanwhile(bench: Bench) -> None:
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="500GiB", subnet="10.70.0.1/24")
     operation = bench.approve(bench.ask("resize client-x --plan medium", OPERATOR))
 

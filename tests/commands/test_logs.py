@@ -1,4 +1,4 @@
-"""`/mautic logs`: the last lines, to those who may read them; what does not fit is said."""
+"""`/mautic logs`: shows the last lines to those who may read them, and says if older lines do not fit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def said(bench: Bench, text: str) -> str:
     return "\n".join(mrkdwn(message.blocks))
 
 
-def test_it_shows_the_last_lines_and_records_who_read_them(bench: Bench) -> None:
+def test_the_last_lines_are_shown_and_the_reader_is_recorded(bench: Bench) -> None:
     shown = said(bench, "logs client-x nginx --lines 3")
     assert "last 3 lines of the `nginx` log" in shown
     assert "simulated line 3 of nginx" in shown
@@ -32,7 +32,9 @@ def test_it_shows_the_last_lines_and_records_who_read_them(bench: Bench) -> None
     assert (row["actor"], row["tenant"], row["detail"]) == (OPERATOR.id, "client-x", '{"lines": 3, "what": "nginx"}')
 
 
-def test_of_a_long_log_the_end_is_shown_and_the_rest_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_long_log_is_shown_and_the_omission_mentioned(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [f"{number} <{'&' * 60}>" for number in range(1, 501)]
     mautic = type(bench.context.fleet.hosts()[0].mautic)
     monkeypatch.setattr(mautic, "logs", lambda *_: "\n".join(rows))
@@ -48,7 +50,7 @@ def test_an_empty_log_is_said_to_be_empty(bench: Bench, monkeypatch: pytest.Monk
     assert "the `cron` log is empty" in said(bench, "logs client-x cron")
 
 
-def test_who_may_not_operate_may_not_read_logs(bench: Bench) -> None:
+def test_only_operators_and_approvers_may_read_logs(bench: Bench) -> None:
     with pytest.raises(Refused, match="Ask an operator or an approver"):
         bench.answer("logs client-x", ASKER)
     assert bench.context.database.read("SELECT 1 FROM audit WHERE event = 'logs.read'") == []

@@ -1,4 +1,4 @@
-"""Mail that waits where a tenant works again: counted, and sent, dropped or held, as who decides has chosen."""
+"""Mail that waits when a tenant runs again is counted, then sent, dropped or kept, as was decided."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOLDERS = ("resume", "start", "unarchive")
 
 
 def bench_in(folder: Path, **environment: str) -> Bench:
-    """A bench with a tenant, whose LXD goes by the bench's clock."""
+    """Return a bench with a tenant, whose LXD uses the bench's clock."""
     benches: list[Bench] = []
     lxd = SimulatedLxd(clock=lambda: benches[0].clock() if benches else 1_800_000_000.0)
     add_blueprint(lxd)
@@ -36,7 +36,7 @@ def bench_in(folder: Path, **environment: str) -> Bench:
 
 
 @pytest.mark.parametrize(("waits", "said"), [(0, "none waiting"), (2, "2 waiting (2 in the queue)")])
-def test_what_could_not_be_counted_in_time_is_said(tmp_path: Path, waits: int, said: str) -> None:
+def test_mail_that_could_not_be_counted_in_time_is_mentioned(tmp_path: Path, waits: int, said: str) -> None:
     context = make_bench(tmp_path).context
     kinds = {"queue": waits, "messages": 0, "events": 0}
     found = {"waits": waits, "oldest": 0, "kinds": kinds}
@@ -57,7 +57,7 @@ def desk(bench: Bench) -> Desk:
 
 
 def state(bench: Bench) -> simulated_tenant.State:
-    """What is in the container that serves."""
+    """Return the state inside the container that serves."""
     return simulated_tenant.read(bench.lxd, bench.context.fleet.tenant("client-x").instance)
 
 
@@ -67,21 +67,21 @@ def wait(bench: Bench, *due: float, instance: str = "client-x") -> None:
 
 
 def look(bench: Bench) -> dict[str, Any]:
-    """Look inside, as the sweep does: what nothing keeps from being sent is sent by then."""
+    """Run the health check inside, as the sweep does: mail that nothing holds back has been sent by then."""
     tenant = bench.context.fleet.tenant("client-x")
     limits = bench.context.settings.health
     return bench.context.fleet.of(tenant).mautic.health(tenant.instance, limits)
 
 
 def off(bench: Bench) -> bool:
-    """Whether outbound mail is off, as the label says, and as it is inside."""
+    """Return whether outbound mail is off, after checking that the label and the tenant agree."""
     found = bench.context.fleet.tenant("client-x").outbound_off
     assert bool(look(bench)["facts"]["outbound_off"]) == found
     return found
 
 
 def with_thirty(bench: Bench) -> None:
-    """Thirty mails wait when a snapshot is taken, and are sent after it."""
+    """Let thirty mails wait while a snapshot is taken, and be sent after it."""
     wait(bench, *[bench.clock() + 60] * 30)
     assert bench.done("snapshot client-x", OPERATOR).state == "succeeded"
     bench.clock.move(3600)
@@ -99,7 +99,7 @@ def restored(bench: Bench, choice: str = "", words: str = "") -> Operation:
     return done
 
 
-def test_the_card_of_a_restore_counts_what_may_go_out_again(bench: Bench) -> None:
+def test_the_card_of_a_restore_counts_mail_that_may_be_sent_again(bench: Bench) -> None:
     with_thirty(bench)
     plan = bench.answer(f"restore client-x {SNAPSHOT}", OPERATOR)
     assert plan.remarks["Mail"] == (
@@ -118,7 +118,7 @@ def test_the_card_of_a_restore_counts_what_may_go_out_again(bench: Bench) -> Non
         ("", 0, 0, True, "outbound mail is off; 30 waiting (30 in the queue)"),
     ],
 )
-def test_what_waited_in_a_snapshot_goes_out_again_only_if_the_approver_says_so(
+def test_mail_that_waits_in_a_snapshot_is_sent_only_if_the_approver_says_so(
     bench: Bench, choice: str, sent: int, dropped: int, held: bool, told: str
 ) -> None:
     with_thirty(bench)
@@ -133,13 +133,13 @@ def test_what_waited_in_a_snapshot_goes_out_again_only_if_the_approver_says_so(
     assert json.loads(row["detail"]).get("choice", "") == choice
 
 
-def test_a_restore_without_mail_leaves_it_on(bench: Bench) -> None:
+def test_a_restore_without_waiting_mail_leaves_outbound_mail_on(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     assert "mail" not in restored(bench).steps[0].note
     assert not off(bench)
 
 
-def test_what_is_held_stays_so_over_a_restore_a_restart_and_a_stop(bench: Bench) -> None:
+def test_outbound_mail_stays_off_over_a_restore_a_restart_and_a_stop(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     assert bench.done("mail client-x off", OPERATOR).state == "succeeded"
     restored(bench)
@@ -162,7 +162,7 @@ def test_the_requester_proposes_and_the_approver_has_the_last_word(bench: Bench)
 
 
 def stand_still(bench: Bench, command: str, seconds: float, *, mails: int = 500) -> None:
-    """Let the tenant stand still for so long, with mail that waits, as `command` finds it."""
+    """Keep the tenant offline for so many seconds with waiting mail, in the state from which `command` starts."""
     before = {"resume": "suspend client-x", "start": "stop client-x", "unarchive": "delete client-x"}[command]
     assert bench.done(before, OPERATOR).state == "succeeded"
     instance = "client-x--archived" if command == "unarchive" else "client-x"
@@ -171,7 +171,7 @@ def stand_still(bench: Bench, command: str, seconds: float, *, mails: int = 500)
 
 
 @pytest.mark.parametrize("command", HOLDERS)
-def test_mail_of_weeks_ago_does_not_go_out_unasked(bench: Bench, command: str) -> None:
+def test_mail_from_weeks_ago_is_not_sent_without_a_decision(bench: Bench, command: str) -> None:
     stand_still(bench, command, 20 * DAY)
     done = bench.done(f"{command} client-x", OPERATOR)
     assert done.state == "succeeded", done.outcome
@@ -184,7 +184,7 @@ def test_mail_of_weeks_ago_does_not_go_out_unasked(bench: Bench, command: str) -
 
 
 @pytest.mark.parametrize("command", HOLDERS)
-def test_mail_of_just_now_goes_out_by_itself(bench: Bench, command: str) -> None:
+def test_recent_mail_is_sent_without_a_decision(bench: Bench, command: str) -> None:
     stand_still(bench, command, 600)
     assert bench.done(f"{command} client-x", OPERATOR).state == "succeeded"
     assert (off(bench), len(state(bench).sent)) == (False, 500)
@@ -192,14 +192,16 @@ def test_mail_of_just_now_goes_out_by_itself(bench: Bench, command: str) -> None
 
 @pytest.mark.parametrize("command", HOLDERS)
 @pytest.mark.parametrize(("choice", "sent", "dropped"), [("send", 500, 0), ("drop", 0, 500), ("off", 0, 0)])
-def test_who_asks_may_say_what_becomes_of_it(bench: Bench, command: str, choice: str, sent: int, dropped: int) -> None:
+def test_the_requester_may_choose_what_happens_to_waiting_mail(
+    bench: Bench, command: str, choice: str, sent: int, dropped: int
+) -> None:
     stand_still(bench, command, 20 * DAY)
     assert bench.done(f"{command} client-x --mail {choice}", OPERATOR).state == "succeeded"
     assert off(bench) == (choice == "off")
     assert (len(state(bench).sent), len(state(bench).dropped)) == (sent, dropped)
 
 
-def test_what_waits_is_counted_before_it_stands_still(bench: Bench) -> None:
+def test_waiting_mail_is_counted_before_a_stop(bench: Bench) -> None:
     bench.done("mail client-x off", OPERATOR)
     wait(bench, *[bench.clock()] * 7)
     bench.done("stop client-x", OPERATOR)
@@ -207,7 +209,7 @@ def test_what_waits_is_counted_before_it_stands_still(bench: Bench) -> None:
     assert re.match(r"when stopped, <!date\^.*\|2027-01-15 08:00 UTC>: 7 waiting \(7 in the queue\)", told)
 
 
-def test_one_that_crashed_and_could_not_be_started_is_not_left_mute(bench: Bench) -> None:
+def test_a_failed_start_of_a_crashed_tenant_does_not_leave_outbound_mail_off(bench: Bench) -> None:
     bench.lxd.stop("client-x")
     operation = bench.ask("start client-x", OPERATOR)
     bench.lxd.fail_next("start", LxdError("LXD could not."))
@@ -219,7 +221,7 @@ def test_one_that_crashed_and_could_not_be_started_is_not_left_mute(bench: Bench
     assert len(state(bench).sent) == 1
 
 
-def test_mail_is_held_decided_on_and_put_back_by_a_command_of_its_own(bench: Bench) -> None:
+def test_the_mail_command_turns_mail_off_drops_it_puts_it_back_and_sends_it(bench: Bench) -> None:
     assert bench.done("mail client-x off", OPERATOR).state == "succeeded"
     wait(bench, *[bench.clock()] * 3)
     assert off(bench)
@@ -236,7 +238,7 @@ def test_mail_is_held_decided_on_and_put_back_by_a_command_of_its_own(bench: Ben
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_a_decision_that_failed_is_taken_back(bench: Bench, before: bool) -> None:
+def test_a_failed_decision_is_rolled_back(bench: Bench, before: bool) -> None:
     bench.done("mail client-x off", OPERATOR)
     wait(bench, bench.clock())
     if not before:
@@ -248,7 +250,7 @@ def test_a_decision_that_failed_is_taken_back(bench: Bench, before: bool) -> Non
     assert state(bench).dropped == []
 
 
-def test_one_that_does_not_run_says_how_it_is_started_so(bench: Bench) -> None:
+def test_a_stopped_tenant_is_refused_with_the_start_command_to_use(bench: Bench) -> None:
     bench.done("stop client-x", OPERATOR)
     with pytest.raises(Refused, match=r"use `/mautic start client-x --mail drop`"):
         bench.answer("mail client-x drop", OPERATOR)
@@ -264,7 +266,7 @@ def asked(desk: Desk) -> Operation:
     return desk.last()
 
 
-def test_the_card_has_a_button_for_each_choice_and_the_window_keeps_it(desk: Desk) -> None:
+def test_the_card_has_a_button_for_each_choice_and_the_dialog_preselects_it(desk: Desk) -> None:
     operation = asked(desk)
     card = next(one for one in reversed(desk.slack.said) if one["ts"] == operation.message_ts)
     shown = [element["action_id"] for block in card["blocks"] for element in block.get("elements", [])
@@ -279,7 +281,7 @@ def test_the_card_has_a_button_for_each_choice_and_the_window_keeps_it(desk: Des
 
 
 @pytest.mark.parametrize("words", ["approve client-x drop", "Approved client-x DROP!"])
-def test_it_is_chosen_in_a_typed_reply(desk: Desk, words: str) -> None:
+def test_a_typed_reply_can_choose(desk: Desk, words: str) -> None:
     operation = asked(desk)
     desk.reply(words, operation.id)
     assert (desk.last().state, desk.last().chosen) == ("queued", "drop")
@@ -287,7 +289,7 @@ def test_it_is_chosen_in_a_typed_reply(desk: Desk, words: str) -> None:
     assert ":white_check_mark: <@U0OPSLEAD> approved: drop waiting mail. Starting now." in notes(desk.bench, operation)
 
 
-def test_without_a_step_up_the_choice_follows_at_once(desk: Desk) -> None:
+def test_a_reply_needs_only_the_choice_where_no_name_is_required(desk: Desk) -> None:
     stand_still(desk.bench, "unarchive", 20 * DAY)
     desk.command("unarchive client-x", OPERATOR)
     desk.announce()
@@ -296,13 +298,13 @@ def test_without_a_step_up_the_choice_follows_at_once(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("words", ["approve 3 client-x drop", "approve 3 client-x DROP"])
-def test_it_is_chosen_by_the_command(desk: Desk, words: str) -> None:
+def test_the_approve_command_can_choose(desk: Desk, words: str) -> None:
     asked(desk)
     desk.command(words, LEAD)
     assert (desk.last().state, desk.last().chosen) == ("queued", "drop")
 
 
-def test_a_choice_that_there_is_not_is_refused(desk: Desk) -> None:
+def test_a_choice_that_a_request_does_not_offer_is_refused(desk: Desk) -> None:
     desk.command("suspend client-x", OPERATOR)
     desk.announce()
     number = desk.last().id
@@ -312,7 +314,7 @@ def test_a_choice_that_there_is_not_is_refused(desk: Desk) -> None:
     assert desk.last().state == "awaiting_approval"
 
 
-def test_the_replies_that_are_offered_count(desk: Desk) -> None:
+def test_the_replies_that_a_refusal_offers_work(desk: Desk) -> None:
     asked(desk)
     number = desk.last().id
     with pytest.raises(Refused, match="Reply `approve client-x send` or `approve client-x drop` or "):
@@ -322,7 +324,7 @@ def test_the_replies_that_are_offered_count(desk: Desk) -> None:
     assert (desk.last().state, desk.last().chosen) == ("queued", "drop")
 
 
-def test_a_request_of_before_there_was_a_choice_is_approved_and_run_as_it_stands(desk: Desk) -> None:
+def test_a_request_from_before_choices_existed_can_be_approved_and_run(desk: Desk) -> None:
     operation = asked(desk)
     with desk.bench.context.database.transaction() as transaction:
         transaction.execute(
@@ -335,7 +337,7 @@ def test_a_request_of_before_there_was_a_choice_is_approved_and_run_as_it_stands
     assert off(desk.bench)
 
 
-def test_two_who_approve_agree_on_it(tmp_path: Path) -> None:
+def test_two_approvers_must_choose_the_same(tmp_path: Path) -> None:
     config = tmp_path / "mautic-ops.toml"
     config.write_text("[policies.restore]\napprovals = 2\n")
     bench = bench_in(tmp_path, MAUTIC_OPS_CONFIG=str(config))
@@ -355,7 +357,7 @@ class Killed(BaseException):
     """The process died here."""
 
 
-def test_whenever_it_dies_each_mail_is_dropped_once_and_none_is_sent(tmp_path: Path) -> None:
+def test_a_crash_at_any_moment_drops_each_mail_once_and_sends_none(tmp_path: Path) -> None:
     moments: list[str] = []
     for number in range(100):
         bench = bench_in(tmp_path / str(number))
@@ -366,7 +368,7 @@ def test_whenever_it_dies_each_mail_is_dropped_once_and_none_is_sent(tmp_path: P
 
         def die(method: str, _: tuple[Any, ...], made: list[str] = made, number: int = number) -> None:
             made.append(method)
-            # Each fifth call of LXD: the durability suite tries them all, without mail.
+            # Every fifth LXD call: the durability suite tries them all, without mail.
             if len(made) > 5 * number:
                 raise Killed
 
@@ -395,10 +397,9 @@ def test_whenever_it_dies_each_mail_is_dropped_once_and_none_is_sent(tmp_path: P
 
 
 @pytest.mark.parametrize("command", ["drop", "back"])
-def test_a_decision_that_failed_sends_nothing_of_earlier_ones(
+def test_a_failed_decision_sends_no_mail_that_was_dropped_before(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """What somebody had dropped does not go out because a later word on it failed."""
     bench.done("mail client-x off")
     wait(bench, *[bench.clock() - DAY] * 3)
     dropped = bench.done("mail client-x drop")
@@ -406,7 +407,7 @@ def test_a_decision_that_failed_sends_nothing_of_earlier_ones(
     real = bench.lxd.update
 
     def fails(name: str, config: dict[str, str], devices: dict[str, dict[str, str]] | None = None) -> None:
-        # The mark that follows what was done inside.
+        # The update of labels that follows the work inside the tenant.
         marks = {"user.mautic-ops.outbound", "user.mautic-ops.mail-waits"}
         if marks & config.keys() and "user.mautic-ops.mail-by" not in config:
             monkeypatch.undo()
@@ -422,7 +423,7 @@ def test_a_decision_that_failed_sends_nothing_of_earlier_ones(
     assert {batch for batch, _ in waiting.dropped} <= {dropped.id}
 
 
-def test_a_restore_of_a_crashed_tenant_that_is_given_back_sends_nothing_late(bench: Bench) -> None:
+def test_a_failed_restore_of_a_crashed_tenant_sends_no_late_mail(bench: Bench) -> None:
     bench.done("snapshot client-x")
     taken = bench.lxd.snapshots("client-x")[-1].name
     bench.lxd.stop("client-x", force=True)

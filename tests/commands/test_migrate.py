@@ -1,4 +1,4 @@
-"""`/mautic migrate` and placement: hosts, clusters and servers of their own."""
+"""`/mautic migrate`, and placement on hosts, cluster members and single servers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bench(tmp_path: Path, other: SimulatedLxd) -> Bench:
-    """Two servers, with a tenant on the first."""
+    """Return a bench with two servers, and a tenant on the first."""
     made = make_bench(tmp_path, others={"solo": other})
     assert made.done("new client-x --host local").state == "succeeded"
     return made
@@ -49,7 +49,7 @@ def roles(lxd: SimulatedLxd) -> dict[str, str]:
     }
 
 
-def test_it_moves_to_another_server_and_the_old_one_is_kept(bench: Bench, other: SimulatedLxd) -> None:
+def test_a_tenant_moves_to_another_server_and_the_old_container_is_kept(bench: Bench, other: SimulatedLxd) -> None:
     bench.done("snapshot client-x", OPERATOR)
     done = bench.done("migrate client-x solo", OPERATOR)
     assert done.state == "succeeded", done.outcome
@@ -63,14 +63,14 @@ def test_it_moves_to_another_server_and_the_old_one_is_kept(bench: Bench, other:
         assert [one.name for one in lxd.snapshots(name)] == ["s-20270115-080000-2"], "its own snapshots, and no others"
 
 
-def test_it_can_move_back(bench: Bench) -> None:
+def test_a_tenant_can_move_back(bench: Bench) -> None:
     bench.done("migrate client-x solo", OPERATOR)
     assert bench.done("migrate client-x local", OPERATOR).state == "succeeded"
     assert bench.context.fleet.tenant("client-x").host == "local"
     assert live(bench)
 
 
-def test_a_move_that_fails_leaves_it_running_where_it_was(bench: Bench, other: SimulatedLxd) -> None:
+def test_a_failed_move_leaves_the_tenant_running_where_it_was(bench: Bench, other: SimulatedLxd) -> None:
     other.fail_next("start", LxdError("LXD could not start it."))
     ended = bench.done("migrate client-x solo", OPERATOR)
     assert (ended.state, ended.outcome) == ("failed", "LXD could not start it.")
@@ -80,10 +80,10 @@ def test_a_move_that_fails_leaves_it_running_where_it_was(bench: Bench, other: S
     assert live(bench)
 
 
-def test_a_target_that_dies_leaves_it_running_where_it_was(
+def test_a_target_that_dies_leaves_the_tenant_running_where_it_was(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And what is left there is said."""
+    """The last note also names what is left on the target."""
     monkeypatch.setattr("bot.engine.cutover.ANSWER", 0.2)
 
     def dead(method: str, arguments: object) -> None:
@@ -101,7 +101,7 @@ def test_a_target_that_dies_leaves_it_running_where_it_was(
 
 
 def unseen(monkeypatch: pytest.MonkeyPatch, bench: Bench, then: Callable[[], None]) -> None:
-    """Let the page not come through the edge when it is looked at next, and something happen at that moment."""
+    """Make every look at the page through the edge fail, and call `then` at each."""
     monkeypatch.setattr("bot.engine.cutover.ANSWER", 0.2)
     monkeypatch.setattr("bot.engine.steps.DEADLINE", 0.1)
     monkeypatch.setattr("bot.engine.steps.PATIENCE", 0.1)
@@ -113,7 +113,7 @@ def unseen(monkeypatch: pytest.MonkeyPatch, bench: Bench, then: Callable[[], Non
     monkeypatch.setattr(bench.context.edge, "probe", probe)
 
 
-def test_a_retry_does_not_take_what_an_earlier_try_had_opened(
+def test_a_retry_does_not_reuse_the_candidate_of_an_earlier_try(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     down = switch(other)
@@ -129,8 +129,11 @@ def test_a_retry_does_not_take_what_an_earlier_try_had_opened(
     assert len(simulated_tenant.read(other, f"client-x--{failed.id}").writes) == 1
 
 
-def test_a_policy_that_is_changed_meanwhile_is_not_what_was_approved(tmp_path: Path) -> None:
-    """The kept days stand on the card: before it begins another number is another plan, afterwards these hold."""
+def test_a_changed_retention_policy_does_not_change_an_approved_move(tmp_path: Path) -> None:
+    """The card shows how long the old container is kept.
+
+    Before the move begins, another number of days makes another plan; afterwards the approved number holds.
+    """
     for cut, state in (("before 0", "failed"), ("before 1", "succeeded"), ("before 8", "succeeded")):
         folder, other = tmp_path / cut, SimulatedLxd()
         bench = make_bench(folder, others={"solo": other})
@@ -155,10 +158,10 @@ def test_a_policy_that_is_changed_meanwhile_is_not_what_was_approved(tmp_path: P
             assert kept == int(again.clock()) + 7 * 86_400, "as it was approved"
 
 
-def test_the_copy_stays_until_the_source_goes_on(
+def test_the_candidate_is_kept_while_the_source_does_not_answer(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The source dies at the last moment: for now the copy is all that there is."""
+    """The source dies at the last moment, so for now the candidate is all that there is."""
     down = switch(bench.lxd)
     with monkeypatch.context() as patched:
         unseen(patched, bench, down.set)
@@ -174,10 +177,10 @@ def test_the_copy_stays_until_the_source_goes_on(
 
 
 @pytest.mark.parametrize("seconds", [0.5, 0])
-def test_once_the_candidate_serves_nothing_waits_for_the_source(
+def test_once_the_candidate_serves_a_move_does_not_wait_for_its_source(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    """It is silent for a moment, or for longer than one waits: then it is told when it answers again."""
+    """The source is silent for a moment, or for longer than the bot waits: then it is retired when it answers again."""
     down, real = switch(bench.lxd), bench.context.edge.probe
 
     def probe(domain: str) -> Probe:
@@ -215,7 +218,7 @@ def test_once_the_candidate_serves_nothing_waits_for_the_source(
     assert len(rows) == (0 if seconds else 1)
 
 
-def test_a_retry_of_what_comes_last_can_do_without_the_source(bench: Bench, other: SimulatedLxd) -> None:
+def test_a_retry_of_the_last_step_does_not_need_the_source(bench: Bench, other: SimulatedLxd) -> None:
     down = switch(bench.lxd)
     operation = bench.approve(bench.ask("migrate client-x solo", OPERATOR))
 
@@ -240,7 +243,7 @@ def test_a_retry_of_what_comes_last_can_do_without_the_source(bench: Bench, othe
     assert live(bench)
 
 
-def test_the_candidate_sends_nothing_before_there_is_no_way_back(bench: Bench, other: SimulatedLxd) -> None:
+def test_the_candidate_sends_no_mail_before_the_point_of_no_return(bench: Bench, other: SimulatedLxd) -> None:
     seen: list[tuple[bool, bool]] = []
     real = bench.context.edge.probe
 
@@ -255,13 +258,13 @@ def test_the_candidate_sends_nothing_before_there_is_no_way_back(bench: Bench, o
     assert MUTE not in other.world.machines["client-x--2"].files
 
 
-def test_a_source_that_goes_on_is_not_mute(bench: Bench, other: SimulatedLxd) -> None:
+def test_after_a_failed_move_the_source_may_send_mail(bench: Bench, other: SimulatedLxd) -> None:
     other.fail_next("start", LxdError("LXD could not start it."))
     bench.done("migrate client-x solo", OPERATOR)
     assert MUTE not in bench.lxd.world.machines["client-x"].files
 
 
-def test_a_tenant_is_there_at_every_moment_of_its_move(bench: Bench, other: SimulatedLxd) -> None:
+def test_a_tenant_can_be_found_at_every_moment_of_its_move(bench: Bench, other: SimulatedLxd) -> None:
     def look(method: str, arguments: tuple[Any, ...]) -> None:
         if method in ("update", "start", "stop", "execute"):
             bench.lxd.on_call = other.on_call = None
@@ -272,10 +275,10 @@ def test_a_tenant_is_there_at_every_moment_of_its_move(bench: Bench, other: Simu
     assert bench.done("migrate client-x solo", OPERATOR).state == "succeeded"
 
 
-def test_what_was_given_up_touches_nothing_when_it_comes_late(
+def test_the_late_cleanup_of_a_failed_try_leaves_the_new_candidate_alone(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The target was slow when the first try was taken back; by then a retry has made the candidate anew."""
+    """The target was slow when the first try was rolled back; by then a retry has made a new candidate."""
     monkeypatch.setattr("bot.engine.cutover.ANSWER", 0.1)
     answers = threading.Event()
     late: list[str] = []
@@ -294,11 +297,13 @@ def test_what_was_given_up_touches_nothing_when_it_comes_late(
     assert bench.context.operations.get(failed.id).state == "succeeded"
     answers.set()
     until(lambda: len(late) == 2)
-    assert late == ["instance", "instance"], "looked for when it is stopped and when it is removed, and no more"
+    assert late == ["instance", "instance"], (
+        "the cleanup only looks up the container: before it stops it, and before it deletes it"
+    )
     assert live(bench)
 
 
-def test_one_that_stops_by_itself_meanwhile_moves_closed(bench: Bench, other: SimulatedLxd) -> None:
+def test_a_tenant_that_crashes_during_its_move_starts_closed(bench: Bench, other: SimulatedLxd) -> None:
     seals = []
 
     def look(method: str, arguments: tuple[Any, ...]) -> None:
@@ -321,7 +326,7 @@ def test_the_card_shows_what_moves_and_what_happens_if_it_fails(bench: Bench) ->
     assert "free" in plan.remarks["To copy"]
 
 
-def test_the_room_for_its_snapshots_is_needed_too(
+def test_the_target_needs_free_space_for_the_snapshots_too(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b", "c"):
@@ -333,7 +338,7 @@ def test_the_room_for_its_snapshots_is_needed_too(
         bench.answer("migrate client-x solo", OPERATOR)
 
 
-def test_what_cannot_move_is_refused(bench: Bench, other: SimulatedLxd) -> None:
+def test_a_move_that_cannot_work_is_refused(bench: Bench, other: SimulatedLxd) -> None:
     for text, why in (
         ("migrate client-x local", "already runs on local"),
         ("migrate client-x sol", "did you mean `solo`"),
@@ -348,7 +353,9 @@ def test_what_cannot_move_is_refused(bench: Bench, other: SimulatedLxd) -> None:
         bench.answer("migrate client-x solo", OPERATOR)
 
 
-def test_a_new_tenant_goes_where_there_is_most_room_and_brings_the_blueprint(bench: Bench, other: SimulatedLxd) -> None:
+def test_a_new_tenant_goes_to_the_host_with_most_free_space_and_brings_the_blueprint(
+    bench: Bench, other: SimulatedLxd
+) -> None:
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="20GiB", subnet="10.70.0.1/24")
     plan = bench.answer("new client-y")
     assert plan.facts["Host"] == "solo"
@@ -376,13 +383,13 @@ def test_a_move_from_lxd_to_incus_says_that_there_is_no_way_back(bench: Bench, o
     other.calls.clear()
     done = bench.done("migrate client-x solo", OPERATOR)
     assert done.state == "succeeded", done.outcome
-    assert other.calls["server"] == 1, "once it was asked for, the target need not answer for there to be a plan"
+    assert other.calls["server"] == 1, "after the request, making the plan again does not need the target"
     assert done.plan["reversible"] == "cannot be undone: LXD on local cannot import containers from Incus"
     with pytest.raises(Refused, match="`client-x` cannot move to local: LXD cannot import containers from Incus"):
         bench.ask("migrate client-x local", OPERATOR)
 
 
-def test_a_blueprint_is_not_brought_from_incus_to_lxd(bench: Bench, other: SimulatedLxd) -> None:
+def test_a_blueprint_is_not_copied_from_incus_to_lxd(bench: Bench, other: SimulatedLxd) -> None:
     bench.lxd.product = "Incus"
     with pytest.raises(
         Refused, match="`solo` has no blueprint, and LXD cannot import one from Incus; use `--host local`"
@@ -390,8 +397,10 @@ def test_a_blueprint_is_not_brought_from_incus_to_lxd(bench: Bench, other: Simul
         bench.ask("new client-y --host solo")
 
 
-def test_a_tenant_that_a_kill_left_frozen_in_a_snapshot_of_the_move_goes_on(bench: Bench, other: SimulatedLxd) -> None:
-    """It is frozen for that where the server is elsewhere and its pool is btrfs."""
+def test_a_container_that_a_crash_left_frozen_in_a_snapshot_of_the_move_is_thawed(
+    bench: Bench, other: SimulatedLxd
+) -> None:
+    """A snapshot freezes the container where the server runs on another machine and its pool is btrfs."""
 
     class Killed(BaseException):
         pass

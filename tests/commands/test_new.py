@@ -32,12 +32,12 @@ def test_an_approved_request_becomes_a_live_tenant(bench: Bench) -> None:
     assert notes(bench, operation)[-1].endswith("the first login is shown once, only to you, within 72 h.")
 
 
-def test_a_first_login_that_does_not_expire_is_not_said_to(tmp_path: Path) -> None:
+def test_a_first_login_that_does_not_expire_is_announced_without_a_time(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_RETENTION__CREDENTIALS_HOURS="0")
     assert notes(bench, bench.done("new client-x"))[-1].endswith("the first login is shown once, only to you.")
 
 
-def test_the_plan_is_limits_and_sizes(bench: Bench) -> None:
+def test_the_plan_sets_limits_and_sizes(bench: Bench) -> None:
     bench.done("new client-x --plan medium --domain m.client.com")
     instance = bench.lxd.instance("client-x")
     assert instance.config["limits.cpu"] == "4"
@@ -48,14 +48,14 @@ def test_the_plan_is_limits_and_sizes(bench: Bench) -> None:
     assert (asked["domain"], asked["innodb_buffer_pool"], asked["fpm_children"]) == ("m.client.com", "3G", 16)
 
 
-def test_nothing_is_made_before_somebody_approved(bench: Bench) -> None:
+def test_nothing_is_created_before_the_approval(bench: Bench) -> None:
     bench.ask("new client-x")
     bench.finish()
     with pytest.raises(NotFound):
         bench.lxd.instance("client-x")
 
 
-def test_a_name_or_domain_is_given_once(bench: Bench) -> None:
+def test_a_name_or_domain_can_be_used_once(bench: Bench) -> None:
     bench.done("new client-x --domain m.client.com")
     with pytest.raises(Refused, match="already"):
         bench.ask("new client-x", LEAD)
@@ -77,19 +77,19 @@ def test_a_name_or_domain_is_given_once(bench: Bench) -> None:
         ("shop.client-x.mautic.localhost", r"belongs to tenant `client-x`"),
     ],
 )
-def test_nobody_goes_around_the_names_under_our_own_domain(bench: Bench, domain: str, why: str) -> None:
+def test_reserved_names_under_the_agencys_domain_are_refused(bench: Bench, domain: str, why: str) -> None:
     bench.done("new client-x --domain m.client.com")
     with pytest.raises(Refused, match=why):
         bench.ask(f"new client-y --domain {domain}")
 
 
 @pytest.mark.parametrize("domain", ["client-y.mautic.localhost", "www.client-y.mautic.localhost", "mautic.client.com"])
-def test_other_names_are_free(bench: Bench, domain: str) -> None:
+def test_other_domains_are_allowed(bench: Bench, domain: str) -> None:
     assert bench.done(f"new client-y --domain {domain}").arguments["domain"] == domain
 
 
-def test_files_that_are_old_in_the_blueprint_are_said_to_be(bench: Bench) -> None:
-    """The bot is newer than its blueprint: a new tenant is behind from its first day."""
+def test_the_card_says_if_the_files_of_the_blueprint_are_out_of_date(bench: Bench) -> None:
+    """The bot is newer than its blueprint, so a new tenant is out of date from its first day."""
     assert "Files" not in bench.ask("new client-x").plan["remarks"]
     (blueprint,) = [one.name for one in bench.lxd.instances() if label_of(one.config, "role") == "blueprint"]
     bench.lxd.update(blueprint, as_labels(furniture=FURNITURE - 1))
@@ -100,7 +100,7 @@ def test_files_that_are_old_in_the_blueprint_are_said_to_be(bench: Bench) -> Non
     )
 
 
-def test_a_domain_of_other_letters_is_shown_in_both_its_forms(bench: Bench) -> None:
+def test_an_international_domain_is_shown_in_both_forms(bench: Bench) -> None:
     plan = bench.answer("new client-x --domain müller-shop.de")
     assert plan.remarks["Domain"] == "müller-shop.de, which is xn--mller-shop-9db.de in DNS"
     assert plan.facts["Address"] == "https://xn--mller-shop-9db.de"
@@ -116,12 +116,12 @@ def test_a_domain_of_other_letters_is_shown_in_both_its_forms(bench: Bench) -> N
         ("--note " + "x" * 201, "201 characters"),
     ],
 )
-def test_what_there_is_not_is_refused(bench: Bench, words: str, why: str) -> None:
+def test_wrong_options_are_refused(bench: Bench, words: str, why: str) -> None:
     with pytest.raises(Refused, match=why):
         bench.answer(f"new client-x {words}")
 
 
-def test_the_newest_blueprint_is_taken_or_the_one_that_is_named(bench: Bench) -> None:
+def test_the_newest_or_the_named_blueprint_is_used(bench: Bench) -> None:
     add_blueprint(bench.lxd, "5.1.0")
     bench.lxd.update("blueprint--5-1-0", {"user.mautic-ops.created": "0"})
     for words, version in (("", "5.2.12+double"), (" --version 5.1.0", "5.1.0")):
@@ -130,7 +130,7 @@ def test_the_newest_blueprint_is_taken_or_the_one_that_is_named(bench: Bench) ->
         assert plan.arguments["version"] == version
 
 
-def test_a_host_with_an_older_recipe_of_the_version_gets_the_newest(tmp_path: Path) -> None:
+def test_a_host_with_an_older_recipe_of_the_version_gets_the_newest_blueprint(tmp_path: Path) -> None:
     far = SimulatedLxd()
     bench = make_bench(tmp_path, others={"far": far})
     name = "blueprint--5-2-12-double"
@@ -147,7 +147,7 @@ def test_a_host_with_an_older_recipe_of_the_version_gets_the_newest(tmp_path: Pa
     assert {one.name for one in far.instances()} == {name, f"{name}-r1", "client-x", "client-y"}
 
 
-def test_what_was_asked_for_before_recipes_were_stored_takes_what_is_there(tmp_path: Path) -> None:
+def test_a_request_from_before_recipes_were_stored_uses_the_blueprint_that_exists(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     operation = bench.approve(bench.ask("new client-x"))
     bench.lxd.update("blueprint--5-2-12-double", as_labels(recipe="r2", archive="a"))
@@ -156,7 +156,7 @@ def test_what_was_asked_for_before_recipes_were_stored_takes_what_is_there(tmp_p
     assert bench.context.operations.get(operation.id).state == "succeeded"
 
 
-def test_a_full_pool_of_a_named_host_is_told_too(tmp_path: Path) -> None:
+def test_a_full_pool_of_a_named_host_is_refused_at_the_request_and_at_the_approval(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     assert "free" in bench.answer("new client-x --host local").remarks["Free space"]
     waiting = bench.ask("new client-x --host local")
@@ -167,7 +167,7 @@ def test_a_full_pool_of_a_named_host_is_told_too(tmp_path: Path) -> None:
         bench.approve(waiting)
 
 
-def test_a_pool_that_fills_up_meanwhile_does_not_leave_it_half_made(tmp_path: Path) -> None:
+def test_a_pool_that_fills_up_meanwhile_leaves_no_tenant_half_made(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     operation = bench.approve(bench.ask("new client-x --host local"))
 
@@ -184,14 +184,14 @@ def test_a_pool_that_fills_up_meanwhile_does_not_leave_it_half_made(tmp_path: Pa
     assert bench.context.operations.get(operation.id).state == "succeeded"
 
 
-def test_a_full_pool_is_told_before_anybody_approves(tmp_path: Path) -> None:
+def test_a_full_pool_is_refused_at_the_request(tmp_path: Path) -> None:
     lxd = SimulatedLxd(pool_bytes=500_000_000)
     add_blueprint(lxd)
     with pytest.raises(Refused, match="storage pool of `local` is full"):
         make_bench(tmp_path, lxd).answer("new client-x")
 
 
-def test_without_a_blueprint_it_says_how_to_make_one(tmp_path: Path) -> None:
+def test_without_a_blueprint_the_refusal_says_how_to_build_one(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="blueprint build"):
         make_bench(tmp_path, SimulatedLxd()).answer("new client-x")
 
@@ -204,19 +204,19 @@ def test_an_instance_of_somebody_else_is_never_touched(bench: Bench) -> None:
     assert bench.lxd.instance("client-x").config["user.owner"] == "somebody"
 
 
-def test_without_a_name_it_opens_a_form(bench: Bench) -> None:
+def test_without_a_name_a_form_opens(bench: Bench) -> None:
     form = bench.answer("new")
     assert isinstance(form, Modal)
     block_kit.view(form.view, "modal")
     assert [block["block_id"] for block in form.view["blocks"]] == ["tenant", "domain", "plan", "note"]
 
 
-def test_the_operation_is_known_from_the_instance_alone(bench: Bench) -> None:
+def test_the_instance_has_the_number_of_its_operation_as_a_label(bench: Bench) -> None:
     operation = bench.done("new client-x")
     assert label_of(bench.lxd.instance("client-x").config, "operation") == str(operation.id)
 
 
-def test_no_tenant_has_the_name_of_what_keeps_room_on_a_pool(tmp_path: Path) -> None:
+def test_no_tenant_may_have_the_name_of_a_ballast(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     with pytest.raises(Refused, match="Names that begin with `ballast-` are reserved"):
         bench.ask("new ballast-local")

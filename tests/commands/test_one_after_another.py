@@ -1,4 +1,4 @@
-"""What one command leaves for the next: labels, kept containers and the order of starts stay true over both."""
+"""What one command leaves for the next: labels, retired containers and autostart are right after both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     made.lxd.clock = made.clock
     add_releases(made, "6.0.10")
     assert made.done("new client-x").state == "succeeded"
-    # What is there is of this version, whatever the label says.
+    # The container has this version, whatever the label says.
     simulated_state.change(made.lxd, "client-x", version=OLD, schema=OLD)
     return made
 
@@ -35,13 +35,13 @@ def done(bench: Bench, *texts: str) -> None:
 
 
 def versions(bench: Bench) -> tuple[str, str]:
-    """What the label says, and what serves."""
+    """Return the version on the label, and the version that serves."""
     found = bench.context.fleet.tenant("client-x")
     host = bench.context.fleet.of(found)
     return found.version, host.mautic.health(found.instance, bench.context.settings.health, None)["facts"]["version"]
 
 
-def test_a_restore_to_before_an_upgrade_is_known_as_the_old_version_and_keeps_its_tags(bench: Bench) -> None:
+def test_a_restore_to_before_an_upgrade_restores_the_version_label_and_keeps_tags(bench: Bench) -> None:
     done(bench, "snapshot client-x")
     (snapshot,) = bench.lxd.snapshots("client-x")
     done(bench, "rehearse client-x", "upgrade client-x", "tag client-x canary")
@@ -55,7 +55,7 @@ def test_a_restore_to_before_an_upgrade_is_known_as_the_old_version_and_keeps_it
     assert bench.context.fleet.tenant("client-x").tags == ("canary",)
 
 
-def test_the_undo_of_a_rollback_is_known_as_the_new_version(bench: Bench) -> None:
+def test_undoing_a_rollback_restores_the_new_version_label(bench: Bench) -> None:
     done(bench, "rehearse client-x", "upgrade client-x", "rollback client-x")
     assert versions(bench) == (OLD, OLD)
     rollback = bench.context.operations.select("command = 'rollback'")[0]
@@ -64,8 +64,8 @@ def test_the_undo_of_a_rollback_is_known_as_the_new_version(bench: Bench) -> Non
     assert versions(bench) == (NEW, NEW)
 
 
-def test_a_name_is_free_only_when_no_container_of_the_one_before_is_kept(bench: Bench) -> None:
-    """Its snapshots would be the new client's, and a rollback would serve the old one's data."""
+def test_a_name_is_free_only_when_no_container_of_its_last_tenant_is_kept(bench: Bench) -> None:
+    """A new client would get the old one's snapshots, and a rollback would serve the old one's data."""
     done(bench, "snapshot client-x")
     (snapshot,) = bench.lxd.snapshots("client-x")
     done(bench, f"restore client-x {snapshot.name}", "rehearse client-x", "upgrade client-x", "delete client-x")
@@ -78,9 +78,9 @@ def test_a_name_is_free_only_when_no_container_of_the_one_before_is_kept(bench: 
     assert bench.done("new client-x").state == "succeeded"
 
 
-def test_roll_back_goes_with_the_upgrade_that_was_rolled_back(bench: Bench) -> None:
+def test_an_incident_of_an_upgrade_ends_with_its_rollback(bench: Bench) -> None:
     for _ in range(30):
-        # The day before is what it is held against.
+        # The tenant is compared with the day before.
         bench.clock.move(3600)
         health(bench.context)
     done(bench, "rehearse client-x", "upgrade client-x")
@@ -98,7 +98,7 @@ def test_roll_back_goes_with_the_upgrade_that_was_rolled_back(bench: Bench) -> N
     assert "upgraded" not in kinds()
 
 
-def test_who_is_resumed_runs_after_the_next_boot_too(bench: Bench) -> None:
+def test_a_resumed_tenant_runs_after_the_next_boot_too(bench: Bench) -> None:
     done(bench, "suspend client-x", "stop client-x", "resume client-x")
     assert live(bench)
     assert not bench.context.fleet.tenant("client-x").stopped
@@ -106,8 +106,8 @@ def test_who_is_resumed_runs_after_the_next_boot_too(bench: Bench) -> None:
     assert live(bench)
 
 
-def test_a_restart_that_waited_starts_nobody_who_was_stopped_since(bench: Bench) -> None:
-    """Their late mail would go out with it."""
+def test_a_restart_that_waited_does_not_start_a_tenant_that_was_stopped_since(bench: Bench) -> None:
+    """A start would send their late mail."""
     bench.done("new client-y")
     restart = bench.ask("restart client-x,client-y", OPERATOR)
     done(bench, "stop client-x")
@@ -117,7 +117,7 @@ def test_a_restart_that_waited_starts_nobody_who_was_stopped_since(bench: Bench)
     assert not bench.lxd.instance("client-x").running
 
 
-def test_a_restart_starts_what_crashed_since_it_was_requested(bench: Bench) -> None:
+def test_a_restart_starts_a_tenant_that_crashed_since_the_request(bench: Bench) -> None:
     restart = bench.ask("restart client-x", OPERATOR)
     bench.lxd.stop("client-x", force=True)
     bench.approve(restart)

@@ -1,4 +1,4 @@
-"""`/mautic patch`, and upgrades onto another base: what is the tenant's own goes into a container that is made anew."""
+"""`/mautic patch`, and upgrades onto another base: the tenant's own data goes into a freshly cloned container."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DAY = 86_400
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """A tenant of 5.2.12, and a blueprint of the same Mautic with newer packages."""
+    """Return a bench with a tenant of 5.2.12, and a blueprint of the same Mautic with newer packages."""
     made = make_bench(tmp_path, MAUTIC_OPS_PICTURES__CHROMIUM="/none")
     assert made.done("new client-x").state == "succeeded"
     add_newer_base(made)
@@ -63,7 +63,7 @@ def test_a_patch_is_rehearsed_approved_and_leaves_the_tenant_on_newer_packages(b
     assert containers(bench) == {"client-x", after.instance}
 
 
-def test_what_a_rehearsal_of_a_patch_found_is_offered_by_itself(bench: Bench) -> None:
+def test_the_bot_requests_a_patch_after_its_rehearsal(bench: Bench) -> None:
     bench.answer("patch client-x", OPERATOR)
     bench.finish()
     offers(bench.context)
@@ -87,7 +87,7 @@ def test_outbound_mail_that_is_off_stays_off(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("plan", "memory", "pool"), [("gone", "24GiB", "12288M"), ("gone", "1GiB", "256M"), ("medium", "4GiB", "1536M")]
 )
-def test_what_its_container_has_and_not_the_settings_says_what_mariadb_may_hold(
+def test_mariadb_is_sized_by_the_memory_of_the_container_and_not_by_the_settings(
     bench: Bench, plan: str, memory: str, pool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.lxd.update("client-x", {**as_labels(plan=plan), "limits.memory": memory})
@@ -100,11 +100,11 @@ def test_what_its_container_has_and_not_the_settings_says_what_mariadb_may_hold(
 
     monkeypatch.setattr(Own, "adopt", noted)
     patched(bench)
-    assert adopted == [pool, pool], "in the rehearsal, and then"
+    assert adopted == [pool, pool], "in the rehearsal and in the patch"
     assert instance_of(bench).config["limits.memory"] == memory
 
 
-def test_what_a_plan_gives_inside_is_given_where_the_container_has_its_memory_or_no_limit(bench: Bench) -> None:
+def test_a_container_with_the_memory_of_its_plan_or_no_limit_gets_the_sizes_of_the_plan(bench: Bench) -> None:
     settings = bench.context.settings
     for memory in ("8GiB", "9GiB", "", "50%"):
         assert inside_of(settings, "medium", memory) == settings.plans["medium"]
@@ -113,7 +113,7 @@ def test_what_a_plan_gives_inside_is_given_where_the_container_has_its_memory_or
     assert (least.innodb_buffer_pool, least.fpm_children, least.email_workers) == ("5M", 1, 1)
 
 
-def test_a_rehearsal_of_a_patch_that_fails_says_where_and_how_it_is_tried_again(bench: Bench) -> None:
+def test_a_failed_rehearsal_of_a_patch_says_where_it_failed_and_how_to_try_again(bench: Bench) -> None:
     simulated_tenant.change(bench.lxd, "client-x", breaks={"adopt": "it is broken"})
     bench.answer("patch client-x", OPERATOR)
     bench.finish()
@@ -128,7 +128,7 @@ def test_a_rehearsal_of_a_patch_that_fails_says_where_and_how_it_is_tried_again(
 
 
 @pytest.mark.parametrize("step", ["send_own", "adopt", "migrate", "page"])
-def test_whatever_fails_the_old_container_goes_on(bench: Bench, step: str) -> None:
+def test_after_any_failure_the_old_container_serves_again(bench: Bench, step: str) -> None:
     bench.answer("patch client-x", OPERATOR)
     bench.finish()
     asked = bench.approve(bench.ask("patch client-x", OPERATOR))
@@ -160,13 +160,13 @@ def test_a_patch_is_rolled_back_to_the_container_from_before_it(bench: Bench) ->
     assert live(bench)
 
 
-def test_a_base_of_today_is_not_patched(bench: Bench) -> None:
+def test_a_base_that_is_less_than_a_day_old_is_not_patched(bench: Bench) -> None:
     patched(bench)
     with pytest.raises(Refused, match=r"newer ones are looked for after a day\. Try again after"):
         bench.ask("patch client-x", OPERATOR)
 
 
-def test_a_rehearsal_that_fails_is_no_offer_and_leaves_nothing(bench: Bench) -> None:
+def test_a_failed_rehearsal_offers_no_patch_and_leaves_nothing(bench: Bench) -> None:
     simulated_tenant.change(bench.lxd, "client-x", breaks={"adopt": "mariadb-upgrade ended with 1"})
     bench.answer("patch client-x", OPERATOR)
     bench.finish()
@@ -191,7 +191,7 @@ def test_a_blueprint_that_is_gone_voids_the_rehearsal(bench: Bench) -> None:
         bench.approve(asked)
 
 
-def test_the_card_says_what_becomes_of_the_snapshots_of_before(bench: Bench) -> None:
+def test_the_card_says_what_happens_to_existing_snapshots(bench: Bench) -> None:
     assert bench.done("new client-y").state == "succeeded"
     bench.lxd.update("client-y", as_labels(base=5))
     assert bench.done("snapshot client-x --keep", OPERATOR).state == "succeeded"
@@ -202,10 +202,10 @@ def test_the_card_says_what_becomes_of_the_snapshots_of_before(bench: Bench) -> 
     asked = bench.lxd.calls["snapshots"]
     many = bench.answer("patch client-x,client-y", OPERATOR)
     assert many.facts["Existing snapshots"] == "stay in the previous container"
-    assert bench.lxd.calls["snapshots"] == asked, "a batch counts none"
+    assert bench.lxd.calls["snapshots"] == asked, "a batch does not count them"
 
 
-def test_many_are_patched_by_one_request_ring_by_ring(bench: Bench) -> None:
+def test_one_request_patches_many_tenants_ring_by_ring(bench: Bench) -> None:
     assert bench.done("new client-y").state == "succeeded"
     bench.lxd.update("client-y", as_labels(base=5, tags="canary"))
     assert "Rehearsing" in bench.answer("patch --all", OPERATOR).text
@@ -218,7 +218,7 @@ def test_many_are_patched_by_one_request_ring_by_ring(bench: Bench) -> None:
     assert bench.context.fleet.tenant("client-y").base > 5
     bench.clock.move(29 * 60)
     bench.finish()
-    assert instance_of(bench).name == "client-x", "the canary's time is not over"
+    assert instance_of(bench).name == "client-x", "the pause after the canary is not over"
     bench.clock.move(2 * 60)
     bench.finish()
     assert instance_of(bench).name == f"client-x--{asked.id + 2}"
@@ -228,7 +228,7 @@ def test_many_are_patched_by_one_request_ring_by_ring(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("who", ["client-x", "--all"])
-def test_a_patch_is_planned_ahead(bench: Bench, who: str) -> None:
+def test_a_patch_can_be_scheduled(bench: Bench, who: str) -> None:
     assert "Rehearsing" in bench.answer(f"patch {who} --at tomorrow 03:00", OPERATOR).text
     bench.finish()
     offers(bench.context)
@@ -242,7 +242,7 @@ def test_a_patch_is_planned_ahead(bench: Bench, who: str) -> None:
     assert instance_of(bench).name != "client-x"
 
 
-def test_a_release_that_wants_another_php_gets_a_container_that_has_it(tmp_path: Path) -> None:
+def test_an_upgrade_that_needs_another_php_gets_a_container_that_has_it(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_PICTURES__CHROMIUM="/none")
     add_releases(bench, "8.0.0")
     put_blueprint(bench.lxd, "7.2.2+double", created=2, name="blueprint--seven")
@@ -261,7 +261,7 @@ def test_a_release_that_wants_another_php_gets_a_container_that_has_it(tmp_path:
     assert live(bench)
 
 
-def test_a_tenant_that_has_the_php_is_upgraded_where_it_is(bench: Bench) -> None:
+def test_an_upgrade_with_the_same_php_is_rehearsed_without_a_blueprint(bench: Bench) -> None:
     add_releases(bench, "6.0.10")
     bench.answer("upgrade client-x", OPERATOR)
     bench.finish()

@@ -1,4 +1,4 @@
-"""`--at`: what was approved begins at its time, is seen until then, and can be cancelled."""
+"""`--at`: an approved operation starts at its time, is shown until then, and can be cancelled."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HOUR = 3600.0
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """A tenant whose upgrade to 6.0.10 was rehearsed; it is 08:00 UTC, 09:00 in Berlin."""
+    """Return a bench with a tenant whose upgrade to 6.0.10 was rehearsed; it is 08:00 UTC, 09:00 in Berlin."""
     made = make_bench(tmp_path, MAUTIC_OPS_BOT__TIMEZONE="Europe/Berlin")
     assert made.done("new client-x").state == "succeeded"
     add_releases(made, "6.0.10")
@@ -47,7 +47,7 @@ def version(bench: Bench) -> str:
     return bench.context.fleet.tenant("client-x").version
 
 
-def test_it_begins_at_its_time_and_not_before(bench: Bench) -> None:
+def test_a_scheduled_upgrade_starts_at_its_time_and_not_before(bench: Bench) -> None:
     asked = bench.ask("upgrade client-x --at 22:00", OPERATOR)
     assert list(asked.plan["facts"])[:2] == ["Client offline", "Starts"]
     assert "2027-01-15 22:00 CET" in asked.plan["facts"]["Starts"]
@@ -58,7 +58,7 @@ def test_it_begins_at_its_time_and_not_before(bench: Bench) -> None:
     bench.clock.move(13 * HOUR - 1)
     bench.finish()
     assert (bench.context.operations.get(asked.id).state, version(bench)) == ("queued", "5.2.12+double")
-    assert len(notes(bench, asked)) == 1, "what was said at the approval is not said again"
+    assert len(notes(bench, asked)) == 1, "the note of the approval is not repeated"
     bench.clock.move(1)
     bench.finish()
     ended = bench.context.operations.get(asked.id)
@@ -66,7 +66,7 @@ def test_it_begins_at_its_time_and_not_before(bench: Bench) -> None:
     assert live(bench)
 
 
-def test_a_bot_that_is_started_anew_keeps_to_it(bench: Bench, tmp_path: Path) -> None:
+def test_a_restarted_bot_keeps_to_the_scheduled_time(bench: Bench, tmp_path: Path) -> None:
     bench.approve(bench.ask("upgrade client-x --at tomorrow 01:00", OPERATOR))
     again = make_bench(tmp_path, bench.lxd, MAUTIC_OPS_BOT__TIMEZONE="Europe/Berlin")
     again.clock.at = bench.clock.at
@@ -77,7 +77,7 @@ def test_a_bot_that_is_started_anew_keeps_to_it(bench: Bench, tmp_path: Path) ->
     assert version(again) == NEW
 
 
-def test_it_can_be_cancelled_until_then_by_who_asked_and_who_decides(bench: Bench) -> None:
+def test_the_requester_and_approvers_can_cancel_a_scheduled_upgrade(bench: Bench) -> None:
     desk = make_desk(bench)
     for text, cancel in (
         ("upgrade client-x --at 22:00", lambda asked: desk.command(f"cancel {asked.id}", OPERATOR)),
@@ -88,7 +88,7 @@ def test_it_can_be_cancelled_until_then_by_who_asked_and_who_decides(bench: Benc
         (card,) = [one for one in desk.slack.said if "Upgrade tenant client-x" in json.dumps(one["blocks"])][-1:]
         assert "scheduled" in json.dumps(card["blocks"])
         desk.click("cancel", asked.mark, ASKER)
-        assert bench.context.operations.get(asked.id).state == "queued", "anybody else may not"
+        assert bench.context.operations.get(asked.id).state == "queued", "nobody else may cancel it"
         cancel(asked)
         assert bench.context.operations.get(asked.id).state == "cancelled"
         assert events(bench, asked)[-1] == "operation.cancelled"
@@ -97,7 +97,7 @@ def test_it_can_be_cancelled_until_then_by_who_asked_and_who_decides(bench: Benc
     assert version(bench) == "5.2.12+double"
 
 
-def test_the_home_tab_tells_of_it(bench: Bench) -> None:
+def test_the_home_tab_shows_a_scheduled_upgrade(bench: Bench) -> None:
     asked = bench.approve(bench.ask("upgrade client-x --at 22:00", OPERATOR))
     desk = make_desk(bench)
     desk.invocations.handle("home", "key", {"user": ASKER.id, "team": "T0OURS"})
@@ -106,7 +106,7 @@ def test_the_home_tab_tells_of_it(bench: Bench) -> None:
     assert f"or whoever may approve it, can cancel it: `/mautic cancel {asked.id}`" in said
 
 
-def test_snapshots_go_on_while_it_waits(bench: Bench) -> None:
+def test_snapshots_are_taken_while_an_upgrade_waits(bench: Bench) -> None:
     bench.approve(bench.ask("upgrade client-x --at 22:00", OPERATOR))
     bench.clock.move(2 * HOUR)
     snapshots(bench.context)
@@ -115,7 +115,7 @@ def test_snapshots_go_on_while_it_waits(bench: Bench) -> None:
     assert [one.state for one in taken] == ["succeeded"]
 
 
-def test_nobody_approves_it_once_its_time_has_passed(bench: Bench) -> None:
+def test_a_request_cannot_be_approved_once_its_time_has_passed(bench: Bench) -> None:
     asked = bench.ask("upgrade client-x --at 10:30", OPERATOR)
     bench.clock.move(1.5 * HOUR)
     with pytest.raises(Refused, match="has expired"):
@@ -133,18 +133,18 @@ def test_nobody_approves_it_once_its_time_has_passed(bench: Bench) -> None:
         ("2027-01-17 02:00", r"is too far ahead\. .*2027-01-16 09:00 CET.* A rehearsal holds for a day"),
     ],
 )
-def test_a_time_that_cannot_be_is_refused_in_a_sentence(bench: Bench, typed: str, why: str) -> None:
+def test_an_impossible_time_is_refused(bench: Bench, typed: str, why: str) -> None:
     for command in ("upgrade client-x", "rollout 6.0.10 --all"):
         with pytest.raises(Refused, match=why):
             bench.answer(f"{command} --at {typed}", OPERATOR)
 
 
-def test_what_is_no_time_is_told_with_what_is(bench: Bench) -> None:
+def test_an_unreadable_time_is_refused_with_examples(bench: Bench) -> None:
     with pytest.raises(UnknownWords, match=r"“soon” is not a time\. Use `22:00`, .*\(times of Europe/Berlin\)"):
         bench.answer("upgrade client-x --at soon", OPERATOR)
 
 
-def test_a_rehearsal_that_would_be_too_old_by_then_is_made_again(bench: Bench) -> None:
+def test_a_rehearsal_that_would_be_too_old_by_then_is_repeated(bench: Bench) -> None:
     bench.clock.move(14 * HOUR)
     assert "Rehearsing" in bench.answer("upgrade client-x --at tomorrow 10:00", OPERATOR).text
     bench.finish()
@@ -157,7 +157,7 @@ def test_a_rehearsal_that_would_be_too_old_by_then_is_made_again(bench: Bench) -
     assert version(bench) == NEW
 
 
-def test_a_time_that_passes_while_it_is_rehearsed_is_told(bench: Bench) -> None:
+def test_a_time_that_passes_during_the_rehearsal_is_reported(bench: Bench) -> None:
     with bench.context.database.transaction() as transaction:
         transaction.execute("DELETE FROM evidence")
     assert "Rehearsing" in bench.answer("upgrade client-x --at 09:10", OPERATOR).text
@@ -170,7 +170,7 @@ def test_a_time_that_passes_while_it_is_rehearsed_is_told(bench: Bench) -> None:
     assert "has passed" in notes(bench, rehearsal)[-1]
 
 
-def test_what_changed_by_then_is_found_as_it_begins(bench: Bench) -> None:
+def test_the_rehearsal_is_checked_again_at_the_start(bench: Bench) -> None:
     asked = bench.approve(bench.ask("upgrade client-x --at 22:00", OPERATOR))
     (found,) = [evidence.newest(bench.context.database, "client-x", NEW)]
     assert found
@@ -182,8 +182,8 @@ def test_what_changed_by_then_is_found_as_it_begins(bench: Bench) -> None:
     assert "No rehearsal of this upgrade has passed" in ended.outcome
 
 
-def test_what_a_rehearsal_found_is_deleted_after_a_week(bench: Bench) -> None:
-    """Its files too: the log of one that failed contains e-mail addresses."""
+def test_the_results_of_a_rehearsal_are_deleted_after_a_week(bench: Bench) -> None:
+    """Its files too: the log of a failed rehearsal contains e-mail addresses."""
     (rehearsal,) = bench.context.operations.select("command = 'rehearse'")
     folder = files(bench.context.settings, rehearsal.id)
     of_today = folder.with_name("999")
@@ -199,7 +199,7 @@ def test_what_a_rehearsal_found_is_deleted_after_a_week(bench: Bench) -> None:
     assert evidence.newest(bench.context.database, "client-x", NEW) is None
 
 
-def test_a_rollout_begins_at_its_time(bench: Bench) -> None:
+def test_a_scheduled_rollout_starts_at_its_time(bench: Bench) -> None:
     asked = bench.ask("rollout 6.0.10 --all --at 2027-01-15 22:00", OPERATOR)
     assert asked.plan["texts"]["again"] == "rollout 6.0.10 --all --at 2027-01-15T22:00+01:00"
     bench.approve(asked)
@@ -211,7 +211,7 @@ def test_a_rollout_begins_at_its_time(bench: Bench) -> None:
     assert version(bench) == NEW
 
 
-def test_a_time_outside_the_hours_is_refused(tmp_path: Path, bench: Bench) -> None:
+def test_a_time_outside_the_upgrade_window_is_refused(tmp_path: Path, bench: Bench) -> None:
     (tmp_path / CONFIG).write_text((tmp_path / CONFIG).read_text() + '[upgrades]\nwindow = "22:00-05:00"\n')
     again = make_bench(tmp_path, bench.lxd, MAUTIC_OPS_BOT__TIMEZONE="Europe/Berlin")
     with pytest.raises(Refused, match=r"between 22:00-05:00 \(Europe/Berlin\).*2027-01-15 22:00 CET"):
@@ -219,7 +219,7 @@ def test_a_time_outside_the_hours_is_refused(tmp_path: Path, bench: Bench) -> No
     assert again.ask("upgrade client-x --at 23:00", OPERATOR).at
 
 
-def test_a_move_is_planned_as_well(tmp_path: Path) -> None:
+def test_a_move_can_be_scheduled_too(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, members=("node1", "node2"))
     assert bench.done("new client-x --host node1").state == "succeeded"
     asked = bench.approve(bench.ask("migrate client-x node2 --at in 2h", OPERATOR))
@@ -231,7 +231,7 @@ def test_a_move_is_planned_as_well(tmp_path: Path) -> None:
     assert bench.context.fleet.tenant("client-x").host == "node2"
 
 
-def test_a_rehearsal_that_is_too_old_when_the_hours_begin_is_made_again(tmp_path: Path, bench: Bench) -> None:
+def test_a_rehearsal_that_is_too_old_when_the_window_opens_is_repeated(tmp_path: Path, bench: Bench) -> None:
     (tmp_path / CONFIG).write_text((tmp_path / CONFIG).read_text() + '[upgrades]\nwindow = "07:00-08:00"\n')
     again = make_bench(tmp_path, bench.lxd, MAUTIC_OPS_BOT__TIMEZONE="Europe/Berlin")
     again.clock.at = bench.clock.at + 12 * HOUR

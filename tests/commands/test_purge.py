@@ -1,4 +1,4 @@
-"""`/mautic purge` never reads like, nor is, the removal of the live client."""
+"""`/mautic purge` never deletes the live tenant, and never reads as if it did."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIVE = "the live client-x, container client-x--3 on local"
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """After a restore the live container is `client-x--3`, and the old one is called as the client."""
+    """Return a bench after a restore: the live container is `client-x--3`, the old one has the name of the tenant."""
     made = make_bench(tmp_path)
     made.done("new client-x")
     made.done("snapshot client-x", OPERATOR)
@@ -29,7 +29,7 @@ def desk(bench: Bench) -> Desk:
     return make_desk(bench)
 
 
-def test_the_live_one_is_named_as_not_affected_on_card_in_the_window_and_afterwards(desk: Desk) -> None:
+def test_the_card_the_dialog_and_the_result_say_that_the_live_container_is_not_affected(desk: Desk) -> None:
     operation = desk.bench.ask("purge client-x", OPERATOR)
     card = "\n".join(mrkdwn(desk.announcer.card(operation).blocks))
     assert "*Deletes:* container client-x on local, with all data and snapshots" in card
@@ -44,17 +44,17 @@ def test_the_live_one_is_named_as_not_affected_on_card_in_the_window_and_afterwa
     assert f"*Not affected:* {LIVE}" in told
 
 
-def test_the_live_one_is_refused_by_name(bench: Bench) -> None:
+def test_purging_the_live_container_by_its_name_is_refused(bench: Bench) -> None:
     with pytest.raises(Refused, match="`client-x--3` is the live `client-x`, which is never purged"):
         bench.answer("purge client-x client-x--3", OPERATOR)
 
 
-def test_a_name_that_there_is_not_is_not_taken_for_a_tenant(bench: Bench) -> None:
+def test_an_unknown_name_is_not_taken_for_a_tenant(bench: Bench) -> None:
     with pytest.raises(Refused, match="There is no tenant or old copy named `nosuch`"):
         bench.answer("purge nosuch", OPERATOR)
 
 
-def test_one_that_became_the_tenant_since_is_not_removed(bench: Bench) -> None:
+def test_a_container_that_has_become_the_live_one_is_not_deleted(bench: Bench) -> None:
     operation = bench.approve(bench.ask("purge client-x", OPERATOR))
 
     def become(moment: str) -> None:
@@ -68,19 +68,19 @@ def test_one_that_became_the_tenant_since_is_not_removed(bench: Bench) -> None:
     assert bench.lxd.instance("client-x")
 
 
-def test_where_there_is_no_live_one_it_says_that_this_is_all(bench: Bench) -> None:
+def test_without_a_live_container_the_card_says_that_this_is_the_last_copy(bench: Bench) -> None:
     bench.done("delete client-x", OPERATOR)
     remarks = bench.answer("purge client-x client-x--archived", OPERATOR).remarks
     assert remarks["Not affected"] == "nothing: there is no live client-x, and this is the last copy"
 
 
-def test_which_one_says_what_each_is(bench: Bench) -> None:
+def test_the_question_which_copy_is_meant_says_what_each_is(bench: Bench) -> None:
     bench.done("delete client-x", OPERATOR)
     with pytest.raises(Refused, match=r"`client-x` \(replaced by restore 3.*`client-x--archived` \(the arch"):
         bench.answer("purge client-x", OPERATOR)
 
 
-def test_the_archive_that_stands_in_the_way_is_told_from_the_live_one(tmp_path: Path) -> None:
+def test_an_archive_that_blocks_a_delete_is_not_confused_with_the_live_tenant(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     config = as_labels(role="archived", tenant="client-x", archived=1, operation=0)
@@ -89,7 +89,7 @@ def test_the_archive_that_stands_in_the_way_is_told_from_the_live_one(tmp_path: 
         bench.answer("delete client-x", OPERATOR)
 
 
-def test_the_copy_of_a_rehearsal_is_offered_only_when_that_is_not_under_way(bench: Bench) -> None:
+def test_the_copy_of_a_rehearsal_is_offered_only_when_the_rehearsal_is_over(bench: Bench) -> None:
     add_releases(bench, "6.0.10")
     asked = bench.ask("rehearse client-x", OPERATOR)
 

@@ -26,7 +26,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def said(message: Message) -> str:
-    """All that a message says; it is one that Slack takes."""
+    """Return all text of a message, after checking that Slack accepts it."""
     judge(message, PEOPLE)
     return "\n".join(mrkdwn(message.blocks))
 
@@ -42,7 +42,7 @@ def test_list_shows_tenants_and_filters_them(bench: Bench) -> None:
     assert said(bench.answer("list --archived")).startswith("No archived tenants.")
 
 
-def test_list_tells_suspended_tenants_from_open_ones(bench: Bench) -> None:
+def test_list_distinguishes_suspended_tenants_from_open_ones(bench: Bench) -> None:
     bench.done("new client-y")
     bench.done("suspend client-x", OPERATOR)
     everything = said(bench.answer("list"))
@@ -51,7 +51,7 @@ def test_list_tells_suspended_tenants_from_open_ones(bench: Bench) -> None:
     assert ":large_green_circle: *client-y* · healthy · " in everything
 
 
-def test_the_next_page_of_a_list_is_of_the_same_tenants(bench: Bench) -> None:
+def test_the_link_to_the_next_page_of_a_list_keeps_its_filters(bench: Bench) -> None:
     for role in ("tenant", "archived"):
         for number in range(60):
             name = f"{role}-{number}"
@@ -63,7 +63,7 @@ def test_the_next_page_of_a_list_is_of_the_same_tenants(bench: Bench) -> None:
     assert "next: `/mautic list ved- --archived --page 2`" in said(bench.answer("list ved- --archived"))
 
 
-def test_list_costs_one_request_however_many_tenants_there_are(bench: Bench) -> None:
+def test_list_needs_one_request_however_many_tenants_there_are(bench: Bench) -> None:
     for number in range(200):
         config = as_labels(role="tenant", tenant=f"t{number}", domain=f"t{number}.mautic.localhost")
         bench.lxd.create(f"t{number}", "base", config=config, devices={})
@@ -75,7 +75,7 @@ def test_list_costs_one_request_however_many_tenants_there_are(bench: Bench) -> 
         bench.answer("list --page 10")
 
 
-def test_a_page_of_the_list_is_whole_with_the_longest_names_and_notes(bench: Bench) -> None:
+def test_a_page_of_the_list_is_complete_with_the_longest_names_and_notes(bench: Bench) -> None:
     for number in range(60):
         name = f"{'client' * 6}-{number}"
         facts = {"tenant": name, "domain": f"{name}.{'sub' * 20}.example.com", "note": "promised to the board " * 20}
@@ -83,7 +83,7 @@ def test_a_page_of_the_list_is_whole_with_the_longest_names_and_notes(bench: Ben
     assert "Page 1 of 3" in said(bench.answer("list"))
 
 
-def test_status_looks_at_one_tenant(bench: Bench) -> None:
+def test_status_shows_the_checks_of_one_tenant(bench: Bench) -> None:
     shown = said(bench.answer("status client-x"))
     assert ":white_check_mark: *Public page:*" in shown
     assert "&lt;!channel&gt; spring" in shown
@@ -95,14 +95,14 @@ def test_status_looks_at_one_tenant(bench: Bench) -> None:
         bench.answer("status client-y")
 
 
-def test_status_that_cannot_look_inside_does_not_call_the_tenant_well(bench: Bench) -> None:
+def test_status_that_cannot_look_inside_does_not_call_the_tenant_healthy(bench: Bench) -> None:
     bench.lxd.fail_next("execute", LxdUnavailable("LXD does not answer."))
     shown = said(bench.answer("status client-x"))
     assert ":x: LXD does not answer." in shown
     assert ":large_orange_circle:" in shown
 
 
-def test_status_judges_no_tenant_that_is_closed_on_purpose(bench: Bench) -> None:
+def test_status_reports_no_problem_of_a_suspended_tenant(bench: Bench) -> None:
     assert bench.done("suspend client-x", OPERATOR).state == "succeeded"
     shown = said(bench.answer("status client-x"))
     assert ":white_circle:" in shown
@@ -110,7 +110,7 @@ def test_status_judges_no_tenant_that_is_closed_on_purpose(bench: Bench) -> None
     assert ":x:" not in shown
 
 
-def test_history_shows_who_asked_who_decided_and_what_came_of_it(bench: Bench) -> None:
+def test_history_shows_the_requester_the_approver_and_the_outcome(bench: Bench) -> None:
     shown = said(bench.answer("history client-x"))
     assert f"*done* · requested by <@{ASKER.id}> · approved by <@{LEAD.id}>" in shown
     with pytest.raises(Refused, match="no tenant `client-y`"):
@@ -123,7 +123,7 @@ def test_audit_is_for_operators_and_approvers(bench: Bench) -> None:
     assert "operation.succeeded" in said(bench.answer("audit", OPERATOR))
 
 
-def test_audit_verify_gives_a_head_that_it_finds_again(bench: Bench) -> None:
+def test_audit_verify_finds_a_head_that_it_gave_before(bench: Bench) -> None:
     shown = said(bench.answer("audit verify", LEAD))
     assert "Audit log intact" in shown
     head = shown.split("Head of the hash chain: `")[1].split("`")[0]
@@ -132,7 +132,7 @@ def test_audit_verify_gives_a_head_that_it_finds_again(bench: Bench) -> None:
     assert "Audit log altered" in said(bench.answer("audit verify --head 0123456789abcdef", LEAD))
 
 
-def test_audit_export_is_a_file_on_the_bots_machine_and_a_row(bench: Bench, tmp_path: Path) -> None:
+def test_audit_export_writes_a_file_on_the_bots_machine_and_an_audit_row(bench: Bench, tmp_path: Path) -> None:
     said(bench.answer("audit export", LEAD))
     (file,) = tmp_path.glob("audit-*.jsonl")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -140,8 +140,8 @@ def test_audit_export_is_a_file_on_the_bots_machine_and_a_row(bench: Bench, tmp_
     assert "audit.exported" in said(bench.answer("audit", LEAD))
 
 
-def test_doctor_names_what_is_not_well(bench: Bench) -> None:
-    assert ":x: *LXD:*" not in said(bench.answer("doctor"))
+def test_doctor_names_problems(bench: Bench) -> None:
+    assert ":x: *Servers:*" not in said(bench.answer("doctor"))
     bench.lxd.fail_next("server", LxdUnavailable("LXD does not answer."))
     with bench.context.database.transaction() as transaction:
         transaction.execute("DROP TRIGGER audit_is_append_only_update")
@@ -167,7 +167,7 @@ def test_help_comes_from_the_commands_themselves(bench: Bench) -> None:
         bench.answer("help delte")
 
 
-def test_approve_deny_and_cancel_by_their_numbers(bench: Bench) -> None:
+def test_requests_are_approved_denied_and_cancelled_by_their_numbers(bench: Bench) -> None:
     first, second, third = (bench.ask(f"new client-{name}") for name in "abc")
     assert "approved request" in said(bench.answer(f"approve {first.id}", LEAD))
     assert "denied request" in said(bench.answer(f"deny {second.id} because it is late", LEAD))
@@ -177,7 +177,7 @@ def test_approve_deny_and_cancel_by_their_numbers(bench: Bench) -> None:
     assert bench.context.operations.get(second.id).decisions[0].reason == "it is late"
 
 
-def test_a_dangerous_approval_takes_the_name_behind_the_number(bench: Bench) -> None:
+def test_a_dangerous_approval_needs_the_name_after_the_number(bench: Bench) -> None:
     operation = bench.ask("delete client-x", OPERATOR)
     with pytest.raises(Refused, match=f"/mautic approve {operation.id} client-x"):
         bench.answer(f"approve {operation.id}", LEAD)
@@ -185,7 +185,7 @@ def test_a_dangerous_approval_takes_the_name_behind_the_number(bench: Bench) -> 
     assert bench.context.operations.get(operation.id).state == "queued"
 
 
-def test_credentials_are_for_who_asked(bench: Bench) -> None:
+def test_credentials_are_only_for_the_requester(bench: Bench) -> None:
     with pytest.raises(Refused, match=f"Only <@{ASKER.id}>"):
         bench.answer("credentials client-x", LEAD)
     with pytest.raises(Refused, match="There is no tenant `client-y`"):
@@ -211,7 +211,7 @@ def test_every_query_says_so_when_lxd_is_down(bench: Bench) -> None:
         assert ":red_circle: *local* · LXD does not answer." in said(bench.answer("hosts"))
 
 
-def test_hosts_shows_each_member_though_the_pool_of_one_cannot_be_read(
+def test_hosts_shows_each_member_even_if_the_pool_of_one_cannot_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = make_bench(tmp_path, members=("node1", "node2"))
@@ -226,7 +226,7 @@ def test_console_takes_the_options_of_mautics_commands(bench: Bench, option: str
     assert "--list-id=5" in said(bench.answer(f"console client-x mautic:segments:update {option}", OPERATOR))
 
 
-def test_console_runs_what_is_allowed_for_those_who_may(bench: Bench) -> None:
+def test_console_runs_allowed_commands_for_operators_and_approvers_only(bench: Bench) -> None:
     assert "finished (exit code 0)" in said(bench.answer("console client-x cache:clear", OPERATOR))
     with pytest.raises(Refused, match="Ask an operator or an approver"):
         bench.answer("console client-x cache:clear", ASKER)
@@ -240,5 +240,5 @@ def test_console_runs_what_is_allowed_for_those_who_may(bench: Bench) -> None:
     )
 
 
-def test_hosts_shows_where_there_is_room(bench: Bench) -> None:
+def test_hosts_shows_a_healthy_host_with_its_tenants(bench: Bench) -> None:
     assert ":large_green_circle: *local* · LXD simulated · 1 tenant · " in said(bench.answer("hosts"))

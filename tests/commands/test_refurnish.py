@@ -1,4 +1,4 @@
-"""`/mautic refurnish`: tenants of an earlier bot are told, and brought up to date."""
+"""`/mautic refurnish`: tenants with the files of an earlier version are reported, and brought up to date."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.bot import OPERATOR, Bench, make_bench
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """Three tenants, of which one was made by this bot."""
+    """Return a bench with three tenants, two of which are as an earlier version of the bot made them."""
     made = make_bench(tmp_path)
     for name in ("client-x", "client-y", "client-z"):
         assert made.done(f"new {name}").state == "succeeded"
@@ -26,7 +26,7 @@ def bench(tmp_path: Path) -> Bench:
     return made
 
 
-def test_who_is_behind_is_told_until_it_is_not(bench: Bench) -> None:
+def test_outdated_tenants_are_reported_until_they_are_refurnished(bench: Bench) -> None:
     def told() -> list[bool]:
         shown = [bench.answer(text, OPERATOR).text for text in ("status client-x", "hosts")]
         return ["files" in text and "out of date" in text for text in shown]
@@ -39,7 +39,7 @@ def test_who_is_behind_is_told_until_it_is_not(bench: Bench) -> None:
     assert gather(bench.context, 0).behind == ()
 
 
-def test_all_that_are_behind_are_updated_at_once_and_the_others_left_out(bench: Bench) -> None:
+def test_all_outdated_tenants_are_refurnished_at_once_and_the_others_left_out(bench: Bench) -> None:
     plan = bench.answer("refurnish --all", OPERATOR)
     assert [child.tenant for child in plan.children] == ["client-x", "client-y"]
     assert "client-z" in plan.remarks["Left out"]
@@ -54,7 +54,7 @@ def test_all_that_are_behind_are_updated_at_once_and_the_others_left_out(bench: 
         bench.answer("refurnish --all", OPERATOR)
 
 
-def test_what_lacks_only_its_slot_is_said_to(bench: Bench) -> None:
+def test_the_card_says_if_only_the_slot_is_missing(bench: Bench) -> None:
     def files(name: str) -> object:
         return bench.ask(f"refurnish {name}", OPERATOR).plan["remarks"]["Files"]
 
@@ -72,13 +72,13 @@ def test_a_tenant_keeps_its_slot(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("ends", "why"), [("stop client-x", "is stopped"), ("suspend client-x", "is suspended")])
-def test_files_are_updated_only_where_it_runs(bench: Bench, ends: str, why: str) -> None:
+def test_only_a_running_tenant_is_refurnished(bench: Bench, ends: str, why: str) -> None:
     bench.done(ends, OPERATOR)
     with pytest.raises(Refused, match=f"{why}.*`/mautic (start|resume) client-x` first"):
         bench.answer("refurnish client-x", OPERATOR)
 
 
-def test_a_page_that_does_not_answer_afterwards_puts_the_files_back(
+def test_the_files_are_put_back_if_the_page_does_not_answer_afterwards(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> str:

@@ -1,4 +1,4 @@
-"""`/mautic releases`, and what is said of a version with known holes where one is asked for."""
+"""`/mautic releases`, and the warnings about versions with known security holes."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ def shown(bench: Bench, text: str = "releases") -> str:
 
 
 def of(bench: Bench, version: str) -> str:
-    """What is said of one release."""
+    """Return what the answer says about one release."""
     return shown(bench).partition(f"*Mautic {version}+double*")[2].partition("*Mautic ")[0]
 
 
-def test_releases_say_who_runs_them_and_who_may_go_there(bench: Bench) -> None:
+def test_releases_show_their_tenants_and_the_versions_they_can_upgrade_directly(bench: Bench) -> None:
     versions = [line.split("*")[1] for line in shown(bench).splitlines() if "*Mautic" in line]
     assert versions == [f"Mautic {one}" for one in reversed(METADATA)]
     assert "· 3 tenants ·" in of(bench, "5.2.9")
     assert "Upgrades directly from" not in of(bench, "5.2.9")
     assert "Upgrades directly from 5.2.9+double (3 tenants)\n" in of(bench, "5.2.12")
     assert "Upgrades directly from 5.2.12+double (1 tenant), 5.2.9+double (3 tenants)" in of(bench, "6.0.10")
-    assert "Upgrades directly from" not in of(bench, "7.2.2"), "by way of 6.0.10 only"
+    assert "Upgrades directly from" not in of(bench, "7.2.2"), "only via 6.0.10"
 
 
-def test_releases_say_what_they_need_and_where_their_blueprints_are(bench: Bench) -> None:
+def test_releases_show_what_they_need_and_where_their_blueprints_are(bench: Bench) -> None:
     assert "PHP 8.1-8.3, MariaDB 10.11.0 or newer" in of(bench, "7.2.2")
     assert "Blueprint: built when needed" in of(bench, "7.2.2")
     assert "PHP 8.4-8.5" in of(bench, "8.0.0")
@@ -70,7 +70,7 @@ def test_releases_say_what_they_need_and_where_their_blueprints_are(bench: Bench
     assert "Blueprint: local, 3 days old, earlier recipe" in of(bench, "5.2.12")
 
 
-def test_releases_say_known_holes_and_the_end_of_support(bench: Bench) -> None:
+def test_releases_show_known_holes_and_the_end_of_support(bench: Bench) -> None:
     old = of(bench, "5.2.9")
     assert "· support ended 30 Jun 2026 (paid until 30 Jun 2028)" in old
     assert "5 known security holes: 1 critical, 1 unrated, 2 high, 1 medium · fixed in 5.2.12" in old
@@ -93,13 +93,13 @@ def test_a_silent_server_is_named(bench: Bench) -> None:
     assert "*local does not answer*, so its tenants and blueprints are not included" in shown(bench)
 
 
-def test_without_any_it_says_so(tmp_path: Path) -> None:
+def test_without_releases_the_answer_says_so(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.lxd.delete("blueprint--5-2-12-double")
     assert "No releases yet." in shown(bench)
 
 
-def test_the_approver_of_a_new_tenant_hears_of_known_holes(bench: Bench) -> None:
+def test_the_card_of_a_new_tenant_names_known_holes(bench: Bench) -> None:
     remarks = bench.ask("new client-x --version 5.2.9+double").plan["remarks"]
     assert remarks["Security"].startswith("Mautic 5.2.9+double has 5 known security holes (1 critical, ")
     assert "Security" not in bench.ask("new client-y --version 5.2.12+double").plan["remarks"]
@@ -107,7 +107,7 @@ def test_the_approver_of_a_new_tenant_hears_of_known_holes(bench: Bench) -> None
     assert many["remarks"]["Security"] == remarks["Security"]
 
 
-def test_a_new_tenant_with_a_known_hole_may_be_refused(tmp_path: Path) -> None:
+def test_the_settings_may_refuse_a_new_tenant_with_known_holes(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_ADVISORIES__REFUSE="critical")
     add_blueprint(bench.lxd, "5.2.9+double")
     with pytest.raises(Refused, match=r"known security holes .* fixed in 5\.2\.12\. The setting `advisories.refuse`"):
@@ -115,6 +115,6 @@ def test_a_new_tenant_with_a_known_hole_may_be_refused(tmp_path: Path) -> None:
     assert bench.done("new client-x --version 5.2.12+double").state == "succeeded"
 
 
-def test_status_says_known_holes(bench: Bench) -> None:
+def test_status_names_known_holes(bench: Bench) -> None:
     assert ":shield: Mautic 5.2.9+double has 5 known security holes" in shown(bench, "status client-a")
     assert ":shield:" not in shown(bench, "status client-d")

@@ -1,4 +1,4 @@
-"""`/mautic resize` of a tenant whose plan the settings lack by now, or change: its container tells what it has."""
+"""`/mautic resize` of a tenant whose plan was removed or changed in the settings: its container says what it has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.bot import OPERATOR, Bench, make_bench, notes
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """A tenant of the plan medium, of 8 GiB, which was removed from the settings since."""
+    """Return a bench with a tenant of the plan medium, of 8 GiB, which was then removed from the settings."""
     made = make_bench(tmp_path)
     assert made.done("new client-x --plan medium").state == "succeeded"
     plans: Any = made.context.settings.plans
@@ -28,9 +28,9 @@ def bench(tmp_path: Path) -> Bench:
 
 
 class Inside:
-    """What is asked of the tenant's MariaDB; `fails`: how often it is not done.
+    """Records what is asked of the tenant's MariaDB; `fails`: the numbers of the calls that fail, from 1.
 
-    `seen`: the container's limit of memory at that moment, and the pool's size.
+    `seen`: for each call, the container's memory limit at that moment and the size of the buffer pool.
     """
 
     def __init__(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def what_it_has(bench: Bench) -> tuple[str, ...]:
     return label_of(instance.config, "plan"), *limits, instance.devices["root"]["size"]
 
 
-def test_memory_is_given_back_inside_before_it_is_taken_away(bench: Bench, inside: Inside) -> None:
+def test_mariadb_gives_memory_back_before_the_limit_is_lowered(bench: Bench, inside: Inside) -> None:
     asked = bench.ask("resize client-x --plan small", OPERATOR)
     assert asked.plan["summary"] == "Resize tenant client-x from medium to small"
     assert asked.plan["remarks"] == {"Before": "medium: 4 CPUs, 8 GiB memory, 80 GiB disk"}
@@ -68,7 +68,7 @@ def test_memory_is_given_back_inside_before_it_is_taken_away(bench: Bench, insid
     assert inside.seen == [("8GiB", "768M"), ("3GiB", "768M")]
 
 
-def test_what_the_settings_give_its_plan_by_now_does_not_count(bench: Bench, inside: Inside) -> None:
+def test_a_changed_plan_in_the_settings_does_not_count(bench: Bench, inside: Inside) -> None:
     plans: Any = bench.context.settings.plans
     plans["medium"] = replace(plans["small"], memory="2GiB")
     assert bench.done("resize client-x --plan small", OPERATOR).state == "succeeded"
@@ -76,14 +76,14 @@ def test_what_the_settings_give_its_plan_by_now_does_not_count(bench: Bench, ins
 
 
 @pytest.mark.parametrize("memory", ["8GiB", "", "50%"])
-def test_a_stopped_one_gets_no_less_memory(bench: Bench, memory: str) -> None:
+def test_a_stopped_tenant_gets_no_less_memory(bench: Bench, memory: str) -> None:
     bench.done("stop client-x", OPERATOR)
     bench.lxd.update("client-x", {"limits.memory": memory})
     with pytest.raises(Refused, match="is stopped, so its memory cannot be reduced"):
         bench.answer("resize client-x --plan small", OPERATOR)
 
 
-def test_growth_is_refused_where_the_host_has_no_room_for_it(bench: Bench) -> None:
+def test_growth_is_refused_where_the_host_lacks_memory_for_it(bench: Bench) -> None:
     assert bench.answer("resize client-x --plan large", OPERATOR).demand["plan"] == 24 << 30
     bench.context.fleet.fresh = 0
     bench.lxd.memory_of = lambda _: 480 << 30
@@ -94,14 +94,14 @@ def test_growth_is_refused_where_the_host_has_no_room_for_it(bench: Bench) -> No
 @pytest.mark.parametrize(
     ("plan", "failing", "last"),
     [
-        # What medium gave inside is not known any more: it is as much for its memory as small gives.
+        # The sizes of medium are no longer known: MariaDB gets the same share of memory as in small.
         ("small", 1, ("8GiB", "2048M")),
         ("small", 2, ("8GiB", "2048M")),
-        # A limit is lowered after MariaDB gave the memory back.
+        # The limit is lowered after MariaDB has given the memory back.
         ("large", 1, ("24GiB", "2048M")),
     ],
 )
-def test_one_that_fails_leaves_limits_and_disk_as_they_were(
+def test_a_failed_resize_leaves_limits_and_disk_as_they_were(
     bench: Bench, inside: Inside, plan: str, failing: int, last: tuple[str, str]
 ) -> None:
     bench.lxd.update("client-x", {"limits.cpu": "0-2"})
@@ -113,7 +113,9 @@ def test_one_that_fails_leaves_limits_and_disk_as_they_were(
     assert "rolled back" in notes(bench, ended)[-1]
 
 
-def test_what_a_release_began_that_stored_no_limits_says_what_it_leaves(bench: Bench, inside: Inside) -> None:
+def test_a_failed_resize_whose_plan_stored_no_limits_says_what_it_leaves(bench: Bench, inside: Inside) -> None:
+    """An earlier release stored no limits."""
+
     def forget(moment: str) -> None:
         if moment == "started 1":
             with bench.context.database.transaction() as transaction:

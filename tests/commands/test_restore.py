@@ -1,4 +1,4 @@
-"""`/mautic snapshot` and `/mautic restore`: back to what was, beside what is."""
+"""`/mautic snapshot` and `/mautic restore`: the old state is restored into a container beside the current one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SNAPSHOT = "s-20270115-080000-2"
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """A tenant with a snapshot, and a contact that came after it."""
+    """Return a bench with a tenant that has a snapshot, and a contact that was added after it."""
     made = make_bench(tmp_path)
     made.done("new client-x")
     assert made.done("snapshot client-x --note sale --keep", OPERATOR).state == "succeeded"
@@ -36,30 +36,30 @@ def write(bench: Bench, instance: str) -> None:
     simulated_tenant.change(bench.lxd, instance, writes=writes)
 
 
-def test_a_snapshot_says_who_and_why_and_how_long_writes_waited(bench: Bench) -> None:
+def test_a_snapshot_records_who_took_it_why_and_how_long_writes_paused(bench: Bench) -> None:
     (taken,) = bench.lxd.snapshots("client-x")
     facts = [label_of(taken.config, name) for name in ("why", "snapshot-note", "keep", "by")]
     assert (taken.name, facts) == (SNAPSHOT, ["asked", "sale", "1", OPERATOR.id])
     assert bench.context.operations.get(2).steps[0].note == f"{SNAPSHOT}, writes paused 0.1 s"
 
 
-def test_a_tenant_whose_database_is_down_is_still_snapshotted_and_it_says_so(bench: Bench) -> None:
+def test_a_snapshot_while_the_database_is_down_says_that_it_is_only_crash_consistent(bench: Bench) -> None:
     simulated_tenant.change(bench.lxd, "client-x", stopped=["mariadb"])
     assert "crash-consistent only" in bench.done("snapshot client-x", OPERATOR).steps[0].note
 
 
-def test_the_card_counts_what_will_be_lost(bench: Bench) -> None:
+def test_the_card_and_the_dialog_begin_with_the_data_loss(bench: Bench) -> None:
     plan = bench.answer(f"restore client-x {SNAPSHOT}", OPERATOR)
     assert plan.remarks["Data loss"] == ":warning: 1 contact, 0 form submissions, 0 unsubscribes since the snapshot"
     asked = bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR)
     desk = make_desk(bench)
     card = "\n".join(mrkdwn(desk.announcer.card(asked).blocks)).splitlines()
-    assert card[1].startswith("*Data loss:*"), "first"
+    assert card[1].startswith("*Data loss:*"), "the data loss comes first"
     desk.click("approve", asked.id)
     assert desk.slack.views[-1]["blocks"][0]["text"]["text"].splitlines()[1].startswith("*Data loss:*")
 
 
-def test_the_old_state_takes_the_place_and_the_new_one_is_kept(bench: Bench) -> None:
+def test_a_restore_serves_the_old_state_and_keeps_the_replaced_container(bench: Bench) -> None:
     done = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     assert done.state == "succeeded"
     tenant = bench.context.fleet.tenant("client-x")
@@ -79,7 +79,9 @@ def test_the_old_state_takes_the_place_and_the_new_one_is_kept(bench: Bench) -> 
     ]
 
 
-def test_the_old_state_sends_nothing_before_there_is_no_way_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_state_sends_no_mail_before_the_point_of_no_return(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[bool, bool]] = []
     real = bench.context.edge.probe
 
@@ -94,7 +96,7 @@ def test_the_old_state_sends_nothing_before_there_is_no_way_back(bench: Bench, m
     assert MUTE not in bench.lxd.world.machines["client-x--3"].files
 
 
-def test_a_restore_can_be_taken_back_by_another(bench: Bench) -> None:
+def test_a_restore_can_be_undone_by_another(bench: Bench) -> None:
     done = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     of_now = bench.lxd.snapshots("client-x")[-1].name
     assert f"To undo: `/mautic restore client-x {of_now}`" in notes(bench, done)[-1]
@@ -113,7 +115,7 @@ def test_a_restore_that_fails_leaves_the_tenant_as_it_was(bench: Bench) -> None:
     assert bench.context.fleet.tenant("client-x").instance == "client-x"
 
 
-def test_a_retry_takes_another_snapshot_of_now(bench: Bench) -> None:
+def test_a_retry_takes_another_snapshot_of_the_current_state(bench: Bench) -> None:
     bench.lxd.fail_next("copy", LxdError("LXD could not copy it."))
     failed = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     bench.clock.move(3600)
@@ -123,7 +125,7 @@ def test_a_retry_takes_another_snapshot_of_now(bench: Bench) -> None:
     assert ours(bench.lxd.snapshots("client-x"))[-1].at == bench.clock()
 
 
-def test_an_approval_is_none_for_another_snapshot_of_the_name(bench: Bench) -> None:
+def test_an_approval_does_not_cover_another_snapshot_of_the_same_name(bench: Bench) -> None:
     bench.lxd.snapshot("client-x", "by-hand")
     bench.lxd.fail_next("copy", LxdError("LXD could not copy it."))
     failed = bench.done("restore client-x by-hand", OPERATOR)
@@ -135,7 +137,7 @@ def test_an_approval_is_none_for_another_snapshot_of_the_name(bench: Bench) -> N
     assert "no longer matches what was approved" in bench.context.operations.get(failed.id).outcome
 
 
-def test_what_another_restore_changed_is_not_restored_under_an_old_approval(bench: Bench) -> None:
+def test_an_approval_does_not_hold_after_another_restore(bench: Bench) -> None:
     bench.lxd.fail_next("copy", LxdError("LXD could not copy it."))
     failed = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     other = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
@@ -144,7 +146,7 @@ def test_what_another_restore_changed_is_not_restored_under_an_old_approval(benc
     assert f"request #{other.id} came later" in bench.context.operations.get(failed.id).outcome
 
 
-def test_the_old_state_gets_the_sizes_of_todays_plan(bench: Bench) -> None:
+def test_the_old_state_gets_the_sizes_of_the_current_plan(bench: Bench) -> None:
     bench.done("resize client-x --plan medium", OPERATOR)
     done = bench.done(f"restore client-x {SNAPSHOT}", OPERATOR)
     candidate = f"client-x--{done.id}"
@@ -181,7 +183,7 @@ def test_a_stopped_tenant_whose_restore_fails_at_its_page_stays_stopped(
 
 
 @pytest.mark.parametrize("before", ["stop client-x", "restart client-x"])
-def test_a_retry_of_what_comes_last_keeps_what_clients_have_written_meanwhile(bench: Bench, before: str) -> None:
+def test_a_retry_of_the_last_step_keeps_what_clients_have_written_meanwhile(bench: Bench, before: str) -> None:
     bench.done(before, OPERATOR)
     operation = bench.approve(bench.ask(f"restore client-x {SNAPSHOT}", OPERATOR))
 
@@ -200,7 +202,7 @@ def test_a_retry_of_what_comes_last_keeps_what_clients_have_written_meanwhile(be
     assert len(simulated_tenant.read(bench.lxd, bench.context.fleet.tenant("client-x").instance).writes) == 1
 
 
-def test_what_is_not_there_is_refused_with_the_nearest(bench: Bench) -> None:
+def test_an_unknown_snapshot_or_a_suspended_tenant_is_refused(bench: Bench) -> None:
     with pytest.raises(Refused, match=f"did you mean `{SNAPSHOT}`"):
         bench.answer("restore client-x s-20270115-080000-3", OPERATOR)
     with pytest.raises(Refused, match="`/mautic snapshots client-x` lists them"):

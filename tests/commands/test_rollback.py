@@ -1,4 +1,4 @@
-"""`/mautic rollback`: back to the container from before an upgrade, and who said no since is not mailed again."""
+"""`/mautic rollback`: back to the container from before an upgrade, with opt-outs and deletions since then."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PRESENT, COPY = "client-x--3", "client-x--4"
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """A tenant that was upgraded an hour ago."""
+    """Return a bench with a tenant that was upgraded an hour ago."""
     made = make_bench(tmp_path)
     add_releases(made, "6.0.10")
     assert made.done("new client-x").state == "succeeded"
@@ -61,7 +61,7 @@ def erase(bench: Bench, *contacts: int) -> None:
 
 
 def during(bench: Bench, key: str, work: Any) -> None:
-    """Do something when a step begins."""
+    """Call `work` when the step `key` begins."""
 
     def fault(moment: str) -> None:
         running = bench.context.operations.select("state = 'running'")
@@ -71,7 +71,7 @@ def during(bench: Bench, key: str, work: Any) -> None:
     bench.runner.fault = fault
 
 
-def test_a_copy_of_the_earlier_container_takes_the_place_and_both_others_are_kept(bench: Bench) -> None:
+def test_a_copy_of_the_earlier_container_serves_and_both_originals_are_kept(bench: Bench) -> None:
     done = bench.done("rollback client-x", OPERATOR)
     assert done.state == "succeeded", done.outcome
     tenant = bench.context.fleet.tenant("client-x")
@@ -103,7 +103,7 @@ def test_the_card_says_how_long_the_snapshots_since_the_upgrade_are_kept(bench: 
     assert told == f"2 stay in the previous container until {until}"
 
 
-def test_who_opted_out_and_who_was_erased_since_is_so_afterwards(bench: Bench) -> None:
+def test_opt_outs_and_deletions_since_the_upgrade_are_carried_back(bench: Bench) -> None:
     opts_out(bench, 1)
     erase(bench, 2)
     plan = bench.answer("rollback client-x", OPERATOR)
@@ -113,11 +113,11 @@ def test_who_opted_out_and_who_was_erased_since_is_so_afterwards(bench: Bench) -
     now = state(bench, COPY)
     assert [found[:3] for found in now.opted_out] == [(1, "email", 1)]
     assert set(now.people) == {1, 3}
-    assert state(bench, "client-x").people == PEOPLE, "the retired one is as it was"
+    assert state(bench, "client-x").people == PEOPLE, "the retired container is unchanged"
     assert not bench.context.fleet.tenant("client-x").outbound_off
 
 
-def test_what_is_said_while_the_copy_is_made_and_until_the_switch_is_carried_too(bench: Bench) -> None:
+def test_opt_outs_and_deletions_until_the_cutover_are_carried_back_too(bench: Bench) -> None:
     opts_out(bench, 1)
     asked = bench.approve(bench.ask("rollback client-x", OPERATOR))
 
@@ -133,7 +133,8 @@ def test_what_is_said_while_the_copy_is_made_and_until_the_switch_is_carried_too
     assert set(state(bench, COPY).people) == {1, 3}
 
 
-def test_the_last_look_waits_for_requests_at_hand_and_nobody_is_let_in_before_it(bench: Bench) -> None:
+def test_opt_outs_are_read_a_last_time_when_both_containers_are_closed(bench: Bench) -> None:
+    """Unfinished requests of visitors are ended before that."""
     seen: list[tuple[str, bool, bool]] = []
     speak = bench.lxd.speak
 
@@ -155,7 +156,7 @@ def test_the_last_look_waits_for_requests_at_hand_and_nobody_is_let_in_before_it
     assert [closed for _, _, closed in laid] == [True, True]
 
 
-def test_the_copy_sends_nothing_before_all_is_carried_and_its_page_has_answered(
+def test_the_copy_sends_no_mail_before_opt_outs_are_carried_back_and_its_page_answers(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[bool, bool, int]] = []
@@ -173,7 +174,7 @@ def test_the_copy_sends_nothing_before_all_is_carried_and_its_page_has_answered(
     assert MUTE not in bench.lxd.world.machines[COPY].files
 
 
-def test_the_card_counts_what_will_be_lost(bench: Bench) -> None:
+def test_the_card_counts_the_data_loss(bench: Bench) -> None:
     change(bench, PRESENT, writes=[("contacts", bench.clock()), ("submissions", bench.clock()), ("contacts", 1.0)])
     plan = bench.answer("rollback client-x", OPERATOR)
     assert plan.remarks["Data loss"] == (
@@ -182,14 +183,14 @@ def test_the_card_counts_what_will_be_lost(bench: Bench) -> None:
     assert (plan.facts["From"], plan.facts["To"]) == (NEW, f"{OLD}, as it was at the upgrade")
 
 
-def test_mail_that_waited_at_the_upgrade_waits_for_a_person(bench: Bench) -> None:
+def test_mail_that_waited_at_the_upgrade_waits_for_a_decision(bench: Bench) -> None:
     change(bench, "client-x", mails=[1.0])
     bench.done("rollback client-x", OPERATOR)
     assert bench.context.fleet.tenant("client-x").outbound_off
     assert state(bench, COPY).sent == []
 
 
-def test_mail_that_waits_for_who_said_no_is_not_sent_with_the_rest(bench: Bench) -> None:
+def test_waiting_mail_to_people_who_opted_out_is_dropped(bench: Bench) -> None:
     change(bench, "client-x", mails=[1.0, 2.0], addressed=["ann@x.test", "cy@x.test"])
     opts_out(bench, 1)
     done = bench.done("rollback client-x --mail send", OPERATOR)
@@ -199,15 +200,15 @@ def test_mail_that_waits_for_who_said_no_is_not_sent_with_the_rest(bench: Bench)
     assert not bench.context.fleet.tenant("client-x").outbound_off
 
 
-def test_outbound_off_stays_off(bench: Bench) -> None:
+def test_outbound_mail_that_is_off_stays_off(bench: Bench) -> None:
     bench.done("mail client-x off", OPERATOR)
     done = bench.done("rollback client-x", OPERATOR)
     assert done.state == "succeeded"
     assert bench.context.fleet.tenant("client-x").outbound_off
 
 
-def test_an_absurd_number_is_told_and_not_carried_and_no_mail_goes_out(bench: Bench) -> None:
-    """The upgrade itself deleted them, or whoever wrote it: what is not absurd is carried all the same."""
+def test_an_implausible_number_of_deletions_is_reported_and_not_carried_back(bench: Bench) -> None:
+    """The upgrade may have deleted them, or the rows are false. The opt-out is carried back, and no mail goes out."""
     people = dict(PEOPLE) | {number: f"n{number}@x.test" for number in range(10, 11 + FEW)}
     change(bench, "client-x", people=people)
     change(bench, PRESENT, people=people, contacts=len(people))
@@ -223,7 +224,7 @@ def test_an_absurd_number_is_told_and_not_carried_and_no_mail_goes_out(bench: Be
     assert bench.context.fleet.tenant("client-x").outbound_off
 
 
-def test_a_hundred_are_never_absurd(bench: Bench) -> None:
+def test_a_hundred_deletions_are_always_plausible(bench: Bench) -> None:
     people = {number: f"n{number}@x.test" for number in range(10, 10 + FEW)}
     change(bench, "client-x", people=people)
     change(bench, PRESENT, people=people, contacts=len(people))
@@ -234,8 +235,8 @@ def test_a_hundred_are_never_absurd(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("how", ["refuses", "stopped"])
-def test_a_present_one_that_cannot_be_asked_is_left_all_the_same_and_no_mail_goes_out(bench: Bench, how: str) -> None:
-    """An upgrade that broke its database is why somebody rolls back."""
+def test_a_container_that_cannot_be_asked_is_rolled_back_and_no_mail_goes_out(bench: Bench, how: str) -> None:
+    """An upgrade that broke the database is a reason to roll back."""
     opts_out(bench, 1)
     change(bench, PRESENT, **({"refuses": ["withdrawals"]} if how == "refuses" else {"stopped": ["mariadb"]}))
     plan = bench.answer("rollback client-x", OPERATOR)
@@ -250,7 +251,7 @@ def test_a_present_one_that_cannot_be_asked_is_left_all_the_same_and_no_mail_goe
     assert live(bench)
 
 
-def test_what_could_be_read_at_last_needs_no_person(bench: Bench) -> None:
+def test_opt_outs_that_can_be_read_at_last_need_no_decision(bench: Bench) -> None:
     opts_out(bench, 1)
     change(bench, PRESENT, refuses=["withdrawals"])
     during(bench, "change", lambda: change(bench, PRESENT, refuses=[]))
@@ -260,7 +261,7 @@ def test_what_could_be_read_at_last_needs_no_person(bench: Bench) -> None:
     assert not bench.context.fleet.tenant("client-x").outbound_off
 
 
-def test_a_tenant_that_is_stopped_runs_afterwards(bench: Bench) -> None:
+def test_a_stopped_tenant_runs_afterwards(bench: Bench) -> None:
     bench.done("stop client-x", OPERATOR)
     asked = bench.ask("rollback client-x", OPERATOR)
     assert asked.plan["facts"]["Afterwards"] == "client-x runs (stopped now)"
@@ -296,7 +297,7 @@ def test_a_tenant_that_answers_nonsense_is_not_believed_and_no_mail_goes_out(
 
 
 def answers(bench: Bench, said: Any) -> None:
-    """Let the present container answer this, whatever it is asked of opt-outs."""
+    """Let the current container answer every `withdrawals` with this."""
 
     speak = bench.lxd.speak
 
@@ -310,7 +311,7 @@ def answers(bench: Bench, said: Any) -> None:
     bench.lxd.speak = hostile
 
 
-def test_a_tenant_whose_rows_have_no_end_is_not_listened_to_for_ever(bench: Bench) -> None:
+def test_reading_from_a_tenant_whose_rows_never_end_is_given_up(bench: Bench) -> None:
     asked: list[int] = []
 
     def endless(request: dict[str, Any]) -> dict[str, Any]:
@@ -326,7 +327,7 @@ def test_a_tenant_whose_rows_have_no_end_is_not_listened_to_for_ever(bench: Benc
     assert bench.context.fleet.tenant("client-x").outbound_off
 
 
-def test_one_that_fails_leaves_the_tenant_as_it_was(bench: Bench) -> None:
+def test_a_failed_rollback_leaves_the_tenant_as_it_was(bench: Bench) -> None:
     opts_out(bench, 1)
     bench.lxd.fail_next("start", LxdError("LXD could not start it."))
     ended = bench.done("rollback client-x", OPERATOR)
@@ -336,7 +337,7 @@ def test_one_that_fails_leaves_the_tenant_as_it_was(bench: Bench) -> None:
     assert live(bench)
 
 
-def test_a_copy_in_which_nothing_can_be_said_is_not_switched_to(bench: Bench) -> None:
+def test_a_copy_that_does_not_accept_opt_outs_does_not_go_live(bench: Bench) -> None:
     opts_out(bench, 1)
     change(bench, "client-x", refuses=["withdraw"])
     ended = bench.done("rollback client-x", OPERATOR)
@@ -345,7 +346,7 @@ def test_a_copy_in_which_nothing_can_be_said_is_not_switched_to(bench: Bench) ->
     assert live(bench)
 
 
-def test_without_a_container_from_before_an_upgrade_restore_is_named(tmp_path: Path) -> None:
+def test_without_a_container_from_before_an_upgrade_the_refusal_names_restore(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     bench.done("snapshot client-x", OPERATOR)
@@ -354,7 +355,7 @@ def test_without_a_container_from_before_an_upgrade_restore_is_named(tmp_path: P
         bench.ask("rollback client-x", OPERATOR)
 
 
-def test_what_was_rolled_back_is_not_rolled_back_again(bench: Bench) -> None:
+def test_a_rollback_is_not_repeated(bench: Bench) -> None:
     assert bench.done("rollback client-x", OPERATOR).state == "succeeded"
     with pytest.raises(Refused, match="No container from before an upgrade"):
         bench.ask("rollback client-x", OPERATOR)
@@ -368,7 +369,7 @@ def test_an_upgrade_after_a_rollback_can_be_rolled_back_to_where_it_began(bench:
     assert plan.values["container"] == COPY
 
 
-def test_a_container_that_goes_away_before_the_approval_voids_it(bench: Bench) -> None:
+def test_a_request_is_void_if_the_container_is_deleted_before_the_approval(bench: Bench) -> None:
     asked = bench.ask("rollback client-x", OPERATOR)
     bench.lxd.update("client-x", {"security.protection.delete": None})
     bench.lxd.delete("client-x")
@@ -376,13 +377,13 @@ def test_a_container_that_goes_away_before_the_approval_voids_it(bench: Bench) -
         bench.approve(asked)
 
 
-def test_the_approver_types_the_name(bench: Bench) -> None:
+def test_the_approver_has_to_type_the_name(bench: Bench) -> None:
     asked = bench.ask("rollback client-x", OPERATOR)
     with pytest.raises(Refused, match="type"):
         bench.context.approvals.decide(asked.id, LEAD, "approve", typed_name="", via="test")
 
 
-def test_it_gets_the_sizes_of_todays_plan(bench: Bench) -> None:
+def test_the_copy_gets_the_sizes_of_the_current_plan(bench: Bench) -> None:
     bench.done("resize client-x --plan medium", OPERATOR)
     done = bench.done("rollback client-x", OPERATOR)
     copy = f"client-x--{done.id}"
@@ -391,8 +392,8 @@ def test_it_gets_the_sizes_of_todays_plan(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("how", ["record", "the call", "the answer"])
-def test_whenever_the_bot_dies_who_opted_out_is_so_afterwards(tmp_path: Path, how: str) -> None:
-    """At each record, and in each call of LXD, before and after it was done; and so where it cannot be read again."""
+def test_a_crash_at_any_moment_loses_no_opt_out_and_no_deletion(tmp_path: Path, how: str) -> None:
+    """The bot dies at each record, and in each LXD call, before and after it takes effect."""
     world = World(tmp_path, "rollback")
     whole = Death(10_000)
     bench = world.begin(whole if how == "record" else lambda moment: None)
@@ -413,8 +414,8 @@ def test_whenever_the_bot_dies_who_opted_out_is_so_afterwards(tmp_path: Path, ho
         again.context.database.close()
 
 
-def test_a_snapshot_that_a_clock_dated_ahead_hides_nothing_that_contacts_said(tmp_path: Path) -> None:
-    """Such a one stays, as cleanup goes by no single clock; it is older than the upgrade all the same."""
+def test_a_snapshot_that_a_wrong_clock_dated_ahead_hides_no_opt_out(tmp_path: Path) -> None:
+    """Such a snapshot is kept, as the cleanup trusts no single clock. It is older than the upgrade all the same."""
     bench = make_bench(tmp_path)
     add_releases(bench, "6.0.10")
     bench.done("new client-x")
@@ -437,10 +438,10 @@ def test_a_snapshot_that_a_clock_dated_ahead_hides_nothing_that_contacts_said(tm
     assert [one[0] for one in state(bench, back).opted_out] == [1]
 
 
-def test_who_may_be_somebody_else_by_now_is_not_deleted_and_no_mail_goes_out(
+def test_a_contact_who_may_be_somebody_else_by_now_is_not_deleted_and_no_mail_goes_out(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their numbers were given again after a restore in between."""
+    """A restore in between may have given the ids of deleted contacts to others."""
     erase(bench, 3)
     monkeypatch.setattr(Consent, "withdraw", lambda _, __, page: Withdrawn(left=len(page.erased)))
     done = bench.done("rollback client-x", OPERATOR)

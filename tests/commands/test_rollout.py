@@ -29,7 +29,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture
 def bench(tmp_path: Path, archive: tuple[Path, str]) -> Bench:
-    """Six tenants of 5.2.12, one of which is a canary, and the release 6.0.10."""
+    """Return a bench with six tenants of 5.2.12, one of which is a canary, and the release 6.0.10."""
     config = tmp_path / "own.toml"
     config.write_text(
         f'[releases."6.0.10"]\narchive = "{archive[0]}"\nsha256 = "{archive[1]}"\n[rollouts]\nshare = 40\nsoak = 10\n'
@@ -43,14 +43,14 @@ def bench(tmp_path: Path, archive: tuple[Path, str]) -> Bench:
 
 
 def rehearsed(bench: Bench, text: str = "rollout 6.0.10 --all") -> None:
-    """Ask for a rollout, and have its rehearsals run to their end."""
+    """Request a rollout, and run its rehearsals to their end."""
     assert "Rehearsing" in bench.answer(text, OPERATOR).text
     bench.finish()
     offers(bench.context)
 
 
 def versions(bench: Bench) -> set[str]:
-    """The tenants that have been upgraded."""
+    """Return the names of the tenants that have been upgraded."""
     return {one.name for one in bench.context.fleet.tenants() if one.version == NEW}
 
 
@@ -73,17 +73,17 @@ def test_rings_follow_one_another_with_a_pause_between(bench: Bench) -> None:
     assert bench.context.operations.get(batch.id).state == "succeeded"
 
 
-def test_a_clock_that_is_set_ahead_ends_no_pause_between_rings(bench: Bench) -> None:
+def test_setting_the_clock_ahead_ends_no_pause_between_rings(bench: Bench) -> None:
     rehearsed(bench)
     (batch,) = bench.context.operations.select("command = 'rollout'")
     bench.approve(batch)
     bench.finish()
     bench.clock.set(3600)
     bench.finish()
-    assert versions(bench) == {"client-d"}, "nobody has seen how the canary fares"
+    assert versions(bench) == {"client-d"}, "the canary has not been observed yet"
 
 
-def test_a_ring_that_ended_while_the_clock_was_ahead_holds_the_next_up_no_longer_than_others(bench: Bench) -> None:
+def test_a_ring_that_ended_while_the_clock_was_ahead_does_not_delay_the_next(bench: Bench) -> None:
     rehearsed(bench)
     (batch,) = bench.context.operations.select("command = 'rollout'")
     bench.approve(batch)
@@ -99,7 +99,7 @@ def test_a_ring_that_ended_while_the_clock_was_ahead_holds_the_next_up_no_longer
     assert versions(bench) > {"client-d"}
 
 
-def test_it_pauses_at_the_first_failure_and_goes_on_when_somebody_says_so(bench: Bench) -> None:
+def test_a_rollout_pauses_at_the_first_failure_until_somebody_resumes_it(bench: Bench) -> None:
     rehearsed(bench)
     (batch,) = bench.context.operations.select("command = 'rollout'")
     simulated_tenant.change(bench.lxd, "client-d", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
@@ -118,7 +118,7 @@ def test_it_pauses_at_the_first_failure_and_goes_on_when_somebody_says_so(bench:
     assert versions(bench) == set(NAMES) - {"client-d"}
 
 
-def test_who_did_not_pass_is_left_out_and_the_card_says_why(bench: Bench) -> None:
+def test_a_tenant_whose_rehearsal_failed_is_left_out_and_the_card_says_why(bench: Bench) -> None:
     simulated_tenant.change(bench.lxd, "client-c", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
     rehearsed(bench)
     (batch,) = bench.context.operations.select("command = 'rollout'")
@@ -126,14 +126,14 @@ def test_who_did_not_pass_is_left_out_and_the_card_says_why(bench: Bench) -> Non
     assert "client-c" not in batch.arguments["tenant"]
 
 
-def test_nobody_is_rehearsed_twice_within_a_day(bench: Bench) -> None:
+def test_a_rollout_rehearses_each_tenant_once(bench: Bench) -> None:
     rehearsed(bench, "rollout 6.0.10 client-a,client-b")
     assert len(bench.context.operations.select("command = 'rollout'")) == 1
     assert len(bench.context.operations.select("command = 'rehearse' AND parent <> 0")) == 2
 
 
 def begun(bench: Bench) -> int:
-    """A rollout of all that was approved and is at its first ring; its number."""
+    """Approve a rollout to all tenants, run its first ring, and return its number."""
     rehearsed(bench)
     (batch,) = bench.context.operations.select("command = 'rollout'")
     bench.approve(batch)
@@ -148,7 +148,7 @@ def home_of(bench: Bench) -> str:
     return "\n".join(mrkdwn(desk.slack.homes[ASKER.id]))
 
 
-def test_the_card_and_its_thread_have_the_whole_list(bench: Bench) -> None:
+def test_the_card_and_its_thread_list_every_tenant(bench: Bench) -> None:
     simulated_tenant.change(bench.lxd, "client-c", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
     rehearsed(bench)
     (batch,) = bench.context.operations.select("command = 'rollout'")
@@ -187,7 +187,7 @@ def test_home_and_the_card_say_which_ring_is_next_and_when(bench: Bench) -> None
     assert "Planned and in progress" not in home_of(bench)
 
 
-def test_it_waits_for_who_is_frozen_and_goes_on_with_the_others(bench: Bench) -> None:
+def test_a_ring_waits_for_a_frozen_tenant_and_upgrades_the_others(bench: Bench) -> None:
     number = begun(bench)
     Freezes(bench.context.operations).begin("client-a", LEAD_2.id, "the sale is on", None)
     bench.clock.move(11 * 60)
@@ -195,7 +195,7 @@ def test_it_waits_for_who_is_frozen_and_goes_on_with_the_others(bench: Bench) ->
     assert versions(bench) == {"client-d", "client-b"}
     bench.clock.move(60 * 60)
     bench.finish()
-    assert versions(bench) == {"client-d", "client-b"}, "a ring follows the whole of the one before"
+    assert versions(bench) == {"client-d", "client-b"}, "a ring starts only after the whole one before it"
     Freezes(bench.context.operations).end("client-a", LEAD_2.id)
     for _ in range(3):
         bench.finish()
@@ -204,7 +204,7 @@ def test_it_waits_for_who_is_frozen_and_goes_on_with_the_others(bench: Bench) ->
     assert bench.context.operations.get(number).state == "succeeded"
 
 
-def test_it_waits_for_the_end_of_a_send(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ring_waits_for_a_tenant_that_is_sending(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bot.engine.guards.ASKED_AGAIN", 0.0)
     number = begun(bench)
     due = {"mails": [1.0], "stopped": ["mautic-worker@email"]}
@@ -222,7 +222,7 @@ def test_it_waits_for_the_end_of_a_send(bench: Bench, monkeypatch: pytest.Monkey
     assert versions(bench) == set(NAMES)
 
 
-def test_mail_that_is_off_keeps_nobody_waiting(bench: Bench) -> None:
+def test_mail_that_waits_while_outbound_mail_is_off_delays_nothing(bench: Bench) -> None:
     assert bench.done("mail client-b off", OPERATOR).state == "succeeded"
     simulated_tenant.change(bench.lxd, "client-b", mails=[1.0])
     begun(bench)
@@ -231,8 +231,8 @@ def test_mail_that_is_off_keeps_nobody_waiting(bench: Bench) -> None:
     assert versions(bench) == {"client-d", "client-a", "client-b"}
 
 
-def test_it_goes_on_only_within_the_hours_of_the_settings(bench: Bench) -> None:
-    """It is 08:00, and all that is asked for then waits for the night."""
+def test_upgrades_start_only_within_the_window_of_the_settings(bench: Bench) -> None:
+    """It is 08:00, so that everything waits for the night."""
     object.__setattr__(bench.context.settings.upgrades, "window", "22:00-05:00")
     rehearsed(bench)
     (batch,) = bench.context.operations.select("command = 'rollout'")
@@ -249,7 +249,7 @@ def test_it_goes_on_only_within_the_hours_of_the_settings(bench: Bench) -> None:
     assert versions(bench) == set(NAMES)
 
 
-def test_a_bot_that_dies_between_rings_goes_on_when_the_next_one_is_due(bench: Bench, tmp_path: Path) -> None:
+def test_a_bot_that_restarts_between_rings_continues_when_the_next_one_is_due(bench: Bench, tmp_path: Path) -> None:
     begun(bench)
     config = {"MAUTIC_OPS_CONFIG": str(tmp_path / "own.toml")}
     for moved, done in ((5 * 60, 1), (6 * 60, 3), (11 * 60, 6)):
@@ -263,7 +263,7 @@ def test_a_bot_that_dies_between_rings_goes_on_when_the_next_one_is_due(bench: B
         assert len(versions(bench)) == done
 
 
-def test_the_way_to_a_release_that_is_not_reached_in_one_step_works_when_it_is_followed(tmp_path: Path) -> None:
+def test_the_advised_steps_to_a_distant_release_work(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_ROLLOUTS__SOAK="0")
     for name in NAMES[:2]:
         assert bench.done(f"new {name}").state == "succeeded"
@@ -283,7 +283,7 @@ def test_the_way_to_a_release_that_is_not_reached_in_one_step_works_when_it_is_f
     assert {one.version for one in bench.context.fleet.tenants()} == {"7.2.2+double"}
 
 
-def test_rehearsals_that_fail_are_an_answer_and_hold_up_no_other(bench: Bench) -> None:
+def test_failed_rehearsals_do_not_stop_the_rollout_to_the_others(bench: Bench) -> None:
     for name in NAMES[:4]:
         simulated_tenant.change(bench.lxd, name, breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
     rehearsed(bench)
@@ -293,8 +293,8 @@ def test_rehearsals_that_fail_are_an_answer_and_hold_up_no_other(bench: Bench) -
     assert batch.plan["facts"]["Pace"] == "4 at once, 2 per host, pauses after 1 failure"
 
 
-def test_a_canary_that_is_tagged_after_the_approval_is_in_no_ring_that_was_not_approved(bench: Bench) -> None:
-    """Who may tag needs no approval, and would put all tenants into the first ring."""
+def test_canaries_that_are_tagged_after_the_approval_stop_the_rollout(bench: Bench) -> None:
+    """Tagging needs no approval, and could otherwise put all tenants into the first ring."""
     rehearsed(bench, "rollout 6.0.10 --all --at 12:00")
     (batch,) = bench.context.operations.select("command = 'rollout'")
     bench.approve(batch)
@@ -307,7 +307,8 @@ def test_a_canary_that_is_tagged_after_the_approval_is_in_no_ring_that_was_not_a
     assert versions(bench) == set()
 
 
-def test_a_rollout_of_before_there_were_rings_in_its_plan_is_not_cancelled(bench: Bench) -> None:
+def test_a_rollout_whose_stored_plan_lacks_rings_is_not_cancelled(bench: Bench) -> None:
+    """Earlier versions of the bot stored none."""
     rehearsed(bench)
     (batch,) = bench.context.operations.select("command = 'rollout'")
     with bench.context.database.transaction() as transaction:
@@ -317,7 +318,7 @@ def test_a_rollout_of_before_there_were_rings_in_its_plan_is_not_cancelled(bench
     assert versions(bench) == {"client-d"}
 
 
-def test_who_asked_retries_nothing_of_a_rollout_that_an_approver_stopped(bench: Bench) -> None:
+def test_the_requester_cannot_retry_what_an_approver_stopped(bench: Bench) -> None:
     rehearsed(bench)
     (batch,) = bench.context.operations.select("command = 'rollout'")
     desk = make_desk(bench)
@@ -336,7 +337,7 @@ def test_who_asked_retries_nothing_of_a_rollout_that_an_approver_stopped(bench: 
     assert versions(bench) == {"client-d"}
 
 
-def test_a_ring_whose_failed_child_is_tried_again_soaks_anew(bench: Bench) -> None:
+def test_a_retry_within_a_ring_restarts_the_pause_after_it(bench: Bench) -> None:
     rehearsed(bench)
     (batch,) = bench.context.operations.select("command = 'rollout'")
     bench.approve(batch)

@@ -1,4 +1,4 @@
-"""`/mautic schedule`: what the bot does by itself, and who may have a say in it."""
+"""`/mautic schedule`: shows what the bot does by itself; operators and approvers run, pause and resume it."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def said(message: Message) -> str:
 
 
 def woken(bench: Bench) -> list[str]:
-    """The jobs that are let run from now on."""
+    """Return a list that collects the jobs that are woken from now on."""
     names: list[str] = []
     bench.context.jobs.wake = names.append
     return names
 
 
-def test_everybody_sees_what_there_is_and_what_came_of_it(bench: Bench) -> None:
+def test_everybody_sees_the_jobs_and_how_they_ended(bench: Bench) -> None:
     assert "*digest* · Post the digest" in said(bench.answer("schedule"))
     bench.context.jobs.begin("expiry")
     bench.context.jobs.end("expiry", "LXD does not answer.")
     assert ":x: last run <!date" in said(bench.answer("schedule list", ASKER))
 
 
-def test_jobs_that_nobody_follows_are_one_line_while_they_do_their_work(bench: Bench) -> None:
+def test_internal_jobs_share_one_line_while_they_are_on_time(bench: Bench) -> None:
     shown = said(bench.answer("schedule"))
     assert "Internal (14), all on time: advisories, ballast, boot, channel, expiry" in shown
     bench.context.jobs.pause("expiry", OPERATOR.id)
@@ -49,7 +49,7 @@ def test_jobs_that_nobody_follows_are_one_line_while_they_do_their_work(bench: B
     assert "*expiry* · Expire requests" in shown
 
 
-def test_the_digest_is_told_with_its_hour_and_not_with_its_looks(tmp_path: Path) -> None:
+def test_the_digest_is_shown_with_its_hour_and_not_with_its_polling_interval(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS", MAUTIC_OPS_BOT__TIMEZONE="Europe/Berlin")
     zone = ZoneInfo("Europe/Berlin")
 
@@ -85,7 +85,7 @@ def test_a_pause_names_who_paused_and_is_audited(bench: Bench) -> None:
     assert names == ["expiry"]
 
 
-def test_a_job_runs_by_hand_but_not_while_it_runs(bench: Bench) -> None:
+def test_a_job_can_be_run_by_hand_unless_it_is_running(bench: Bench) -> None:
     names = woken(bench)
     said(bench.answer("schedule run expiry", OPERATOR))
     assert names == ["expiry"]
@@ -96,12 +96,12 @@ def test_a_job_runs_by_hand_but_not_while_it_runs(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("what", ["run", "pause", "resume"])
-def test_only_operators_and_approvers_have_a_say(bench: Bench, what: str) -> None:
+def test_only_operators_and_approvers_may_run_pause_and_resume_jobs(bench: Bench, what: str) -> None:
     with pytest.raises(Refused, match="Ask an operator or an approver"):
         bench.answer(f"schedule {what} expiry", ASKER)
 
 
-def test_what_is_missing_or_unknown_is_said(bench: Bench) -> None:
+def test_a_missing_or_unknown_job_is_refused_with_suggestions(bench: Bench) -> None:
     with pytest.raises(Refused, match=r"Which job\? .*`digest`, `expiry`"):
         bench.answer("schedule pause", OPERATOR)
     with pytest.raises(Refused, match="Did you mean `expiry`"):

@@ -1,4 +1,4 @@
-"""`/mautic snapshot`, `snapshots`, `prune` and `purge`: what is kept of a tenant, and what goes."""
+"""`/mautic snapshot`, `snapshots`, `prune` and `purge`: what is kept of a tenant, and what is deleted."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ def names(bench: Bench, instance: str = "client-x") -> list[str]:
 
 
 def said(message: Message) -> str:
+    """Return the text of a message, after checking that Slack accepts it."""
     judge(message, frozenset({ASKER.id, LEAD.id, OPERATOR.id}))
     return "\n".join(mrkdwn(message.blocks))
 
 
-def test_a_snapshot_says_how_long_writes_waited_and_carries_who_and_why(bench: Bench) -> None:
+def test_a_snapshot_says_how_long_writes_paused_and_records_who_took_it_and_why(bench: Bench) -> None:
     done = bench.done("snapshot client-x --note 'before the sale' --keep", OPERATOR)
     assert done.state == "succeeded"
     assert "writes paused" in done.steps[0].note
@@ -50,13 +51,13 @@ def test_a_snapshot_says_how_long_writes_waited_and_carries_who_and_why(bench: B
     }
 
 
-def test_a_stopped_tenant_is_taken_without_a_hold(bench: Bench) -> None:
+def test_a_snapshot_of_a_stopped_tenant_needs_no_backup_lock(bench: Bench) -> None:
     bench.lxd.stop("client-x")
     done = bench.done("snapshot client-x", OPERATOR)
     assert (done.state, done.steps[0].note) == ("succeeded", f"s-20270115-080000-{done.id}, of a stopped container")
 
 
-def test_the_list_says_who_why_how_big_and_how_long_it_is_kept(bench: Bench) -> None:
+def test_the_list_says_who_took_a_snapshot_and_why_its_size_and_how_long_it_is_kept(bench: Bench) -> None:
     assert "has no snapshots yet" in said(bench.answer("snapshots client-x"))
     bench.done("snapshot client-x --keep --note '<!channel> *x*'", OPERATOR)
     bench.done("snapshot client-x", OPERATOR)
@@ -72,7 +73,7 @@ def test_the_list_says_who_why_how_big_and_how_long_it_is_kept(bench: Bench) -> 
     assert "*3 snapshots* of `client-x` · " in shown
 
 
-def test_where_the_policy_keeps_nothing_nothing_is_pruned_and_the_list_says_so(tmp_path: Path) -> None:
+def test_with_a_policy_of_zeros_the_list_says_that_nothing_is_pruned(tmp_path: Path) -> None:
     nothing = {f"MAUTIC_OPS_SNAPSHOTS__{tier}": "0" for tier in ("HOURLY", "DAILY", "WEEKLY", "MONTHLY")}
     bench = make_bench(tmp_path, **nothing)
     bench.done("new client-x")
@@ -81,7 +82,7 @@ def test_where_the_policy_keeps_nothing_nothing_is_pruned_and_the_list_says_so(t
     assert said(bench.answer("snapshots client-x")).count("kept until somebody deletes it") == 2
 
 
-def test_what_a_restore_left_in_the_former_container_is_listed_too(bench: Bench) -> None:
+def test_snapshots_in_the_retired_container_are_listed_too(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     (name,) = names(bench)
     bench.clock.move(HOUR)
@@ -119,7 +120,7 @@ def test_prune_removes_what_the_policy_does_not_keep_and_nothing_else(bench: Ben
         bench.answer("prune client-x", OPERATOR)
 
 
-def test_a_protected_snapshot_goes_only_by_its_name(bench: Bench) -> None:
+def test_a_protected_snapshot_is_deleted_only_by_its_name(bench: Bench) -> None:
     bench.done("snapshot client-x --keep", OPERATOR)
     (protected,) = names(bench)
     with pytest.raises(Refused, match=f"did you mean `{protected}`"):
@@ -128,7 +129,7 @@ def test_a_protected_snapshot_goes_only_by_its_name(bench: Bench) -> None:
     assert names(bench) == []
 
 
-def test_what_comes_before_a_restore_is_counted_only_after_the_policys_days(bench: Bench) -> None:
+def test_a_snapshot_taken_before_a_restore_is_kept_for_the_days_of_the_policy(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     config = as_labels(taken=int(bench.clock()), why="before restore 1", by=LEAD.id)
     bench.lxd.snapshot("client-x", "s-20270115-080000-1", config=config)
@@ -139,7 +140,7 @@ def test_what_comes_before_a_restore_is_counted_only_after_the_policys_days(benc
     assert bench.answer("prune client-x", OPERATOR).facts["Deletes"] == "s-20270115-080000-1"
 
 
-def test_a_snapshot_that_cannot_be_removed_fails_and_goes_at_the_next_try(bench: Bench) -> None:
+def test_a_snapshot_that_cannot_be_deleted_fails_the_prune_and_is_deleted_by_the_retry(bench: Bench) -> None:
     for _ in range(3):
         bench.done("snapshot client-x", OPERATOR)
     bench.lxd.fail_next("delete_snapshot", LxdError("LXD could not delete it: busy."))
@@ -150,7 +151,7 @@ def test_a_snapshot_that_cannot_be_removed_fails_and_goes_at_the_next_try(bench:
     assert len(names(bench)) == 1
 
 
-def test_an_archive_is_removed_for_good(bench: Bench) -> None:
+def test_a_purge_deletes_an_archive_for_good(bench: Bench) -> None:
     with pytest.raises(Refused, match="There is no old copy of `client-x`"):
         bench.answer("purge client-x", OPERATOR)
     bench.done("delete client-x", OPERATOR)
@@ -160,7 +161,7 @@ def test_an_archive_is_removed_for_good(bench: Bench) -> None:
     assert containers(bench) == set()
 
 
-def test_of_several_containers_one_is_named(bench: Bench) -> None:
+def test_a_purge_asks_which_one_of_several_containers_is_meant(bench: Bench) -> None:
     bench.context.operations.number_after(9)
     for number in (7, 9):
         config = as_labels(role="former", tenant="client-x", reason=f"restore {number}", kept_until=1, operation=number)
@@ -177,7 +178,7 @@ def test_of_several_containers_one_is_named(bench: Bench) -> None:
     assert live(bench)
 
 
-def test_the_history_leaves_out_what_the_bot_did_by_itself_until_it_is_asked_for(bench: Bench) -> None:
+def test_the_history_leaves_out_maintenance_until_it_is_asked_for(bench: Bench) -> None:
     plan = bench.answer("snapshot client-x")
     bench.context.operations.request(
         "snapshot", plan, requester="system", channel="", request_key="k", hours=1, approved=True

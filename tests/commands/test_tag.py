@@ -1,4 +1,4 @@
-"""Words that a tenant can be chosen by."""
+"""`/mautic tag`: words by which tenants can be chosen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def bench(tmp_path: Path) -> Bench:
     return made
 
 
-def test_the_words_given_are_its_tags_from_then_on(bench: Bench) -> None:
+def test_the_given_words_replace_the_tags(bench: Bench) -> None:
     assert bench.done("tag client-x VIP eu, vip", OPERATOR).state == "succeeded"
     assert bench.context.fleet.tenant("client-x").tags == ("vip", "eu")
     assert label_of(bench.lxd.instance("client-x").config, "tags") == "vip eu"
@@ -28,7 +28,7 @@ def test_the_words_given_are_its_tags_from_then_on(bench: Bench) -> None:
     assert done.again == "tag client-x us"
 
 
-def test_the_list_can_be_filtered_by_it(bench: Bench) -> None:
+def test_the_list_can_be_filtered_by_tag(bench: Bench) -> None:
     bench.done("new client-y")
     bench.done("tag client-x vip eu", OPERATOR)
     desk = make_desk(bench)
@@ -40,14 +40,14 @@ def test_the_list_can_be_filtered_by_it(bench: Bench) -> None:
     assert "No tenant matching `y` has the tag `vip`." in desk.slack.to(OPERATOR.id)[-1]
 
 
-def test_without_words_it_shows_them_and_they_can_be_taken_away(bench: Bench) -> None:
+def test_without_words_the_tags_are_shown_and_they_can_be_cleared(bench: Bench) -> None:
     desk = make_desk(bench)
     desk.command("tag client-x", OPERATOR)
     assert "`client-x` has no tags. Add one: `/mautic tag client-x vip`" in desk.slack.to(OPERATOR.id)[-1]
     bench.done("tag client-x vip eu", OPERATOR)
     desk.command("tag client-x", OPERATOR)
     assert "`client-x` has tags `vip`, `eu`" in desk.slack.to(OPERATOR.id)[-1]
-    assert len(bench.context.operations.select("command = 'tag'")) == 1, "to be shown them changes nothing"
+    assert len(bench.context.operations.select("command = 'tag'")) == 1, "showing them changes nothing"
     bench.done("tag client-x --clear", OPERATOR)
     assert bench.context.fleet.tenant("client-x").tags == ()
 
@@ -62,6 +62,6 @@ def test_without_words_it_shows_them_and_they_can_be_taken_away(bench: Bench) ->
         ("tag client-y vip", "There is no tenant `client-y`"),
     ],
 )
-def test_what_is_no_tag_is_refused(bench: Bench, text: str, why: str) -> None:
+def test_what_cannot_be_a_tag_is_refused(bench: Bench, text: str, why: str) -> None:
     with pytest.raises((Refused, UnknownWords), match=re.escape(why)):
         bench.answer(text, OPERATOR)

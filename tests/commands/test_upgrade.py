@@ -1,4 +1,4 @@
-"""`/mautic rehearse`, `/mautic upgrade`: nothing is upgraded that was not rehearsed, and nothing that changed since."""
+"""`/mautic rehearse` and `/mautic upgrade`: nothing is upgraded unrehearsed, or if it has changed since."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture
 def bench(tmp_path: Path, archive: tuple[Path, str]) -> Bench:
-    """A tenant of 5.2.12, and the release 6.0.10."""
+    """Return a bench with a tenant of 5.2.12, and the release 6.0.10."""
     config = tmp_path / "own.toml"
     config.write_text(f'[releases."6.0.10"]\narchive = "{archive[0]}"\nsha256 = "{archive[1]}"\n')
     made = make_bench(tmp_path, MAUTIC_OPS_CONFIG=str(config))
@@ -38,7 +38,7 @@ def bench(tmp_path: Path, archive: tuple[Path, str]) -> Bench:
     return made
 
 
-def test_a_rehearsal_says_how_long_clients_will_be_away_and_leaves_nothing(bench: Bench) -> None:
+def test_a_rehearsal_says_how_long_clients_will_be_offline_and_leaves_nothing(bench: Bench) -> None:
     ended = bench.done("rehearse client-x", OPERATOR)
     assert ended.state == "succeeded", ended.outcome
     found = evidence.newest(bench.context.database, "client-x", NEW)
@@ -50,7 +50,7 @@ def test_a_rehearsal_says_how_long_clients_will_be_away_and_leaves_nothing(bench
     assert live(bench)
 
 
-def test_an_upgrade_is_rehearsed_first_and_then_asked_for_by_itself(bench: Bench) -> None:
+def test_an_upgrade_is_rehearsed_first(bench: Bench) -> None:
     told = bench.answer("upgrade client-x", OPERATOR)
     assert "Rehearsing" in told.text
     bench.finish()
@@ -61,11 +61,11 @@ def test_an_upgrade_is_rehearsed_first_and_then_asked_for_by_itself(bench: Bench
     assert simulated_tenant.read(bench.lxd, tenant.instance).version == NEW
     assert live(bench)
     assert label_of(bench.lxd.instance("client-x").config, "role") == "former"
-    # Taken beside the migrations; a rollback knows by it since when the tenant was closed.
+    # Taken while the migrations run; it tells a rollback since when the tenant was closed.
     assert [one.why for one in ours(bench.lxd.snapshots("client-x"))] == [f"before upgrade {ended.id}"]
 
 
-def test_what_fails_before_it_is_closed_says_nothing_of_a_maintenance_page(bench: Bench) -> None:
+def test_a_failure_before_the_tenant_is_closed_mentions_no_maintenance_page(bench: Bench) -> None:
     bench.answer("upgrade client-x", OPERATOR)
     bench.finish()
     asked = bench.approve(bench.ask("upgrade client-x", OPERATOR))
@@ -76,7 +76,7 @@ def test_what_fails_before_it_is_closed_says_nothing_of_a_maintenance_page(bench
     assert live(bench)
 
 
-def test_what_changed_since_the_rehearsal_voids_it(bench: Bench) -> None:
+def test_a_change_since_the_rehearsal_voids_it(bench: Bench) -> None:
     bench.answer("upgrade client-x", OPERATOR)
     bench.finish()
     asked = bench.ask("upgrade client-x", OPERATOR)
@@ -85,7 +85,7 @@ def test_what_changed_since_the_rehearsal_voids_it(bench: Bench) -> None:
         bench.approve(asked)
 
 
-def test_migrations_that_fail_leave_the_tenant_as_it_was(bench: Bench) -> None:
+def test_failed_migrations_leave_the_tenant_as_it_was(bench: Bench) -> None:
     bench.answer("upgrade client-x", OPERATOR)
     bench.finish()
     asked = bench.approve(bench.ask("upgrade client-x", OPERATOR))
@@ -100,7 +100,7 @@ def test_migrations_that_fail_leave_the_tenant_as_it_was(bench: Bench) -> None:
     assert live(bench)
 
 
-def test_a_rehearsal_that_fails_offers_nothing(bench: Bench) -> None:
+def test_a_failed_rehearsal_offers_nothing(bench: Bench) -> None:
     simulated_tenant.change(bench.lxd, "client-x", breaks={"migrate": "SQLSTATE[42S21]: Column already exists"})
     ended = bench.done("rehearse client-x", OPERATOR)
     assert ended.state == "failed"
@@ -114,7 +114,7 @@ def test_a_rehearsal_that_fails_offers_nothing(bench: Bench) -> None:
     assert bench.context.operations.select("command = 'upgrade'") == []
 
 
-def test_what_a_rehearsal_found_is_told_and_the_upgrade_requested_once(bench: Bench) -> None:
+def test_the_result_of_a_rehearsal_is_posted_and_the_upgrade_requested_once(bench: Bench) -> None:
     bench.answer("upgrade client-x", OPERATOR)
     bench.finish()
     for _ in range(2):
@@ -127,7 +127,7 @@ def test_what_a_rehearsal_found_is_told_and_the_upgrade_requested_once(bench: Be
     assert bench.context.fleet.tenant("client-x").version == NEW
 
 
-def test_a_rehearsal_that_a_clock_dated_ahead_counts_for_nothing_and_hides_no_newer_one(bench: Bench) -> None:
+def test_a_rehearsal_that_a_wrong_clock_dated_ahead_neither_counts_nor_hides_a_newer_one(bench: Bench) -> None:
     bench.clock.set(30 * 86_400)
     assert bench.done("rehearse client-x", OPERATOR).state == "succeeded"
     bench.clock.set(-30 * 86_400)
@@ -138,7 +138,7 @@ def test_a_rehearsal_that_a_clock_dated_ahead_counts_for_nothing_and_hides_no_ne
     assert "Rehearsing" in bench.answer("upgrade client-x", OPERATOR).text, "the newest one failed"
 
 
-def test_rows_that_the_migrations_take_away_leave_the_tenant_as_it_was(bench: Bench) -> None:
+def test_migrations_that_lose_rows_leave_the_tenant_as_it_was(bench: Bench) -> None:
     bench.answer("upgrade client-x", OPERATOR)
     bench.finish()
     asked = bench.approve(bench.ask("upgrade client-x", OPERATOR))
@@ -152,7 +152,7 @@ def test_rows_that_the_migrations_take_away_leave_the_tenant_as_it_was(bench: Be
     assert live(bench)
 
 
-def test_what_is_too_large_to_be_counted_is_said_and_stops_nothing(bench: Bench) -> None:
+def test_tables_that_are_too_large_to_be_counted_are_named_and_stop_nothing(bench: Bench) -> None:
     simulated_tenant.change(bench.lxd, "client-x", breaks={"count": "page_hits email_stats"})
     bench.answer("upgrade client-x", OPERATOR)
     bench.finish()
@@ -166,7 +166,7 @@ def test_what_is_too_large_to_be_counted_is_said_and_stops_nothing(bench: Bench)
     assert note.endswith("; no rows lost in 26 tables, not compared (too large): email_stats, page_hits"), note
 
 
-def test_the_card_says_how_long_the_snapshots_of_before_are_kept(bench: Bench) -> None:
+def test_the_card_says_how_long_existing_snapshots_are_kept(bench: Bench) -> None:
     bench.answer("upgrade client-x", OPERATOR)
     bench.finish()
     assert "Existing snapshots" not in bench.answer("upgrade client-x", OPERATOR).remarks
@@ -178,7 +178,7 @@ def test_the_card_says_how_long_the_snapshots_of_before_are_kept(bench: Bench) -
     card = "\n".join(mrkdwn(make_desk(bench).announcer.card(asked).blocks))
     assert f"*Existing snapshots:* {told}" in card
     bench.lxd.delete_snapshot("client-x", bench.lxd.snapshots("client-x")[0].name)
-    # It is none of what was approved.
+    # Their number is not part of what was approved.
     assert bench.approve(asked).state == "queued"
 
 

@@ -1,4 +1,4 @@
-"""What `/mautic upgrade`, `rehearse` and `rollout` are refused for: a sentence each, that helps when it is followed."""
+"""Why `/mautic upgrade`, `rehearse` and `rollout` are refused: each refusal is a sentence whose advice works."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COMMANDS = ("upgrade client-x 6.0.10", "rehearse client-x 6.0.10", "rollout 6.0.
 
 
 def desk_in(folder: Path, *versions: str, lxd: SimulatedLxd | None = None) -> Desk:
-    """A tenant of 5.2.12, and releases in the settings."""
+    """Return a desk with a tenant of 5.2.12, and these releases in the settings."""
     bench = make_bench(folder, lxd)
     add_releases(bench, *versions)
     assert bench.done("new client-x").state == "succeeded"
@@ -50,14 +50,14 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def told(desk: Desk, text: str) -> str:
-    """What who types it is told."""
+    """Return what the person who types it reads."""
     before = len(desk.slack.to(OPERATOR.id))
     desk.command(text, OPERATOR)
     return "\n".join(desk.slack.to(OPERATOR.id)[before:])
 
 
 def refused(desk: Desk, text: str) -> str:
-    """The sentence that it is refused with; nothing was requested."""
+    """Return the sentence that refuses it, after checking that nothing was requested."""
     before = desk.last().id
     said = told(desk, text)
     assert said.startswith(":warning:"), said
@@ -67,7 +67,7 @@ def refused(desk: Desk, text: str) -> str:
 
 
 def follow(desk: Desk, said: str) -> None:
-    """Do what a sentence advises, each command in its turn."""
+    """Do what a sentence advises, one command after another."""
     for advised in re.findall(r"`/mautic ([^`]+)`", said):
         desk.command(advised, LEAD)
         if desk.last().state == "awaiting_approval":
@@ -76,7 +76,7 @@ def follow(desk: Desk, said: str) -> None:
 
 
 def upgraded(desk: Desk, text: str = COMMANDS[0]) -> str:
-    """Ask for it until it is done, as a person does who believes what is said; the version at the end."""
+    """Request it until it is done, as a person does who believes what is said; return the version at the end."""
     told(desk, text)
     desk.bench.finish()
     offers(desk.bench.context)
@@ -96,13 +96,13 @@ def upgraded(desk: Desk, text: str = COMMANDS[0]) -> str:
         ("8.0.0", "Mautic 8.0.0 can't be reached from 5.2.12+double in one step. Run `/mautic "),
     ],
 )
-def test_a_version_that_cannot_be_is_refused(desk: Desk, version: str, words: str) -> None:
-    # A rollout is to what is in the settings, whatever runs.
+def test_an_impossible_version_is_refused(desk: Desk, version: str, words: str) -> None:
+    # A rollout goes to a release of the settings, whatever version runs.
     for text in COMMANDS[: 2 if version == "5.2.12" else 3]:
         assert refused(desk, text.replace("6.0.10", version)).startswith(words), text
 
 
-def test_a_version_that_one_step_does_not_reach_is_refused_with_the_steps(desk: Desk) -> None:
+def test_a_version_that_needs_several_steps_is_refused_with_the_steps(desk: Desk) -> None:
     said = refused(desk, "upgrade client-x 7.2.2")
     assert said == (
         "Mautic 7.2.2 can't be reached from 5.2.12+double in one step. Run `/mautic upgrade client-x 6.0.10+double`, "
@@ -112,7 +112,7 @@ def test_a_version_that_one_step_does_not_reach_is_refused_with_the_steps(desk: 
         assert upgraded(desk, step) == version
 
 
-def test_where_nothing_is_newer_it_says_so(tmp_path: Path) -> None:
+def test_if_no_release_is_newer_the_refusal_says_so(tmp_path: Path) -> None:
     desk = desk_in(tmp_path, "5.2.11")
     assert refused(desk, "upgrade client-x") == (
         "No release in the settings can be installed directly over Mautic 5.2.12+double of `client-x`. See why: "
@@ -121,8 +121,8 @@ def test_where_nothing_is_newer_it_says_so(tmp_path: Path) -> None:
     assert "No release in the settings can be installed directly" in refused(desk, "rehearse client-x")
 
 
-def test_a_release_that_was_not_read_yet_is_not_said_to_be_missing(tmp_path: Path) -> None:
-    """The bot has just been restarted with it, or its archive could not be had."""
+def test_a_release_that_was_not_read_yet_is_not_called_unknown(tmp_path: Path) -> None:
+    """The bot has just been restarted with it, or could not get its archive."""
     config = tmp_path / "own.toml"
     config.write_text(f'[releases."6.0.10"]\narchive = "/nowhere.zip"\nsha256 = "{"0" * 64}"\n')
     bench = make_bench(tmp_path, MAUTIC_OPS_CONFIG=str(config))
@@ -137,7 +137,9 @@ def test_a_release_that_was_not_read_yet_is_not_said_to_be_missing(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("doing", "words"), [("stop", "is stopped"), ("suspend", "is suspended")])
-def test_a_tenant_that_does_not_run_is_refused_with_what_has_it_run(desk: Desk, doing: str, words: str) -> None:
+def test_a_tenant_that_does_not_run_is_refused_with_the_command_that_starts_it(
+    desk: Desk, doing: str, words: str
+) -> None:
     assert desk.bench.done(f"{doing} client-x", OPERATOR).state == "succeeded"
     for text in COMMANDS:
         said = refused(desk, text)
@@ -147,7 +149,7 @@ def test_a_tenant_that_does_not_run_is_refused_with_what_has_it_run(desk: Desk, 
     assert upgraded(desk) == NEW
 
 
-def test_a_tenant_that_is_half_way_is_refused_with_what_brings_it_back(desk: Desk) -> None:
+def test_an_interrupted_tenant_is_refused_with_the_command_that_brings_it_back(desk: Desk) -> None:
     desk.bench.lxd.update("client-x", as_labels(state=State.MOVING))
     desk.bench.lxd.stop("client-x", force=True)
     for text in COMMANDS[:2]:
@@ -158,7 +160,7 @@ def test_a_tenant_that_is_half_way_is_refused_with_what_brings_it_back(desk: Des
     assert upgraded(desk) == NEW
 
 
-def test_a_tenant_that_is_frozen_is_refused_and_not_rehearsed(desk: Desk) -> None:
+def test_a_frozen_tenant_is_refused_and_not_rehearsed(desk: Desk) -> None:
     desk.command("freeze client-x because of the sale", LEAD)
     for text in COMMANDS:
         said = refused(desk, text)
@@ -167,7 +169,7 @@ def test_a_tenant_that_is_frozen_is_refused_and_not_rehearsed(desk: Desk) -> Non
     assert upgraded(desk) == NEW
 
 
-def test_a_tenant_that_something_holds_is_refused_with_the_holder(desk: Desk) -> None:
+def test_a_locked_tenant_is_refused_with_the_request_that_locks_it(desk: Desk) -> None:
     held = desk.bench.ask("stop client-x", OPERATOR)
     for text in COMMANDS[:2]:
         said = refused(desk, text)
@@ -176,7 +178,7 @@ def test_a_tenant_that_something_holds_is_refused_with_the_holder(desk: Desk) ->
     assert upgraded(desk) == NEW
 
 
-def test_maintenance_that_has_not_begun_is_in_nobodys_way(desk: Desk) -> None:
+def test_maintenance_that_has_not_begun_blocks_nobody(desk: Desk) -> None:
     plan = desk.bench.answer("snapshot client-x", OPERATOR)
     desk.bench.context.operations.request(
         "snapshot", plan, requester="system", channel="", request_key="maintenance", hours=1, approved=True
@@ -184,7 +186,7 @@ def test_maintenance_that_has_not_begun_is_in_nobodys_way(desk: Desk) -> None:
     assert "Rehearsing" in told(desk, COMMANDS[0])
 
 
-def test_no_memory_for_two_of_it_is_refused(tmp_path: Path) -> None:
+def test_a_host_without_memory_for_a_second_container_is_refused(tmp_path: Path) -> None:
     lxd = SimulatedLxd(memory=4 * GIB)
     add_blueprint(lxd)
     desk = desk_in(tmp_path, "6.0.10", lxd=lxd)
@@ -198,7 +200,7 @@ def test_no_memory_for_two_of_it_is_refused(tmp_path: Path) -> None:
     assert upgraded(desk) == NEW
 
 
-def test_no_room_on_the_pool_is_refused(desk: Desk) -> None:
+def test_a_full_pool_is_refused(desk: Desk) -> None:
     had = desk.bench.lxd.world.pool_bytes
     desk.bench.lxd.world.pool_bytes = desk.bench.lxd.pool().used + GIB // 2
     for text in COMMANDS[:2]:
@@ -207,7 +209,7 @@ def test_no_room_on_the_pool_is_refused(desk: Desk) -> None:
     assert upgraded(desk) == NEW
 
 
-def test_an_archive_that_is_gone_is_refused_and_taken_when_it_is_back(tmp_path: Path) -> None:
+def test_a_missing_archive_is_refused_and_used_when_it_is_back(tmp_path: Path) -> None:
     desk, path = own_archive(tmp_path)
     content = path.read_bytes()
     path.unlink()
@@ -218,7 +220,7 @@ def test_an_archive_that_is_gone_is_refused_and_taken_when_it_is_back(tmp_path: 
 
 
 def own_archive(folder: Path) -> tuple[Desk, Path]:
-    """A desk with a release whose archive nobody else has."""
+    """Return a desk with a release, and the path of its archive, which no other test uses."""
     path = folder / "own.zip"
     path.write_bytes(release("6.0.10")[0].read_bytes())
     config = folder / "own.toml"
@@ -230,7 +232,7 @@ def own_archive(folder: Path) -> tuple[Desk, Path]:
 
 
 @pytest.mark.parametrize("lost", ["another file", "gone"])
-def test_an_archive_that_is_lost_on_the_way_ends_it_with_the_reason(tmp_path: Path, lost: str) -> None:
+def test_an_archive_that_is_lost_during_an_operation_fails_it_with_the_reason(tmp_path: Path, lost: str) -> None:
     desk, path = own_archive(tmp_path)
 
     def lose() -> None:
@@ -255,7 +257,7 @@ def test_an_archive_that_is_lost_on_the_way_ends_it_with_the_reason(tmp_path: Pa
 
 
 def at_the_step(bench: Bench, key: str, work: Callable[[], object]) -> None:
-    """Do something when a step begins."""
+    """Call `work` when the step `key` begins."""
 
     def fault(moment: str) -> None:
         running = next(iter(bench.context.operations.select("state = 'running'")), None)
@@ -266,7 +268,7 @@ def at_the_step(bench: Bench, key: str, work: Callable[[], object]) -> None:
 
 
 def is_as_it_was(bench: Bench, command: str, words: str) -> None:
-    """The operation failed with these words, and the tenant goes on as it was."""
+    """Check that the operation failed with these words, and that the tenant is as it was."""
     failed = bench.context.operations.select("command = ?", command, order="id DESC", limit=1)[0]
     assert (failed.state, words in failed.outcome) == ("failed", True), failed.outcome
     assert "\n" not in failed.outcome
@@ -287,8 +289,8 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("step", sorted(set(BREAKS) - {"page"}))
-def test_a_step_that_breaks_in_the_rehearsal_is_the_answer(desk: Desk, step: str) -> None:
-    """All but `page`: the copy has to have one before, too."""
+def test_a_step_that_fails_in_the_rehearsal_is_reported_and_offers_nothing(desk: Desk, step: str) -> None:
+    """All but `page`: the copy has to show its page before the upgrade, too."""
     simulated_tenant.change(desk.bench.lxd, "client-x", breaks={step: "it broke"})
     told(desk, COMMANDS[0])
     desk.bench.finish()
@@ -301,8 +303,8 @@ def test_a_step_that_breaks_in_the_rehearsal_is_the_answer(desk: Desk, step: str
 
 
 @pytest.mark.parametrize("step", sorted(set(BREAKS) - {"warm"}))
-def test_a_step_that_breaks_in_the_upgrade_leaves_the_tenant_as_it_was(desk: Desk, step: str) -> None:
-    """All but `warm`, which is spared by what the rehearsal made."""
+def test_a_step_that_fails_in_the_upgrade_leaves_the_tenant_as_it_was(desk: Desk, step: str) -> None:
+    """All but `warm`, which is skipped because the rehearsal has made the cache."""
     told(desk, COMMANDS[0])
     desk.bench.finish()
     offers(desk.bench.context)
@@ -315,7 +317,7 @@ def test_a_step_that_breaks_in_the_upgrade_leaves_the_tenant_as_it_was(desk: Des
 
 
 def test_a_rehearsal_that_no_longer_holds_is_not_followed_by_another(desk: Desk) -> None:
-    """What the bot asks for by itself after a rehearsal is the upgrade, or nothing: not a rehearsal without end."""
+    """After a rehearsal the bot requests the upgrade by itself, or nothing: no endless rehearsals."""
     told(desk, COMMANDS[0])
     desk.bench.finish()
     simulated_tenant.change(desk.bench.lxd, "client-x", plugins={"OwnBundle": True})
@@ -326,8 +328,8 @@ def test_a_rehearsal_that_no_longer_holds_is_not_followed_by_another(desk: Desk)
     assert upgraded(desk, re.findall(r"`/mautic ([^`]+)`", said)[-1]) == NEW
 
 
-def test_a_rollout_goes_on_without_who_cannot_be_rehearsed(desk: Desk) -> None:
-    """Also without who never can be: it is not rehearsed again and again."""
+def test_a_rollout_leaves_out_tenants_that_cannot_be_rehearsed(desk: Desk) -> None:
+    """A tenant that can never be rehearsed is not tried again and again."""
     bench = desk.bench
     for name in ("client-y", "client-z"):
         assert bench.done(f"new {name}").state == "succeeded"
@@ -346,12 +348,12 @@ def test_a_rollout_goes_on_without_who_cannot_be_rehearsed(desk: Desk) -> None:
     assert len(bench.context.operations.select("command = 'rehearse' AND parent = 0")) == 1
 
 
-def test_an_unknown_release_is_said_once_of_a_rollout(desk: Desk) -> None:
+def test_a_rollout_names_an_unknown_release_once(desk: Desk) -> None:
     assert refused(desk, "rollout 9.9.9 --all").startswith("There is no release “9.9.9” in the settings; known: ")
 
 
-def test_copies_of_many_need_memory_for_what_stands_at_once(tmp_path: Path) -> None:
-    """Six of 3 GiB each are expected to take 184 MiB: there is room for three copies, and two are made at once."""
+def test_rehearsals_of_many_need_memory_only_for_the_copies_that_run_at_once(tmp_path: Path) -> None:
+    """Six of 3 GiB each are expected to take 184 MiB: memory is free for three copies, and two are made at once."""
     lxd = SimulatedLxd(memory=4 * GIB)
     add_blueprint(lxd)
     desk = desk_in(tmp_path, "6.0.10", lxd=lxd)

@@ -1,4 +1,4 @@
-"""What a rollback asks of a tenant's opt-outs and erasures: one suite over the simulation and over a MariaDB."""
+"""How a rollback reads and repeats opt-outs and erasures: one suite for the simulation and for a MariaDB."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ NAME = "client-x"
 
 
 class Tenant(Protocol):
-    """A tenant that is closed: at first as it was at the upgrade."""
+    """A closed tenant, at first in its state at the upgrade."""
 
     mautic: Mautic
 
     def opt_out(self, contact: int, channel: str = "email") -> None: ...
     def erase(self, contact: int) -> None: ...
     def earlier(self) -> None:
-        """Be as at the upgrade again."""
+        """Go back to the state at the upgrade."""
 
     def opted_out(self) -> set[tuple[int, str]]: ...
     def contacts(self) -> set[int]: ...
@@ -74,7 +74,7 @@ class Simulated:
 
 
 class InMariaDb:
-    """The tool itself, in this process, on a database of its own."""
+    """The tool itself, in this process, on a separate database."""
 
     def __init__(self, server: LargeTenant) -> None:
         self.server = server
@@ -150,7 +150,7 @@ def said(tenant: Tenant) -> Withdrawals:
     return page
 
 
-def test_it_counts_and_tells_what_was_said_since(tenant: Tenant) -> None:
+def test_opt_outs_and_erasures_since_a_time_are_counted_and_listed(tenant: Tenant) -> None:
     tenant.opt_out(1)
     tenant.opt_out(2, "sms")
     tenant.erase(3)
@@ -168,14 +168,14 @@ def test_it_counts_and_tells_what_was_said_since(tenant: Tenant) -> None:
     assert (later.opt_outs, later.erasures) == (0, 0)
 
 
-def test_an_erased_contact_is_no_opt_out_any_more(tenant: Tenant) -> None:
+def test_an_erased_contact_no_longer_counts_as_an_opt_out(tenant: Tenant) -> None:
     tenant.opt_out(1)
     tenant.erase(1)
     page = said(tenant)
     assert (page.opt_outs, page.erasures, list(page.said)) == (0, 1, [])
 
 
-def test_many_come_in_pages(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rows_come_in_pages(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "PAGE", 1)
     tenant.opt_out(1)
     tenant.opt_out(2)
@@ -185,7 +185,7 @@ def test_many_come_in_pages(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> 
     assert (pages[0].opt_outs, pages[0].erasures, pages[0].contacts) == (2, 1, 3)
 
 
-def test_it_is_said_in_the_copy_once(tenant: Tenant) -> None:
+def test_opt_outs_and_erasures_are_repeated_in_the_copy_only_once(tenant: Tenant) -> None:
     tenant.opt_out(1)
     tenant.opt_out(2, "sms")
     tenant.erase(3)
@@ -198,7 +198,7 @@ def test_it_is_said_in_the_copy_once(tenant: Tenant) -> None:
     assert tenant.contacts() == {1, 2, 4}
 
 
-def test_who_opted_out_and_was_erased_later_is_erased(tenant: Tenant) -> None:
+def test_a_contact_who_opted_out_and_was_erased_later_is_erased(tenant: Tenant) -> None:
     tenant.opt_out(1)
     before = said(tenant)
     tenant.erase(1)
@@ -209,7 +209,7 @@ def test_who_opted_out_and_was_erased_later_is_erased(tenant: Tenant) -> None:
     assert (tenant.opted_out(), tenant.contacts()) == (set(), {2, 3, 4})
 
 
-def test_what_was_carried_is_carried_on_by_the_next_rollback(tenant: Tenant) -> None:
+def test_the_next_rollback_carries_opt_outs_and_erasures_again(tenant: Tenant) -> None:
     tenant.opt_out(1)
     tenant.erase(3)
     page = said(tenant)
@@ -221,7 +221,7 @@ def test_what_was_carried_is_carried_on_by_the_next_rollback(tenant: Tenant) -> 
 
 
 @pytest.mark.parametrize("name", ["", "else@x.test"])
-def test_one_of_whom_nothing_is_known_or_who_is_another_is_not_erased_and_counted(tenant: Tenant, name: str) -> None:
+def test_a_contact_with_no_known_name_or_another_one_is_counted_and_not_erased(tenant: Tenant, name: str) -> None:
     tenant.erase(3)
     page = said(tenant)
     tenant.earlier()
@@ -230,12 +230,12 @@ def test_one_of_whom_nothing_is_known_or_who_is_another_is_not_erased_and_counte
     assert tenant.contacts() == set(PEOPLE)
 
 
-def test_an_older_tool_tells_no_names_and_nobody_is_erased(tenant: Tenant) -> None:
+def test_nobody_is_erased_if_an_older_tool_reports_no_names(tenant: Tenant) -> None:
     erased = [{"contact": 3, "at": int(NOW)}]
     assert Consent(tenant.mautic).withdraw(NAME, replace(said(tenant), erased=erased)) == Withdrawn(left=1)
 
 
-def test_an_opt_out_is_of_those_too_who_were_merged_into_its_contact(tenant: Tenant) -> None:
+def test_an_opt_out_also_applies_to_contacts_merged_into_its_contact(tenant: Tenant) -> None:
     tenant.opt_out(1)
     page = said(tenant)
     tenant.earlier()
@@ -250,7 +250,7 @@ def test_an_opt_out_is_of_those_too_who_were_merged_into_its_contact(tenant: Ten
     assert tenant.opted_out() == {(1, "email"), (2, "email"), (4, "email")}
 
 
-def test_a_page_tells_the_number_of_the_operation_that_made_the_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_contains_the_number_of_the_operation_that_made_the_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, Any]] = []
     tenant = Simulated()
     answer = {"opt_outs": 0, "erasures": 0, "unknown": 0, "mails": 0}
@@ -262,11 +262,11 @@ def test_a_page_tells_the_number_of_the_operation_that_made_the_copy(monkeypatch
     monkeypatch.setattr(tenant.mautic, "call", call)
     page = Withdrawals(now=NOW, contacts=1, opt_outs=0, erasures=1, erased=[{"contact": 1, "at": 1}])
     for name in ("client-x--17", "client-7"):
-        assert Consent(tenant.mautic).withdraw(name, page) == Withdrawn(), "an older tool counts none that are left"
+        assert Consent(tenant.mautic).withdraw(name, page) == Withdrawn(), "an older tool does not report `left`"
     assert [one["batch"] for one in told] == [17, 0]
 
 
-def test_one_that_the_copy_does_not_have_is_told(tenant: Tenant) -> None:
+def test_an_opt_out_of_a_contact_that_the_copy_lacks_is_reported(tenant: Tenant) -> None:
     tenant.opt_out(1)
     page = said(tenant)
     tenant.earlier()
@@ -274,7 +274,7 @@ def test_one_that_the_copy_does_not_have_is_told(tenant: Tenant) -> None:
     assert Consent(tenant.mautic).withdraw(NAME, page) == Withdrawn(unknown=1)
 
 
-def test_nothing_is_said_in_one_that_is_open(tenant: Tenant) -> None:
+def test_an_open_tenant_refuses_opt_outs(tenant: Tenant) -> None:
     tenant.opt_out(1)
     page = said(tenant)
     tenant.earlier()

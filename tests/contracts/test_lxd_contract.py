@@ -1,4 +1,4 @@
-"""What the bot may rely on from LXD, held against the simulation and a real server alike."""
+"""What the bot relies on from LXD, checked against the simulation and real servers alike."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Name = Callable[[], str]
 
 
 def _on_this_machine(_: SimulatedLxd, __: str, command: list[str], environment: Mapping[str, str]) -> ExecResult:
-    """Answers the simulation's commands by running them here."""
+    """Answer the simulation's commands by running them on this machine."""
     try:
         ended = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
     except FileNotFoundError:
@@ -48,7 +48,7 @@ def _on_this_machine(_: SimulatedLxd, __: str, command: list[str], environment: 
 def _spoken_with_here(_: SimulatedLxd, __: str, command: list[str], sent: bytes) -> Iterator[bytes]:
     with suppress(FileNotFoundError):
         ended = subprocess.run(command, input=sent, capture_output=True, check=False)
-        # Not `yield from`: what is sent meanwhile is for nobody here.
+        # Not `yield from`: nothing here takes what is sent meanwhile.
         for line in ended.stdout.split(b"\n")[:-1]:  # noqa: UP028
             yield line
 
@@ -67,13 +67,13 @@ def lxd(request: pytest.FixtureRequest, tmp_path: Path) -> Lxd:
 
 
 def count(lxd: Lxd) -> None:
-    """Let the pool count, whatever tests before have deleted: else no limit holds. Some instance must have a size."""
+    """Make the pool count, whatever earlier tests deleted: else no limit holds. Some instance must have a size."""
     if isinstance(lxd, LxdGateway):
         count_anew(lxd)
 
 
 def stop_counting(lxd: Lxd, name: str) -> None:
-    """Let the kernel say of the pool of a running instance that it does not count."""
+    """Make the kernel report that the pool of a running instance is not counted."""
     if isinstance(lxd, LxdGateway):
         mark_inconsistent(lxd, name)
     elif isinstance(lxd, SimulatedLxd):
@@ -82,7 +82,7 @@ def stop_counting(lxd: Lxd, name: str) -> None:
 
 @pytest.fixture
 def name(lxd: Lxd) -> Iterator[Name]:
-    """Makes names for instances, which are gone after the test."""
+    """Makes names for instances, which are deleted after the test."""
     with names_at(lxd) as made:
         yield made
 
@@ -115,7 +115,9 @@ def _address(lxd: Lxd, name: str) -> str:
 
 
 class TestAddresses:
-    def test_each_is_given_one_of_its_own_whichever_way_it_is_made(self, lxd: Lxd, stopped: str, name: Name) -> None:
+    def test_every_instance_gets_an_address_of_its_own_however_it_is_made(
+        self, lxd: Lxd, stopped: str, name: Name
+    ) -> None:
         lxd.snapshot(stopped, "one")
         copies = [name(), name(), name()]
         with ThreadPoolExecutor(3) as threads:
@@ -130,13 +132,13 @@ class TestAddresses:
         first, last = bounds(lxd.subnet())
         assert all(first <= ipaddress.IPv4Address(address) <= last for address in addresses)
 
-    def test_it_is_the_one_inside(self, lxd: Lxd, stopped: str) -> None:
+    def test_the_assigned_address_is_the_one_inside(self, lxd: Lxd, stopped: str) -> None:
         address = given(lxd.instance(stopped))
         lxd.start(stopped)
         assert _address(lxd, stopped) == address
         assert lxd.state(stopped).addresses == (address,)
 
-    def test_one_from_before_keeps_what_it_runs_with(self, lxd: Lxd, stopped: str) -> None:
+    def test_a_running_older_instance_keeps_its_address(self, lxd: Lxd, stopped: str) -> None:
         lxd.update(stopped, {}, {NIC: None})
         lxd.start(stopped)
         before = _address(lxd, stopped)
@@ -144,14 +146,16 @@ class TestAddresses:
         assert given(lxd.instance(stopped)) == before
         assert lxd.pin(stopped) == before
 
-    def test_one_from_before_that_does_not_run_is_given_one(self, lxd: Lxd, stopped: str) -> None:
+    def test_a_stopped_older_instance_gets_an_address(self, lxd: Lxd, stopped: str) -> None:
         lxd.update(stopped, {}, {NIC: None})
         address = lxd.pin(stopped)
         assert given(lxd.instance(stopped)) == address
         lxd.start(stopped)
         assert _address(lxd, stopped) == address
 
-    def test_who_starts_with_anothers_is_given_a_new_one(self, lxd: Lxd, running: str, name: Name) -> None:
+    def test_an_instance_that_starts_with_a_taken_address_gets_a_new_one(
+        self, lxd: Lxd, running: str, name: Name
+    ) -> None:
         theirs = lxd.instance(running).devices[NIC]
         made = name()
         lxd.create(made, TINY, config={}, devices={NIC: theirs})
@@ -169,7 +173,7 @@ class TestInstances:
         assert len(instance.profiles) == 1
         assert abs(instance.created - time.time()) < 600
 
-    def test_the_list_is_sorted_and_says_the_same_as_each_instance(self, lxd: Lxd, stopped: str, name: Name) -> None:
+    def test_the_list_is_sorted_and_agrees_with_each_instance(self, lxd: Lxd, stopped: str, name: Name) -> None:
         other = name()
         lxd.create(other, TINY, config={}, devices={})
         found = {instance.name: instance for instance in lxd.instances()}
@@ -181,7 +185,7 @@ class TestInstances:
         with pytest.raises(AlreadyExists, match=f"`{stopped}`"):
             lxd.create(stopped, TINY, config={}, devices={})
 
-    def test_a_name_that_lxd_does_not_take_is_refused(self, lxd: Lxd) -> None:
+    def test_an_invalid_name_is_refused(self, lxd: Lxd) -> None:
         with pytest.raises(LxdError):
             lxd.create("no_underscores", TINY, config={}, devices={})
 
@@ -194,13 +198,13 @@ class TestInstances:
         lxd.start(stopped)
         lxd.start(stopped)
         assert lxd.instance(stopped).running
-        # The init of a container that has just started does not hear yet that it is to end.
+        # The init of a container that has just started ignores the shutdown signal.
         _address(lxd, stopped)
         lxd.stop(stopped, timeout=20)
         lxd.stop(stopped, force=True)
         assert lxd.instance(stopped).status == "Stopped"
 
-    def test_a_running_instance_has_an_address_and_uses_something(self, lxd: Lxd, running: str) -> None:
+    def test_a_running_instance_has_an_address_and_processes(self, lxd: Lxd, running: str) -> None:
         address = _address(lxd, running)
         state = lxd.states()[running]
         assert state.status == "Running"
@@ -213,12 +217,12 @@ class TestInstances:
         assert lxd.states()[stopped].address == ""
 
     def test_restarting_leaves_it_running(self, lxd: Lxd, running: str) -> None:
-        # Before it hears, it cannot be asked to end.
+        # Until then its init ignores the shutdown signal.
         eventually(lambda: lxd.state(running).address)
         lxd.restart(running, timeout=20)
         assert lxd.instance(running).running
 
-    def test_renaming_keeps_what_it_is(self, lxd: Lxd, stopped: str, name: Name) -> None:
+    def test_renaming_keeps_the_configuration(self, lxd: Lxd, stopped: str, name: Name) -> None:
         new = name()
         lxd.rename(stopped, new)
         assert lxd.instance(new).config["user.colour"] == "red"
@@ -268,7 +272,7 @@ class TestInstances:
             lambda lxd: lxd.remove("t-none", "/root/a"),
         ],
     )
-    def test_whatever_is_asked_of_an_unknown_instance_is_not_found(self, lxd: Lxd, act: Callable[[Lxd], None]) -> None:
+    def test_every_request_for_an_unknown_instance_raises_not_found(self, lxd: Lxd, act: Callable[[Lxd], None]) -> None:
         with pytest.raises(NotFound) as caught:
             act(lxd)
         assert str(caught.value).endswith(".")
@@ -276,7 +280,7 @@ class TestInstances:
 
 
 class TestUpdating:
-    def test_keys_are_laid_over_and_taken_away(self, lxd: Lxd, stopped: str) -> None:
+    def test_keys_are_set_and_removed(self, lxd: Lxd, stopped: str) -> None:
         lxd.update(stopped, {"user.shape": "round", "user.size": "1"})
         lxd.update(stopped, {"user.colour": None, "user.size": ""})
         config = lxd.instance(stopped).config
@@ -284,7 +288,7 @@ class TestUpdating:
         assert "user.colour" not in config
         assert "user.size" not in config
 
-    def test_devices_are_laid_over_and_taken_away(self, lxd: Lxd, stopped: str) -> None:
+    def test_devices_are_set_and_removed(self, lxd: Lxd, stopped: str) -> None:
         device = {"type": "none"}
         lxd.update(stopped, {}, {"one": device, "two": device})
         lxd.update(stopped, {"user.shape": "round"}, {"one": None})
@@ -294,7 +298,7 @@ class TestUpdating:
         assert instance.config["user.shape"] == "round"
         assert len(instance.profiles) == 1
 
-    def test_no_update_of_many_at_once_is_lost(self, lxd: Lxd, stopped: str) -> None:
+    def test_no_concurrent_update_is_lost(self, lxd: Lxd, stopped: str) -> None:
         with ThreadPoolExecutor(16) as threads:
             list(threads.map(lambda number: lxd.update(stopped, {f"user.k{number}": str(number)}), range(32)))
         config = lxd.instance(stopped).config
@@ -302,7 +306,7 @@ class TestUpdating:
 
 
 class TestCopies:
-    def test_a_copy_of_a_snapshot_is_the_source_of_that_moment_with_an_identity_of_its_own(
+    def test_a_copy_of_a_snapshot_has_its_state_and_an_identity_of_its_own(
         self, lxd: Lxd, stopped: str, name: Name
     ) -> None:
         lxd.push(stopped, "/root/kept", b"golden")
@@ -322,7 +326,7 @@ class TestCopies:
         assert lxd.snapshots(clone) == []
         assert lxd.pull(clone, "/root/kept") == b"golden"
 
-    def test_config_and_devices_are_laid_over_the_sources(self, lxd: Lxd, stopped: str, name: Name) -> None:
+    def test_config_and_devices_override_those_of_the_source(self, lxd: Lxd, stopped: str, name: Name) -> None:
         device = {"type": "none"}
         lxd.update(stopped, {}, {"one": device})
         clone = name()
@@ -331,7 +335,7 @@ class TestCopies:
         devices = lxd.instance(clone).devices
         assert {key: it for key, it in devices.items() if key != NIC} == {"one": device, "two": device}
 
-    def test_many_copies_at_once_all_come(self, lxd: Lxd, stopped: str, name: Name) -> None:
+    def test_many_concurrent_copies_all_succeed(self, lxd: Lxd, stopped: str, name: Name) -> None:
         lxd.snapshot(stopped, "golden")
         clones = [name() for _ in range(16)]
         with ThreadPoolExecutor(16) as threads:
@@ -345,7 +349,9 @@ class TestCopies:
         with pytest.raises(AlreadyExists):
             lxd.copy(stopped, clone, config={}, devices={})
 
-    def test_of_two_copies_at_once_to_one_name_one_wins(self, lxd: Lxd, stopped: str, name: Name) -> None:
+    def test_only_one_of_several_concurrent_copies_to_one_name_succeeds(
+        self, lxd: Lxd, stopped: str, name: Name
+    ) -> None:
         clone = name()
 
         def attempt(_: int) -> bool:
@@ -374,18 +380,18 @@ class TestQuotas:
         count(lxd)
         return made
 
-    def test_they_count_until_they_do_not_and_then_anew(self, lxd: Lxd, limited: str) -> None:
+    def test_quotas_count_again_after_a_recount(self, lxd: Lxd, limited: str) -> None:
         counts = lxd.quotas(limited)
         assert counts
         assert counts.counts
         stop_counting(lxd, limited)
         assert lxd.quotas(limited) == Quotas(counts.filesystem, False)
         lxd.recount(limited, counts.filesystem)
-        # While that is under way.
+        # Again, while the first recount is under way.
         lxd.recount(limited, counts.filesystem)
         eventually(lambda: lxd.quotas(limited) == counts)
 
-    def test_another_filesystem_is_left_alone(self, lxd: Lxd, limited: str) -> None:
+    def test_a_recount_of_another_filesystem_is_refused(self, lxd: Lxd, limited: str) -> None:
         stop_counting(lxd, limited)
         with pytest.raises(LxdError, match="another machine"):
             lxd.recount(limited, "05a3470d-4a6e-4329-af6a-9882b4503b2e")
@@ -394,14 +400,14 @@ class TestQuotas:
         assert not quotas.counts
         lxd.recount(limited, quotas.filesystem)
 
-    def test_one_that_does_not_run_tells_nothing(self, lxd: Lxd, stopped: str) -> None:
+    def test_a_stopped_instance_tells_nothing_about_quotas(self, lxd: Lxd, stopped: str) -> None:
         for ask in (lxd.quotas, lxd.root_path, lambda name: lxd.recount(name, "")):
             with pytest.raises(LxdError):
                 ask(stopped)
 
 
 class TestSnapshots:
-    def test_they_are_listed_oldest_first_and_deleted_one_by_one(self, lxd: Lxd, stopped: str) -> None:
+    def test_snapshots_are_listed_oldest_first_and_deleted_one_by_one(self, lxd: Lxd, stopped: str) -> None:
         for snapshot in ("b", "a", "c"):
             lxd.snapshot(stopped, snapshot)
         assert [snapshot.name for snapshot in lxd.snapshots(stopped)] == ["b", "a", "c"]
@@ -409,7 +415,7 @@ class TestSnapshots:
         assert [snapshot.name for snapshot in lxd.snapshots(stopped)] == ["b", "c"]
         assert all(abs(snapshot.created - time.time()) < 600 for snapshot in lxd.snapshots(stopped))
 
-    def test_a_stamp_is_on_the_snapshot_and_not_on_the_instance(self, lxd: Lxd, stopped: str) -> None:
+    def test_labels_are_set_on_the_snapshot_and_not_on_the_instance(self, lxd: Lxd, stopped: str) -> None:
         lxd.snapshot(stopped, "stamped", config={"user.reason": "before", "user.colour": "blue"})
         [snapshot] = lxd.snapshots(stopped)
         assert snapshot.config["user.reason"] == "before"
@@ -417,7 +423,9 @@ class TestSnapshots:
         assert "user.reason" not in lxd.instance(stopped).config
         assert lxd.instance(stopped).config["user.colour"] == "red"
 
-    def test_it_has_what_is_written_within_and_not_what_comes_after(self, lxd: Lxd, running: str, name: Name) -> None:
+    def test_a_snapshot_has_what_is_written_within_and_not_what_comes_after(
+        self, lxd: Lxd, running: str, name: Name
+    ) -> None:
         @contextmanager
         def writing() -> Iterator[None]:
             lxd.push(running, "/root/within", b"")
@@ -436,11 +444,11 @@ class TestSnapshots:
         with pytest.raises(AlreadyExists):
             lxd.snapshot(stopped, "once")
 
-    def test_an_unknown_one_is_not_deleted(self, lxd: Lxd, stopped: str) -> None:
+    def test_deleting_an_unknown_snapshot_raises_not_found(self, lxd: Lxd, stopped: str) -> None:
         with pytest.raises(NotFound):
             lxd.delete_snapshot(stopped, "no-such")
 
-    def test_an_instance_goes_with_its_snapshots(self, lxd: Lxd, stopped: str) -> None:
+    def test_an_instance_is_deleted_with_its_snapshots(self, lxd: Lxd, stopped: str) -> None:
         lxd.snapshot(stopped, "one")
         lxd.delete(stopped)
         with pytest.raises(NotFound):
@@ -448,12 +456,12 @@ class TestSnapshots:
 
 
 class TestCommandsInside:
-    def test_code_and_both_outputs_come_back(self, lxd: Lxd, running: str) -> None:
+    def test_a_command_returns_its_exit_code_and_both_outputs(self, lxd: Lxd, running: str) -> None:
         script = "echo out $WORD; echo err >&2; exit 3"
         ended = lxd.execute(running, ["sh", "-c", script], environment={"WORD": "hello"})
         assert ended == ExecResult(3, "out hello\n", "err\n")
 
-    def test_a_command_that_is_not_there_has_the_shells_code(self, lxd: Lxd, running: str) -> None:
+    def test_a_missing_command_ends_with_the_exit_code_of_a_shell(self, lxd: Lxd, running: str) -> None:
         assert lxd.execute(running, ["/no/such/command"]).code == 127
 
     def test_nothing_runs_in_a_stopped_instance(self, lxd: Lxd, stopped: str) -> None:
@@ -471,38 +479,40 @@ class TestCommandsInside:
 
 
 class TestTalks:
-    def test_a_command_hears_and_is_heard_line_by_line(self, lxd: Lxd, running: str) -> None:
+    def test_a_talk_exchanges_lines_with_a_command(self, lxd: Lxd, running: str) -> None:
         with lxd.talk(running, ["sh", "-c", "read a; read b; echo $b; echo $a; read more"], limit=1000) as talk:
             talk.send(b"one\ntwo\n")
             assert talk.line() == b"two"
             assert talk.line() == b"one"
 
-    def test_much_is_sent_and_much_comes_back(self, lxd: Lxd, running: str) -> None:
+    def test_a_talk_carries_a_long_line_both_ways(self, lxd: Lxd, running: str) -> None:
         with lxd.talk(running, ["sh", "-c", "read a; echo $a; read more"], limit=1 << 20) as talk:
             talk.send(b"x" * 900_000 + b"\n")
             assert talk.line() == b"x" * 900_000
 
-    def test_no_more_is_read_than_was_said(self, lxd: Lxd, running: str) -> None:
+    def test_a_talk_reads_no_more_than_its_limit(self, lxd: Lxd, running: str) -> None:
         with lxd.talk(running, ["sh", "-c", "head -c 9000000 /dev/zero; echo"], limit=100_000) as talk:
             talk.send(b"\n")
             with pytest.raises(TenantAnswerError, match=f"`{running}` answers more than"):
                 talk.line()
 
-    def test_no_longer_line_is_read_than_was_asked_for(self, lxd: Lxd, running: str) -> None:
+    def test_a_talk_reads_no_longer_line_than_requested(self, lxd: Lxd, running: str) -> None:
         with lxd.talk(running, ["sh", "-c", "head -c 9000000 /dev/zero; echo"], limit=1 << 30) as talk:
             talk.send(b"\n")
             with pytest.raises(TenantAnswerError, match=f"`{running}` says more in one line"):
                 talk.line(100_000)
 
     @pytest.mark.parametrize("command", [["sh", "-c", "printf half; exit 7"], ["true"], ["/no/such/command"]])
-    def test_what_ends_without_a_line_has_left_no_answer(self, lxd: Lxd, running: str, command: list[str]) -> None:
+    def test_a_command_that_ends_without_a_line_has_left_no_answer(
+        self, lxd: Lxd, running: str, command: list[str]
+    ) -> None:
         with lxd.talk(running, command, limit=1000) as talk:
             with suppress(TenantAnswerError):
                 talk.send(b"\n")
             with pytest.raises(TenantAnswerError, match=f"asked of `{running}` ended.* and left no answer"):
                 talk.line()
 
-    def test_nothing_is_said_in_a_stopped_instance(self, lxd: Lxd, stopped: str) -> None:
+    def test_a_stopped_instance_refuses_a_talk(self, lxd: Lxd, stopped: str) -> None:
         with pytest.raises(LxdError, match="not running"), lxd.talk(stopped, ["true"], limit=1000):
             pass
 
@@ -517,7 +527,7 @@ class TestTalks:
 
 
 class TestFiles:
-    def test_what_was_pushed_is_pulled(self, lxd: Lxd, running: str) -> None:
+    def test_a_pushed_file_can_be_pulled(self, lxd: Lxd, running: str) -> None:
         content = secrets.token_bytes(1_500_000)
         lxd.push(running, "/root/file", content)
         assert lxd.pull(running, "/root/file") == content
@@ -537,13 +547,13 @@ class TestFiles:
 
 
 class TestImages:
-    def test_an_image_tells_its_properties(self, lxd: Lxd) -> None:
+    def test_an_image_has_its_properties(self, lxd: Lxd) -> None:
         image = lxd.image(TINY)
         assert image is not None
         assert image["os"] == "tiny"
         assert len(image["fingerprint"]) == 64
 
-    def test_there_is_nothing_under_an_unknown_alias(self, lxd: Lxd) -> None:
+    def test_an_unknown_alias_has_no_image(self, lxd: Lxd) -> None:
         assert lxd.image("no-such-image") is None
 
     def test_a_published_snapshot_can_be_imported_and_used(
@@ -562,13 +572,13 @@ class TestImages:
         lxd.create(made, alias, config={}, devices={})
         assert lxd.instance(made).status == "Stopped"
 
-    def test_a_file_that_is_not_there_is_not_imported(self, lxd: Lxd, tmp_path: Path) -> None:
+    def test_importing_a_missing_file_raises_not_found(self, lxd: Lxd, tmp_path: Path) -> None:
         with pytest.raises(NotFound, match="no-such-file"):
             lxd.import_image(str(tmp_path / "no-such-file"), "alias", {})
 
 
 class TestRoom:
-    def test_the_host_tells_its_memory_and_cores(self, lxd: Lxd) -> None:
+    def test_the_host_reports_its_memory_and_cores(self, lxd: Lxd) -> None:
         found = lxd.resources()
         assert 0 < found.used < found.total
         assert found.available == found.total - found.used
@@ -577,33 +587,33 @@ class TestRoom:
         if not isinstance(lxd, SimulatedLxd):
             told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
             kernels = int(told["MemAvailable"].split()[0]) * 1024
-            # What the kernel keeps for itself, and caches of its own, are counted otherwise.
+            # The kernel's own memory and caches are counted differently.
             assert abs(found.available - kernels) < 0.1 * found.total
             assert found.cores == os.cpu_count()
 
-    def test_a_running_instance_tells_its_memory(self, lxd: Lxd, running: str) -> None:
+    def test_a_running_instance_reports_its_memory(self, lxd: Lxd, running: str) -> None:
         assert lxd.state(running).memory > 0
         assert lxd.states()[running].memory > 0
         lxd.stop(running, force=True)
         assert lxd.state(running).memory == 0
 
-    def test_an_instance_tells_when_it_was_started(self, lxd: Lxd, stopped: str) -> None:
+    def test_an_instance_reports_when_it_was_started(self, lxd: Lxd, stopped: str) -> None:
         assert lxd.instance(stopped).started == 0
         before = int(time.time())
         lxd.start(stopped)
         assert before <= lxd.instance(stopped).started <= time.time()
         assert {one.name: one.started for one in lxd.instances()}[stopped] == lxd.instance(stopped).started
 
-    def test_the_bridge_tells_its_subnet(self, lxd: Lxd) -> None:
+    def test_the_bridge_reports_its_subnet(self, lxd: Lxd) -> None:
         network = ipaddress.IPv4Interface(lxd.subnet())
         assert network.network.num_addresses == 256
         assert str(network.ip).endswith(".1")
 
-    def test_the_pool_tells_its_room(self, lxd: Lxd, stopped: str) -> None:
+    def test_the_pool_reports_its_space(self, lxd: Lxd, stopped: str) -> None:
         space = lxd.pool()
         assert 0 < space.used < space.total
 
-    def test_one_off_the_network_has_no_address_until_it_is_back(self, lxd: Lxd, running: str) -> None:
+    def test_an_isolated_instance_has_no_address_until_it_rejoins(self, lxd: Lxd, running: str) -> None:
         address = _address(lxd, running)
         before = lxd.instance(running).devices
         lxd.isolate(running)
@@ -621,7 +631,7 @@ class TestRoom:
         lxd.thaw(running)
         assert lxd.instance(running).running
 
-    def test_a_full_disk_is_told_as_such(self, lxd: Lxd, name: Name) -> None:
+    def test_a_write_to_a_full_disk_raises_pool_full(self, lxd: Lxd, name: Name) -> None:
         made = name()
         pool = getattr(lxd, "_pool", "pool")
         lxd.create(
@@ -631,9 +641,7 @@ class TestRoom:
         with pytest.raises(PoolFull, match="full"):
             lxd.push(made, "/root/much", secrets.token_bytes(40_000_000))
 
-    def test_a_limit_counts_what_is_shared_and_one_that_is_refused_holds_all_the_same(
-        self, lxd: Lxd, name: Name
-    ) -> None:
+    def test_a_limit_counts_shared_data_and_a_refused_limit_still_holds(self, lxd: Lxd, name: Name) -> None:
         made = name()
         root = {"type": "disk", "path": "/", "pool": getattr(lxd, "_pool", "pool"), "size": "128MiB"}
         lxd.create(made, TINY, config={}, devices={"root": root})
@@ -641,13 +649,13 @@ class TestRoom:
         for number in range(10):
             lxd.push(made, f"/root/{number}", secrets.token_bytes(4 << 20))
         lxd.snapshot(made, "all-of-it")
-        assert lxd.state(made).disk < 20 << 20, "what nothing else shares"
+        assert lxd.state(made).disk < 20 << 20, "LXD counts only data that nothing else shares"
         with pytest.raises(PoolFull):
             lxd.update(made, {}, {"root": {**root, "size": "24MiB"}})
         with pytest.raises(PoolFull):
             lxd.push(made, "/root/more", secrets.token_bytes(4 << 20))
         with pytest.raises(LxdError):
-            # In whatever words.
+            # With any message.
             lxd.start(made)
         with pytest.raises(PoolFull):
             lxd.update(made, {}, {"root": {**root, "size": "256MiB"}})
@@ -660,11 +668,13 @@ class TestRoom:
                 return True
             return False
 
-        # What was removed counts until the filesystem has written that down.
+        # Removed files count until the filesystem has committed their removal.
         eventually(enlarged, 90)
         lxd.push(made, "/root/more", secrets.token_bytes(4 << 20))
 
-    def test_a_full_disk_takes_facts_ends_is_renamed_and_grows(self, lxd: Lxd, name: Name) -> None:
+    def test_an_instance_with_a_full_disk_can_be_labelled_isolated_renamed_and_enlarged(
+        self, lxd: Lxd, name: Name
+    ) -> None:
         made = name()
         root = {"type": "disk", "path": "/", "pool": getattr(lxd, "_pool", "pool"), "size": "16MiB"}
         lxd.create(made, TINY, config={}, devices={"root": root})
@@ -677,7 +687,7 @@ class TestRoom:
         for size in (1 << 20, 1 << 16, 1 << 12, 1):
             with pytest.raises(PoolFull):
                 fill(size)
-        # More than what btrfs had only reserved for the last files, and gives back.
+        # More than btrfs had merely reserved for the last files, which it gives back.
         fact = {"user.colour": "blue" * 50_000}
         lxd.update(made, fact)
         assert lxd.instance(made).config["user.colour"] == fact["user.colour"]
@@ -693,6 +703,6 @@ class TestRoom:
         try:
             lxd.push(other, "/root/more", b"x" * (1 << 20))
         except LxdUnavailable:
-            # Incus's helper for files does not always come again after such a rename; that there is room counts.
+            # Incus's helper for files does not always restart after such a rename; what counts is the free space.
             lxd.start(other)
             assert lxd.execute(other, ["dd", "if=/dev/zero", "of=/root/more", "bs=1048576", "count=1"]).code == 0

@@ -1,4 +1,4 @@
-"""What only a real server can show: isolation, deadlines, a full pool, what stays behind, certificates."""
+"""What only a real server can show: isolation, deadlines, a full pool, leftovers, certificates."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FETCH = "printf 'GET /hostname HTTP/1.0\\r\\n\\r\\n' | timeout 2 nc {} 80 | tail
 
 @contextmanager
 def _requests(lxd: LxdGateway) -> Iterator[list[str]]:
-    """Every request that the gateway makes meanwhile."""
+    """Yield a list of every request that the gateway makes meanwhile."""
     made: list[str] = []
 
     def note(response: Any, *_: Any, **__: Any) -> None:
@@ -50,7 +50,7 @@ def _requests(lxd: LxdGateway) -> Iterator[list[str]]:
 
 
 def _started(lxd: LxdGateway, name: str, devices: dict[str, dict[str, str]] | None = None) -> str:
-    """Create and start a tiny instance; return its address once its page is there."""
+    """Create and start a tiny instance; return its address once it has one."""
     lxd.create(name, TINY, config={}, devices=devices or {})
     lxd.start(name)
     end = time.monotonic() + 60
@@ -67,7 +67,7 @@ def _reaches(lxd: LxdGateway, source: str, address: str, target: str) -> bool:
 class TestIsolation:
     @pytest.fixture
     def address(self, place: Place) -> str:
-        """Below the tenants' range like the edge's own, which another test may have taken at this moment."""
+        """Below the tenants' range like the edge's own, which another test may be using at this moment."""
         return str(ipaddress.IPv4Interface(place.subnet).ip + 8)
 
     @pytest.fixture
@@ -85,7 +85,7 @@ class TestIsolation:
         assert _started(lxd, edge, {"eth0": port}) == address
         return edge
 
-    def test_the_edge_reaches_every_tenant_and_no_tenant_another(
+    def test_the_edge_reaches_every_tenant_and_no_tenant_reaches_another(
         self, lxd: LxdGateway, new_name: Name, place: Place, edge: str, address: str
     ) -> None:
         one, two = new_name(), new_name()
@@ -95,7 +95,7 @@ class TestIsolation:
         assert eventually(lambda: _reaches(lxd, one, address, edge))
         assert not _reaches(lxd, one, address_two, two)
 
-        # The way round: by the host, which would route it back onto the bridge.
+        # The detour: by the host, which would route it back onto the bridge.
         gateway = place.subnet.partition("/")[0]
         dns = f"nc -w 2 {gateway} 53 < /dev/null"
         assert eventually(lambda: lxd.execute(one, ["sh", "-c", dns]).code == 0)
@@ -103,7 +103,7 @@ class TestIsolation:
         lxd.execute(two, ["ip", "route", "add", f"{address_one}/32", "via", gateway])
         assert not _reaches(lxd, one, address_two, two)
 
-        # In another's clothes: with the address of the edge.
+        # In disguise: with the address of the edge.
         lxd.stop(edge, force=True)
         lxd.execute(one, ["ip", "address", "add", f"{address}/24", "dev", "eth0"])
         assert lxd.execute(one, ["sh", "-c", dns]).code == 0
@@ -111,9 +111,9 @@ class TestIsolation:
 
 
 class TestSnapshots:
-    def test_nobody_waits_while_lxd_goes_through_all_files(self, real_lxd: LxdGateway, real_name: Name) -> None:
+    def test_writes_do_not_wait_while_lxd_walks_through_all_files(self, real_lxd: LxdGateway, real_name: Name) -> None:
         lxd, name = real_lxd, real_name()
-        # LXD tells sizes of snapshots from the first limit of a disk on.
+        # LXD reports sizes of snapshots only once some disk has a limit.
         root = {"type": "disk", "path": "/", "pool": PROJECT, "size": "5GiB"}
         _started(lxd, name, {"root": root})
         many = "mkdir /root/many && cd /root/many && seq 60000 | xargs touch && sync"
@@ -123,17 +123,17 @@ class TestSnapshots:
         @contextmanager
         def within() -> Iterator[None]:
             yield
-            # Of a project, by the state that they are in.
+            # LXD lists the operations of the project by their state.
             going_on.extend(lxd.connection.get("operations", "list the operations").get("running", []))
 
-        # On a busy machine LXD may have been told of the copy only when it was through.
+        # Several times: on a busy machine the bot may see the copy only once LXD is through with the files.
         for number in range(5):
             lxd.snapshot(name, f"taken-{number}", within=within())
         assert going_on
 
 
 class TestDeadlines:
-    def test_a_command_that_takes_too_long_is_told_in_time(self, lxd: LxdGateway, new_name: Name) -> None:
+    def test_a_command_that_takes_too_long_fails_in_time(self, lxd: LxdGateway, new_name: Name) -> None:
         name = new_name()
         _started(lxd, name)
         with pytest.raises(LxdUnavailable, match=r"did not run `sleep` in .* within 1 seconds\."):
@@ -157,7 +157,7 @@ class TestDeadlines:
 
 
 class TestFiles:
-    def test_what_is_no_file_or_too_much_is_not_read(self, lxd: LxdGateway, new_name: Name) -> None:
+    def test_a_path_that_is_no_file_or_too_large_is_not_read(self, lxd: LxdGateway, new_name: Name) -> None:
         name = new_name()
         _started(lxd, name)
         assert lxd.execute(name, ["dd", "if=/dev/zero", "of=/root/much", "bs=1", "count=1", "seek=999999999"]).code == 0
@@ -171,7 +171,7 @@ class TestFiles:
 
 class TestWhatStaysBehind:
     @pytest.mark.parametrize("command", [["sleep", "61"], ["cat", "/dev/zero"]])
-    def test_of_a_talk_nothing_stays(self, lxd: LxdGateway, new_name: Name, command: list[str]) -> None:
+    def test_a_talk_leaves_nothing_behind(self, lxd: LxdGateway, new_name: Name, command: list[str]) -> None:
         name = new_name()
         _started(lxd, name)
         with (
@@ -223,7 +223,7 @@ class TestWhatStaysBehind:
             assert long.result().stdout == "done\n"
         assert outputs() == []
 
-    def test_a_full_pool_is_told_as_such_and_goes_without_a_trace(self, lxd: LxdGateway, place: Place) -> None:
+    def test_a_full_pool_is_reported_and_can_be_removed_without_a_trace(self, lxd: LxdGateway, place: Place) -> None:
         other = "mautic-ops-full"
         network, subnet = place.other
         small = LxdGateway(lxd.endpoint, project=other, pool=other, network=network, profile=other)
@@ -248,13 +248,13 @@ class TestWhatStaysBehind:
         assert {request.split()[0] for request in made} == {"GET"}
         assert lxd.connection.get(f"networks/{place.network}", "read", project=False)["config"] == before
 
-    def test_a_bridge_of_somebody_else_is_not_taken(self, lxd: LxdGateway, place: Place) -> None:
+    def test_a_bridge_of_somebody_else_is_not_taken_over(self, lxd: LxdGateway, place: Place) -> None:
         somebodys = LxdGateway(lxd.endpoint, project=PROJECT, pool=PROJECT, network="lo", profile=PROJECT)
         with pytest.raises(AlreadyExists, match=f"that is not this {place.product.name}'s"):
             somebodys.ensure_project(pool_driver="btrfs", pool_size="1GiB", subnet="10.99.0.1/24")
 
 
-def test_a_server_is_called_what_it_is(lxd: LxdGateway, place: Place) -> None:
+def test_a_server_is_called_by_its_product(lxd: LxdGateway, place: Place) -> None:
     assert lxd.server().product == place.product.name
     with pytest.raises(NotFound, match=f"^{place.product.name} could not read `nobody`: .*nstance not found"):
         lxd.instance("nobody")
@@ -264,8 +264,7 @@ def test_a_server_is_called_what_it_is(lxd: LxdGateway, place: Place) -> None:
     "text",
     ["3GiB", "3000MB", "512MiB", "3221225472", "4000000kB", "1TiB", "2G", "2g", "2gib", "2KB", "1.5GiB", "2 GiB"],
 )
-def test_a_plan_may_have_the_sizes_that_the_server_takes(lxd: LxdGateway, new_name: Name, text: str) -> None:
-    """What the settings take as an LXD size is one, and what they refuse is none."""
+def test_a_plan_may_have_exactly_the_sizes_that_the_server_accepts(lxd: LxdGateway, new_name: Name, text: str) -> None:
 
     refused = ours = False
     try:
@@ -280,7 +279,7 @@ def test_a_plan_may_have_the_sizes_that_the_server_takes(lxd: LxdGateway, new_na
 
 
 class TestRequests:
-    def test_a_fleet_is_read_in_one(self, lxd: LxdGateway, new_name: Name) -> None:
+    def test_a_fleet_is_listed_in_one_request_and_measured_in_another(self, lxd: LxdGateway, new_name: Name) -> None:
         for _ in range(3):
             lxd.create(new_name(), TINY, config={}, devices={})
         with _requests(lxd) as made:
@@ -321,13 +320,13 @@ class TestRequests:
 class TestHttps:
     @pytest.fixture
     def address(self, lxd: LxdGateway, place: Place) -> Iterator[str]:
-        """The server's address on this machine, where it listens for the time of the test."""
+        """The server's address on this machine, where it listens during the test."""
         with listening(lxd, place) as address:
             yield address
 
     @pytest.fixture
     def stranger(self, lxd: LxdGateway, tmp_path: Path) -> Iterator[tuple[str, str]]:
-        """A client certificate and its key; the server forgets it in the end."""
+        """A client certificate and its key; the server forgets it after the test."""
         certificate, key = self_signed(tmp_path, "mautic-ops tests")
         yield str(certificate), str(key)
         lxd.connection.request("delete", f"certificates/{fingerprint(certificate)}", "distrust", project=False)
@@ -347,7 +346,7 @@ class TestHttps:
         (tmp_path / "server.crt").write_text(found)
         return str(tmp_path / "server.crt")
 
-    def test_a_remote_server_is_known_by_its_certificate(
+    def test_a_remote_server_is_recognised_by_its_certificate(
         self,
         lxd: LxdGateway,
         new_name: Name,
@@ -367,7 +366,7 @@ class TestHttps:
             talk.send(b"hello\n")
             assert talk.line() == b"hello"
 
-    def test_the_pool_of_another_machine_is_counted_by_what_a_person_is_told(
+    def test_the_advice_for_a_pool_on_another_machine_makes_it_count_again(
         self, lxd: LxdGateway, new_name: Name, address: str, certificate: tuple[str, str], pinned: str
     ) -> None:
         remote = LxdGateway(address, project=PROJECT, pool=PROJECT, certificate=certificate, server_certificate=pinned)
@@ -386,7 +385,7 @@ class TestHttps:
     def test_a_token_makes_the_bot_trusted(
         self, lxd: LxdGateway, address: str, stranger: tuple[str, str], pinned: str
     ) -> None:
-        """As `lxc config trust add` and `incus config trust add` print one, and as the README sends it."""
+        """A token as `lxc config trust add` and `incus config trust add` print it, sent as in the README."""
         asked = {"type": "client", "name": "bot", "token": True}
         answer = lxd.connection.json("post", "certificates", "make a token", json=asked, project=False)
         made = answer["metadata"]["metadata"]
@@ -409,7 +408,7 @@ class TestHttps:
         with pytest.raises(LxdUnavailable, match="another certificate"):
             remote.connection.stream("operations/none/websocket", "talk", 5)
 
-    def test_a_bot_that_is_not_trusted_yet_is_told_so(self, address: str, pinned: str) -> None:
+    def test_a_bot_that_is_not_trusted_yet_gets_a_clear_error(self, address: str, pinned: str) -> None:
         with pytest.raises(LxdUnavailable, match="does not trust this bot"):
             LxdGateway(address, server_certificate=pinned).server()
         with pytest.raises(LxdUnavailable, match="does not allow"):
@@ -417,11 +416,11 @@ class TestHttps:
 
 
 class TestUnreachable:
-    def test_a_socket_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_a_missing_socket_is_reported_as_unreachable(self, tmp_path: Path) -> None:
         with pytest.raises(LxdUnavailable, match="cannot be reached"):
             LxdGateway(str(tmp_path / "unix.socket")).instances()
 
-    def test_a_server_that_does_not_answer(self, tmp_path: Path) -> None:
+    def test_a_server_that_does_not_answer_times_out(self, tmp_path: Path) -> None:
         path = str(tmp_path / "unix.socket")
         with socket.socket(socket.AF_UNIX) as mute:
             mute.bind(path)
@@ -430,11 +429,11 @@ class TestUnreachable:
                 LxdGateway(path, timeout=0.2).instances()
 
 
-def test_a_change_waits_for_the_operation_that_has_the_instance(lxd: LxdGateway, new_name: Callable[[], str]) -> None:
+def test_a_change_waits_for_a_running_operation_on_the_instance(lxd: LxdGateway, new_name: Callable[[], str]) -> None:
     name = new_name()
     lxd.create(name, "tiny", config={}, devices={})
     for _ in range(3):
-        # As after a crash: an operation of ours still runs, and we come back to the same instance.
+        # As after a crash: an operation of the bot still runs when the bot comes back to the same instance.
         with ThreadPoolExecutor(4) as pool:
             starts = [pool.submit(lxd.start, name) for _ in range(2)]
             updates = [pool.submit(lxd.update, name, {f"user.n{number}": "1"}) for number in range(2)]

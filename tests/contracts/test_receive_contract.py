@@ -1,4 +1,4 @@
-"""What the bot may rely on when an instance goes to another host, held against the simulation and real ones alike."""
+"""What the bot relies on when an instance goes to another host, checked on the simulation and real servers alike."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.support.simulated_lxd import SimulatedLxd
 
 @dataclass(frozen=True)
 class Pair:
-    """Two hosts: what comes from `source` is received at `target`."""
+    """Two hosts: `target` receives instances from `source`."""
 
     source: Lxd
     target: Lxd
     names: list[str]
 
     def name(self) -> str:
-        """A name for an instance, which is gone after the test."""
+        """Return a new name for an instance, which is deleted after the test."""
         self.names.append(f"t{secrets.token_hex(4)}")
         return self.names[-1]
 
     def receive(self, instance: str, *, config: dict[str, str] | None = None) -> str:
-        """Let a new copy of an instance come to the target; its name."""
+        """Copy an instance to the target under a new name, and return that."""
         name = self.name()
         self.target.receive(self.source, instance, name, config=config or {}, devices={})
         return name
@@ -81,11 +81,11 @@ def _mac(instance: Instance) -> str:
 
 
 def own(instance: Instance) -> dict[str, Mapping[str, str]]:
-    """Its devices, without the interface that each is given."""
+    """Return the devices of an instance, without the interface that every instance has."""
     return {key: device for key, device in instance.devices.items() if key != NIC}
 
 
-def test_a_running_instance_comes_with_its_snapshots_and_goes_on_running(pair: Pair, running: str) -> None:
+def test_a_running_instance_is_copied_with_its_snapshots_and_keeps_running(pair: Pair, running: str) -> None:
     pair.source.push(running, "/root/kept", b"before")
     pair.source.snapshot(running, "one", config={"user.why": "asked"})
     pair.source.push(running, "/root/kept", b"now")
@@ -103,25 +103,25 @@ def test_a_running_instance_comes_with_its_snapshots_and_goes_on_running(pair: P
     assert snapshot.created == pair.source.snapshots(running)[0].created
 
 
-def test_both_have_an_identity_of_their_own(pair: Pair, running: str) -> None:
+def test_the_copy_has_a_mac_of_its_own(pair: Pair, running: str) -> None:
     copied = pair.receive(running)
     pair.target.start(copied)
     assert _mac(pair.target.instance(copied)) != _mac(pair.source.instance(running))
 
 
-def test_each_has_an_address_of_its_own_and_keeps_it_when_it_is_refreshed(pair: Pair, running: str) -> None:
+def test_the_copy_has_an_address_of_its_own_and_keeps_it_in_a_refresh(pair: Pair, running: str) -> None:
     copied = pair.receive(running)
     before, theirs = (given(one) for one in (pair.target.instance(copied), pair.source.instance(running)))
     assert "" not in (before, theirs)
     if running in [one.name for one in pair.target.instances()]:
-        # On servers that know nothing of each other they may be the same.
+        # Separate servers may assign the same address.
         assert before != theirs
     pair.source.snapshot(running, "again")
     pair.target.receive(pair.source, running, copied, config={}, devices={}, refresh=True)
     assert given(pair.target.instance(copied)) == before
 
 
-def test_config_and_devices_are_laid_over_the_sources(pair: Pair, running: str) -> None:
+def test_config_and_devices_override_those_of_the_source(pair: Pair, running: str) -> None:
     name = pair.name()
     other = {"type": "none"}
     pair.target.receive(pair.source, running, name, config={"user.colour": "blue"}, devices={"two": other})
@@ -130,7 +130,7 @@ def test_config_and_devices_are_laid_over_the_sources(pair: Pair, running: str) 
     assert own(received) == {"one": other, "two": other}
 
 
-def test_a_refresh_brings_what_changed(pair: Pair, running: str) -> None:
+def test_a_refresh_transfers_what_changed(pair: Pair, running: str) -> None:
     pair.source.push(running, "/root/gone", b"gone")
     pair.source.snapshot(running, "one")
     pair.source.snapshot(running, "two")
@@ -153,14 +153,14 @@ def test_a_refresh_brings_what_changed(pair: Pair, running: str) -> None:
     assert received.status == "Stopped"
 
 
-def test_a_refresh_of_what_is_not_there_is_not_a_copy(pair: Pair, running: str) -> None:
+def test_a_refresh_of_a_missing_instance_creates_none(pair: Pair, running: str) -> None:
     name = pair.name()
     with pytest.raises(NotFound):
         pair.target.receive(pair.source, running, name, config={}, devices={}, refresh=True)
     assert name not in [instance.name for instance in pair.target.instances()]
 
 
-def test_a_refresh_of_one_that_runs_is_refused(pair: Pair, running: str) -> None:
+def test_a_refresh_of_a_running_instance_is_refused(pair: Pair, running: str) -> None:
     copied = pair.receive(running)
     pair.target.start(copied)
     with pytest.raises(LxdError, match="running"):
@@ -180,7 +180,7 @@ def test_an_unknown_source_is_not_found(pair: Pair) -> None:
         pair.target.receive(pair.source, "t-none", name, config={}, devices={})
 
 
-def test_a_full_reading_says_the_same_as_each_reading(pair: Pair, running: str) -> None:
+def test_a_full_reading_agrees_with_the_single_requests(pair: Pair, running: str) -> None:
     pair.source.snapshot(running, "one")
     pair.source.snapshot(running, "two")
     found = {whole.instance.name: whole for whole in pair.source.full_instances()}
@@ -207,7 +207,7 @@ def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
         made.remove()
 
 
-def test_incus_takes_what_runs_on_lxd_and_lxd_nothing_from_incus(both: Pair) -> None:
+def test_incus_receives_from_lxd_and_lxd_refuses_to_receive_from_incus(both: Pair) -> None:
     name = both.name()
     both.source.create(name, TINY, config={"user.colour": "red"}, devices={})
     both.source.start(name)

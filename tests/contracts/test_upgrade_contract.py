@@ -1,6 +1,6 @@
-"""The upgrade of a tenant in memory is that of a real one: the checks of `tests/mautic_double/upgrade_contract.py`.
+"""A simulated tenant is upgraded like a real one: the checks of `tests/mautic_double/upgrade_contract.py`.
 
-On real LXD `tests/lab/test_upgrade_inside.py` runs the same.
+`tests/lab/test_upgrade_inside.py` runs the same checks on real LXD.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def make(lxd: SimulatedLxd, tmp_path: Path) -> Callable[[str], Tenant]:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_upgrade(check: Callable[[Tenant], None], make: Callable[[str], Tenant]) -> None:
+def test_a_simulated_upgrade_keeps_the_contract(check: Callable[[Tenant], None], make: Callable[[str], Tenant]) -> None:
     check(make("client-x"))
 
 
@@ -58,7 +58,7 @@ def test_a_cache_is_carried_over_where_it_fits(make: Callable[[str], Tenant], lx
         check_a_cache_is_carried_over(warmed, other)
 
 
-def test_a_migration_that_fails_is_told_and_its_copy_is_another_s(
+def test_a_failed_migration_is_reported_and_does_not_touch_the_original(
     make: Callable[[str], Tenant], lxd: SimulatedLxd
 ) -> None:
     tenant = make("client-x")
@@ -76,7 +76,9 @@ def test_a_migration_that_fails_is_told_and_its_copy_is_another_s(
 
 
 @pytest.mark.parametrize("step", ["stage", "swap", "warm", "reload", "page"])
-def test_a_step_that_breaks_says_so(make: Callable[[str], Tenant], lxd: SimulatedLxd, step: str) -> None:
+def test_a_step_that_breaks_is_reported_and_the_upgrade_works_once_it_is_repaired(
+    make: Callable[[str], Tenant], lxd: SimulatedLxd, step: str
+) -> None:
     tenant = make("client-x")
     change(lxd, "client-x", breaks={step: "no space left"})
 
@@ -93,7 +95,9 @@ def test_a_step_that_breaks_says_so(make: Callable[[str], Tenant], lxd: Simulate
     assert tenant.upgrades.upgrade("client-x", AFTER)["up_to_date"]
 
 
-def test_what_there_is_no_room_for_is_not_staged(make: Callable[[str], Tenant], lxd: SimulatedLxd) -> None:
+def test_a_release_that_does_not_fit_on_the_disk_is_not_staged(
+    make: Callable[[str], Tenant], lxd: SimulatedLxd
+) -> None:
     tenant = make("client-x")
     lxd.update("client-x", {}, {"root": {"type": "disk", "path": "/", "pool": "pool", "size": "1GiB"}})
     lxd.fill("client-x", 900 << 20)

@@ -1,6 +1,6 @@
-"""What the tests of the whole thing share."""
+"""Settings that the end-to-end tests share."""
 
 from playwright.sync_api import expect
 
-# A migration, or three other tests, may run beside a browser on two cores.
+# A browser may share two cores with a migration, or with three other tests.
 expect.set_options(timeout=60_000)

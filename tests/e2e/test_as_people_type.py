@@ -1,4 +1,4 @@
-"""What people really type, and when: the bot's process over a simulated LXD, and a Slack that does what Slack does."""
+"""What people really type, and when: the bot's process over a simulated LXD, with a Slack that acts like Slack."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Conversation:
     bot: BotProcess
 
     def ask(self, text: str, pattern: str) -> str:
-        """Ask for an operation; the ts of its card."""
+        """Request an operation, and return the ts of its card."""
         self.workspace.command("operator", CHANNEL, f"/mautic {text}")
         return str(self.workspace.wait_for_message(CHANNEL, pattern)["ts"])
 
     def reply(self, card: str, text: str, outcome: str, **more: Any) -> None:
-        """Reply in a card's thread, and wait for what the thread says then."""
+        """Reply in a card's thread, and wait until the thread says `outcome`."""
         self.workspace.message("ops-lead", CHANNEL, text, thread_ts=card, **more)
         try:
             self.workspace.wait_for_message(CHANNEL, outcome, thread_ts=card)
@@ -50,11 +50,11 @@ def conversation(tmp_path: Path) -> Iterator[Conversation]:
     workspace.kill()
 
 
-def test_decisions_are_taken_however_they_are_typed(conversation: Conversation) -> None:
+def test_decisions_count_however_they_are_typed(conversation: Conversation) -> None:
     card = conversation.ask("new client-x", "Create tenant client-x")
     conversation.reply(card, "approve", "is live", broadcast=True)
     decided = conversation.bot.rows("SELECT actor, via FROM decisions")
-    assert [tuple(row) for row in decided] == [("U0OPSLEAD", "reply")], "a broadcast is told of twice"
+    assert [tuple(row) for row in decided] == [("U0OPSLEAD", "reply")], "Slack delivers a broadcast twice"
 
     card = conversation.ask("new client-y", "Create tenant client-y")
     conversation.reply(card, "deny because of this", ": of this. Nothing was changed", file="why.png")
@@ -69,7 +69,7 @@ def test_decisions_are_taken_however_they_are_typed(conversation: Conversation) 
     conversation.reply(card, "*approve* `client-x\u200b`", "is archived")
 
 
-def test_a_decision_is_taken_while_slack_renews_the_connection(conversation: Conversation) -> None:
+def test_a_decision_counts_while_slack_renews_the_connection(conversation: Conversation) -> None:
     for number, reason in enumerate(("refresh_requested", "warning", "hard")):
         card = conversation.ask(f"new client-{number}", f"Create tenant client-{number}")
         conversation.workspace.faults(disconnect=reason, warning_seconds=0.2)

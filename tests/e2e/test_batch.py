@@ -1,4 +1,4 @@
-"""A batch over twenty tenants on a real server: one that fails, a pause, `kill -9` in the middle; each is done once."""
+"""A batch over twenty tenants on a real server, with one failure, a pause and `kill -9` midway: each is done once."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ GONE = NAMES[11]
 
 
 def states(world: World, batch: int) -> Counter[str]:
-    """How many children of a batch are in each state."""
+    """Return how many children of a batch are in each state."""
     return Counter(row["state"] for row in world.bot.rows("SELECT state FROM operations WHERE parent = ?", batch))
 
 
 def newest(world: World) -> int:
-    """The number of the batch that was asked for last."""
+    """Return the number of the batch that was requested last."""
     return int(world.bot.rows("SELECT max(operation) AS id FROM batches")[0]["id"])
 
 
-def test_a_batch_of_snapshots_is_paused_killed_and_goes_on_to_its_end(world: World) -> None:
+def test_a_batch_finishes_despite_a_kill_a_failure_and_a_pause(world: World) -> None:
     try:
         world.done(f"new {','.join(NAMES)} --version {TINY_VERSION}", "all 20 done")
         made = newest(world)
@@ -34,12 +34,12 @@ def test_a_batch_of_snapshots_is_paused_killed_and_goes_on_to_its_end(world: Wor
         world.kill()
         batch = newest(world)
         assert states(world, batch)["waiting"] > 10, "it was killed in the middle"
-        # Behind the bot's back, so that one fails.
+        # Delete one tenant behind the bot's back, so that its snapshot fails.
         world.lxd.stop(GONE, force=True)
         world.lxd.update(GONE, {"security.protection.delete": None})
         world.lxd.delete(GONE)
         world.bot.start()
-        # The card may be from before the first of them began.
+        # The card may still be from before the first child began, without the button.
         world.workspace.wait_for_message(CHANNEL, "batch_pause")
         world.workspace.click("ops-lead", CHANNEL, card, "batch_pause")
         eventually(lambda: "paused" in world.card(card), 60)

@@ -17,7 +17,7 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, which finds every tenant's name at the test's edge."""
+    """Debian's Chromium, which resolves every tenant's domain to the test's edge."""
     need("chromium")
     with sync_playwright() as playwright:
         resolver = f"--host-resolver-rules=MAP *.e2e.localhost {LISTEN}"
@@ -27,7 +27,7 @@ def browser() -> Iterator[Browser]:
 
 
 def reveal(page: Page, card: Locator) -> None:
-    """Press for the first credentials until they are shown: a window that is later than Slack's 3 seconds is none."""
+    """Press the button until the first credentials are shown: Slack opens no modal after 3 seconds."""
     for _ in range(3):
         card.locator('[data-action-id="reveal"]').click()
         with suppress(AssertionError):
@@ -35,7 +35,7 @@ def reveal(page: Page, card: Locator) -> None:
     raise AssertionError("the first credentials were not shown")
 
 
-def test_a_tenant_is_asked_for_approved_and_visited_by_hand(world: World, browser: Browser) -> None:
+def test_a_tenant_is_requested_approved_and_visited_in_a_browser(world: World, browser: Browser) -> None:
     try:
         page = browser.new_page()
         page.goto(f"{world.workspace.url}/#as=account-manager&in=C0OPS")

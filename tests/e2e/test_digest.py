@@ -16,7 +16,7 @@ from tests.support.world import CHANNEL, TINY_VERSION, World, settings_for
 
 @pytest.fixture
 def world(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
-    """A world whose bot speaks in #general, and whose morning has begun."""
+    """A world whose bot posts in #general, and whose hour of the digest has come."""
     settings, environment = settings_for(host.endpoint, tmp_path / "state")
     spoken = {"MAUTIC_OPS_SLACK__CHANNEL": "C0GENERAL", "MAUTIC_OPS_DIGEST__HOUR": "0"}
     made = World(host, settings, environment | spoken, tmp_path)
@@ -25,7 +25,7 @@ def world(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
 
 
 def digests(world: World) -> list[dict[str, Any]]:
-    """The heads of digests in #general."""
+    """Return the first messages of the digests in #general."""
     keys = [(one, (one.get("metadata") or {}).get("event_payload", {})) for one in world.workspace.messages("general")]
     return [message for message, payload in keys if str(payload.get("key")).startswith("digest 2")]
 
@@ -34,19 +34,17 @@ def ended(world: World) -> bool:
     return bool(world.bot.rows("SELECT 1 FROM digests WHERE ended IS NOT NULL"))
 
 
-def test_the_digest_of_today_is_posted_once_also_over_kill_9(world: World) -> None:
+def test_the_digest_of_today_is_posted_once_even_after_kill_9(world: World) -> None:
     eventually(lambda: ended(world), 60)
     (head,) = digests(world)
     assert head["blocks"][0]["type"] == "header"
     world.bot.kill()
     world.bot.start()
-    world.workspace.command("operator", CHANNEL, "/mautic schedule run digest")
-    world.whisper("operator", "Running `digest` now")
-    eventually(lambda: world.bot.rows("SELECT 1 FROM jobs WHERE name = 'digest' AND outcome = 'done'"))
+    world.run_job("digest")
     assert digests(world) == [head]
 
 
-def test_a_digest_is_given_to_who_asks_for_it(world: World) -> None:
+def test_a_person_who_asks_gets_a_digest(world: World) -> None:
     try:
         card = world.ask(f"new digest-x --version {TINY_VERSION}")
         world.approve(card)
@@ -59,7 +57,7 @@ def test_a_digest_is_given_to_who_asks_for_it(world: World) -> None:
         world.remove("digest-x")
 
 
-def test_a_request_is_decided_on_in_the_home_tab(world: World) -> None:
+def test_a_request_is_decided_in_the_home_tab(world: World) -> None:
     world.ask(f"new home-x --version {TINY_VERSION}")
 
     def home(user: str, text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A tenant whose disk is full on real LXD: told by what its limit counts, helped by what its incident says."""
+"""A tenant whose disk is full on real LXD: found by what its limit counts, and helped by its incident's advice."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ innodb_buffer_pool = "512M"
 """
 GIB = 1 << 30
 LAST_BYTES = "! dd if=/dev/zero of=/var/lib/last-{size} bs={size} count=30000 && sync"
-"""Fills what is left, and ends well when that was refused; so many at most, as it is not to fill the pool."""
+"""Fills the space that is left, and succeeds if a write is refused; `count` keeps it from filling the pool."""
 
 BEYOND = "for n in 1 2 3; do fallocate -l 1G /var/lib/beyond-$n && sync || exit 1; done"
-"""More than its limit, in pieces: what is only reserved is refused by a kernel that has stopped counting, too."""
+"""Writes more than the limit, in pieces: even a kernel that has stopped counting refuses what is only reserved."""
 
 
 def inside(world: World, command: str) -> ExecResult:
@@ -39,14 +39,14 @@ def service(world: World, name: str) -> str:
 
 
 def incident(world: World, kind: str) -> str:
-    """The text of an open incident of the tenant, "" where there is none; after one sweep."""
+    """Run one sweep, and return the text of the tenant's open incident of this kind, "" where there is none."""
     world.run_job("health")
     rows = world.bot.rows("SELECT text FROM incidents WHERE tenant = 'full-x' AND kind = ? AND closed IS NULL", kind)
     return str(rows[0]["text"]) if rows else ""
 
 
 def stops_and_is_mended(world: World, mautic: Mautic) -> None:
-    """The kernel counts no more: nothing that stands still is said, no limit holds, and the next sweep ends that."""
+    """Stop the kernel's counting: the bot reports no stale figure, no limit holds, and the next sweep repairs that."""
     before = mautic.disk("full-x").used
     assert before
     with stops_counting(world.lxd, "full-x"):
@@ -65,7 +65,7 @@ def stops_and_is_mended(world: World, mautic: Mautic) -> None:
     assert world.bot.rows("SELECT 1 FROM incidents WHERE kind = 'quotas'") == []
 
 
-def test_a_full_tenant_is_found_and_the_advice_helps_it_and_what_is_too_small_is_refused(world: World) -> None:
+def test_a_full_tenant_is_found_its_advice_helps_and_a_plan_that_is_too_small_is_refused(world: World) -> None:
     world.bot.kill()
     config = world.settings.state / "mautic-ops.toml"
     config.write_text(PLANS)
@@ -94,7 +94,7 @@ def test_a_full_tenant_is_found_and_the_advice_helps_it_and_what_is_too_small_is
 
         text = incident(world, "disk")
         assert "2.0 GiB of 2.0 GiB" in text
-        assert incident(world, "database") == "", "the disk is its cause"
+        assert incident(world, "database") == "", "the disk is the cause"
         world.workspace.command("operator", CHANNEL, "/mautic status full-x")
         world.whisper("operator", r":x: .Disk:. 2\.0 GiB of 2\.0 GiB \(")
         (advice,) = re.findall(r"`/mautic ([^`]+)`", text)

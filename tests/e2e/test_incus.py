@@ -1,4 +1,4 @@
-"""The main job on Incus: a client's Mautic is made, kept, brought back, looked at and taken away there as on LXD."""
+"""The main job on Incus, as on LXD: a tenant is created, snapshotted, restored, inspected and archived."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, World
 
 
-def test_a_tenant_lives_on_incus_from_its_request_to_its_archive(incus_world: World) -> None:
+def test_a_tenant_runs_on_incus_from_its_request_to_its_archive(incus_world: World) -> None:
     world = incus_world
     try:
         world.workspace.command("operator", CHANNEL, "/mautic doctor")

@@ -1,6 +1,4 @@
-"""`kill -9` of the real bot at each step of `new`, `delete`, `restore` and `upgrade`: the operation ends well all the
-same.
-"""
+"""`kill -9` of the real bot at each step of `new`, `delete`, `restore` and `upgrade`: the operation still succeeds."""
 
 from __future__ import annotations
 
@@ -116,7 +114,7 @@ SLOW = "20250915000000"
 
 
 def is_swapped(world: World, instance: str) -> bool:
-    """Whether the candidate has its new tree: its migrations run, or are about to."""
+    """Return whether the candidate has its new tree, so that its migrations run or are about to."""
     try:
         return world.lxd.execute(instance, ["test", "-d", str(BEFORE)]).code == 0
     except LxdError:
@@ -125,7 +123,7 @@ def is_swapped(world: World, instance: str) -> bool:
 
 @pytest.mark.long
 def test_upgrade_survives_kill_9_at_each_step(host: LxdGateway, tmp_path: Path) -> None:
-    """There and back again; of migrations half of which had run no database ever serves."""
+    """A rollback follows each upgrade; no database in which only half of the migrations have run ever serves."""
     tenant = "killed-u"
     with upgrading(host, tmp_path) as world:
         try:
@@ -161,5 +159,5 @@ def test_upgrade_survives_kill_9_at_each_step(host: LxdGateway, tmp_path: Path) 
 
 
 def running(world: World, tenant: str) -> list[str]:
-    """The containers of a tenant that run."""
+    """Return the running containers of a tenant."""
     return [name for name in world.instances_of(tenant) if world.lxd.instance(name).running]

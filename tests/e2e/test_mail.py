@@ -1,4 +1,4 @@
-"""Mail that waits, on real parts: what went out does not go out again, and what is weeks late not unasked."""
+"""Waiting mail, on real parts: sent mail does not go out again, and mail that is long overdue only if decided."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OUTBOX = "/var/www/mautic/var/double-outbox.log"
 
 
 def sql(world: World, statements: str) -> list[str]:
-    """Run SQL in the container that is the tenant; the rows."""
+    """Run SQL in the container that is the tenant, and return the rows."""
     ended = world.lxd.execute(
         world.present(TENANT), ["mariadb", "--batch", "--skip-column-names", "mautic", "-e", statements]
     )
@@ -20,12 +20,12 @@ def sql(world: World, statements: str) -> list[str]:
 
 
 def sent(world: World) -> int:
-    """How many mails the double has handed over, in the container that is the tenant."""
+    """Return how many mails the double has handed over, in the container that is the tenant."""
     return len(world.lxd.execute(world.present(TENANT), ["sh", "-c", f"cat {OUTBOX} 2>/dev/null"]).stdout.splitlines())
 
 
 def put_thirty(world: World) -> None:
-    """Let thirty mails wait in the queue, as Mautic puts them there."""
+    """Put thirty mails into the queue, as Mautic does."""
     row = """('{"to":"x@example.test"}', '[]', 'email', UTC_TIMESTAMP(), UTC_TIMESTAMP())"""
     table = "messenger_messages (body, headers, queue_name, created_at, available_at)"
     sql(world, f"INSERT INTO {table} VALUES {', '.join([row] * 30)}")
@@ -39,7 +39,7 @@ def dropped(world: World) -> list[str]:
     return sql(world, "SELECT source, COUNT(*) FROM mautic_ops_dropped GROUP BY source")
 
 
-def test_mail_that_was_sent_goes_out_again_only_if_the_approver_says_so(world: World) -> None:
+def test_sent_mail_goes_out_again_only_if_the_approver_says_so(world: World) -> None:
     try:
         world.done(f"new {TENANT}", "is live")
         worker(world, "stop")
@@ -53,7 +53,7 @@ def test_mail_that_was_sent_goes_out_again_only_if_the_approver_says_so(world: W
         card = world.done(restore, "30 dropped", approve=f"approve {TENANT} drop")
         assert "drop waiting mail" in world.card(card), world.card(card)
         assert (sent(world), dropped(world)) == (0, ["messenger_messages\t30"])
-        # Its worker runs, and what comes now goes out.
+        # Its worker runs, and new mail goes out.
         put_thirty(world)
         eventually(lambda: sent(world) == 30)
 
@@ -80,8 +80,8 @@ def test_mail_that_was_sent_goes_out_again_only_if_the_approver_says_so(world: W
         world.remove(TENANT)
 
 
-def test_mail_that_waited_for_long_stays_until_somebody_decides(world: World) -> None:
-    """Stopped, suspended and deleted, each for hours: its jobs' last successes are put back, as no time passes here."""
+def test_mail_that_is_long_overdue_waits_until_somebody_decides(world: World) -> None:
+    """Stopped, suspended and deleted, each as if for long: no time passes here, so the last successes are backdated."""
     long_ago = r"""sed -i -E 's/"last_success":[0-9]+/"last_success":1000/' /var/lib/mautic-ops/cron/*.json"""
     try:
         world.done(f"new {TENANT}", "is live")

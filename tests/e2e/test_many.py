@@ -1,4 +1,4 @@
-"""Many at once, and twice: twenty tenants together, each delivery doubled; every one comes, and each once."""
+"""Twenty requests at once, and deliveries that come twice: every tenant is created, and only once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, TINY_VERSION, World
 
 
-def test_twenty_tenants_asked_for_and_approved_at_once(world: World) -> None:
+def test_twenty_tenants_that_are_requested_and_approved_at_once_all_go_live_once(world: World) -> None:
     names = [f"many-{number}" for number in range(20)]
     try:
         with ThreadPoolExecutor(20) as people:
@@ -31,7 +31,7 @@ def test_twenty_tenants_asked_for_and_approved_at_once(world: World) -> None:
 
         def live_tenant(name: str) -> bool:
             said = any("is live" in text for text in world.thread(by_name[name]))
-            # The bot says no sooner than it is true.
+            # The bot calls a tenant live only once it is.
             assert not said or world.edge.probe(f"{name}.e2e.localhost").login
             return said
 
@@ -49,7 +49,7 @@ def test_twenty_tenants_asked_for_and_approved_at_once(world: World) -> None:
         world.remove(*names)
 
 
-def test_deliveries_that_come_twice_do_one_thing(world: World) -> None:
+def test_deliveries_that_come_twice_act_once(world: World) -> None:
     try:
         world.workspace.faults(redeliver=1)
         card = world.ask(f"new twice-x --version {TINY_VERSION}")

@@ -1,4 +1,4 @@
-"""A tenant of an earlier bot is named as such, and brought up to date by one request while it serves."""
+"""A tenant of an earlier bot is shown as out of date, and brought up to date by one request while it serves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ mariadb -e "DROP USER 'www-data'@'localhost'"
 """
 
 
-def test_a_tenant_of_before_is_brought_up_to_date(world: World) -> None:
+def test_an_older_tenant_is_brought_up_to_date(world: World) -> None:
     tenant = "before-x"
     try:
         world.done(f"new {tenant}", "is live", user="account-manager")

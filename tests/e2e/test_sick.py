@@ -1,4 +1,4 @@
-"""A tenant made sick on real LXD: found within one sweep, one thread for each trouble, recovered said once."""
+"""A tenant with problems on real LXD: found within one sweep, one thread for each, its recovery reported once."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, World
 
 HEARD_IN = "general"
-"""Where the bot speaks unasked: apart from the cards of operations."""
+"""The channel in which the bot posts by itself, apart from the cards of operations."""
 PLANS = '[plans.small]\ndisk = "12GiB"\n'
 GIB = 1 << 30
 
 
 def heads(world: World) -> list[dict[str, Any]]:
-    """The heads of incidents, as they stand."""
+    """Return the first messages of the tenant's incidents, as they are now."""
     return [
         message
         for message in world.workspace.messages(HEARD_IN)
@@ -26,7 +26,7 @@ def heads(world: World) -> list[dict[str, Any]]:
 
 
 def sweep(world: World) -> None:
-    """`/mautic schedule run health`, to its end, and what came of it told."""
+    """Run `/mautic schedule run health` to its end, and wait until its incidents and notes are posted."""
     world.run_job("health")
     world.workspace.command("operator", CHANNEL, "/mautic schedule run incidents")
     eventually(lambda: not world.bot.rows("SELECT 1 FROM incidents WHERE announced < revision"))
@@ -44,16 +44,16 @@ def inside(world: World, *command: str) -> None:
 
 
 def disk(world: World) -> int:
-    """The bytes that the tenant uses.
+    """Return the bytes that the tenant uses.
 
-    Where btrfs has deleted what it had not counted to its end, as of the test before, it counts no more until a scan.
+    If btrfs deleted something that it had not finished counting, as after an earlier test, only a scan makes it count.
     """
     inside(world, "sync")
     count_anew(world.lxd)
     return world.lxd.state("sick-x").disk
 
 
-def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: World) -> None:
+def test_a_sick_tenant_is_found_reported_once_repaired_and_resolved(world: World) -> None:
     world.bot.kill()
     config = world.settings.state / "mautic-ops.toml"
     config.write_text(PLANS)
@@ -67,7 +67,9 @@ def test_a_sick_tenant_is_found_told_once_helped_and_said_to_be_well(world: Worl
         sweep(world)
         assert open_kinds(world) == set()
         page = world.edge.probe("sick-x.e2e.localhost")
-        assert page.valid_from < time.time() < page.valid_until < page.valid_from + 86_400, "Caddy's own: half a day"
+        assert page.valid_from < time.time() < page.valid_until < page.valid_from + 86_400, (
+            "certificates of Caddy's own authority last half a day"
+        )
 
         inside(world, "systemctl", "stop", "mautic-worker@email", "cron")
         inside(world, "fallocate", "-l", "10600M", "/var/lib/filled")

@@ -1,4 +1,4 @@
-"""The same bot by Slack's signed HTTP requests instead of Socket Mode."""
+"""The same bot with Slack's signed HTTP requests instead of Socket Mode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.workspace import APP_TOKEN, BOT_TOKEN, SIGNING_SECRET, Worksp
 from tests.support.world import CHANNEL, BotProcess
 
 
-def test_commands_and_clicks_come_by_signed_http(tmp_path: Path) -> None:
+def test_commands_and_clicks_work_over_signed_http(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}/slack/events"
     workspace = WorkspaceServer(tmp_path / "workspace", "--http-mode", url)
@@ -29,7 +29,7 @@ def test_commands_and_clicks_come_by_signed_http(tmp_path: Path) -> None:
         bot.start()
         workspace.command("account-manager", CHANNEL, "/mautic new client-x")
         card = workspace.wait_for_message(CHANNEL, "waiting for approval")
-        assert "imulated" in str(card["blocks"]), "whatever is simulated says so"
+        assert "imulated" in str(card["blocks"]), "the card says that LXD is simulated"
         workspace.click("ops-lead", CHANNEL, card["ts"], "approve")
         workspace.wait_for_message(CHANNEL, "is live", thread_ts=card["ts"])
 

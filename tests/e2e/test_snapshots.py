@@ -1,4 +1,4 @@
-"""What is kept of a tenant, on real parts: snapshots are taken, listed and pruned, and an archive goes for good."""
+"""What is kept of a tenant, on real parts: snapshots are taken, listed and pruned, and an archive is purged."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.support.world import CHANNEL, World, settings_for
 
 @pytest.fixture
 def world(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
-    """A bot whose schedule takes a snapshot every day: an hour might end while the test runs."""
+    """A bot that keeps daily snapshots only: an hour might end while the test runs."""
     settings, environment = settings_for(host.endpoint, tmp_path / "state")
     made = World(host, settings, environment | {"MAUTIC_OPS_SNAPSHOTS__DAILY": "7"}, tmp_path)
     yield made
     made.close()
 
 
-def test_snapshots_are_taken_listed_and_pruned(world: World) -> None:
+def test_snapshots_are_taken_listed_and_pruned_and_an_archive_is_purged(world: World) -> None:
     try:
         world.workspace.command("operator", CHANNEL, "/mautic schedule pause snapshots")
         world.whisper("operator", "paused. Resume:")
@@ -42,7 +42,7 @@ def test_snapshots_are_taken_listed_and_pruned(world: World) -> None:
         assert "before the sale" in shown
         assert "expires at the next cleanup" in shown
 
-        # By hand, as it is paused: the older of the two is more than the policy keeps of this day.
+        # By hand, as the job is paused: the older of the two is more than the policy keeps of this day.
         world.workspace.command("operator", CHANNEL, "/mautic schedule run snapshots")
         eventually(lambda: len(world.lxd.snapshots("snap-x")) == 1)
         (left,) = world.lxd.snapshots("snap-x")

@@ -1,4 +1,4 @@
-"""The main job on real parts: a Slack message becomes a live tenant, and is taken away again."""
+"""The main job on real parts: a Slack message becomes a live tenant, which is archived and brought back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, LISTEN, World
 
 
-def test_a_slack_message_becomes_a_live_tenant_and_is_taken_away_again(world: World) -> None:
+def test_a_slack_message_becomes_a_live_tenant_that_is_archived_and_brought_back(world: World) -> None:
     try:
         card = world.ask("new story-x --note 'spring campaign'")
         world.workspace.click("account-manager", CHANNEL, card, "approve")
@@ -75,7 +75,7 @@ def test_no_secret_leaves_the_vault(world: World) -> None:
 
 
 class ThroughTheEdge(urllib.request.HTTPSHandler):
-    """Every name is at the edge's address: no resolver here knows the tenants' names."""
+    """Connects every name to the edge's address, because no resolver here knows the tenants' names."""
 
     def __init__(self, authority: str) -> None:
         super().__init__(context=ssl.create_default_context(cadata=authority))
@@ -89,7 +89,7 @@ class ThroughTheEdge(urllib.request.HTTPSHandler):
         return self.do_open(connect, request, context=self._context)  # type: ignore[attr-defined, no-any-return]
 
 
-def test_the_first_credentials_open_the_login(world: World) -> None:
+def test_the_first_credentials_work_at_the_login(world: World) -> None:
     try:
         card = world.ask("new login-x")
         world.approve(card)
@@ -129,7 +129,7 @@ def test_a_refused_command_leaves_nothing(world: World) -> None:
     assert len(refused) == 7
 
 
-def test_the_bot_ends_in_peace_and_comes_back(world: World) -> None:
+def test_the_bot_stops_cleanly_and_resumes_its_work(world: World) -> None:
     try:
         card = world.ask("new again-x")
         world.approve(card)

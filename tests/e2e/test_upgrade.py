@@ -1,4 +1,4 @@
-"""Upgrades on real parts: on evidence, approved in the thread; back by themselves, back by a person; in rings."""
+"""Upgrades on real parts: approved on evidence, rolled back by the bot or by a person, and rolled out in rings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ INSERT INTO audit_log (user_id, user_name, bundle, object, object_id, action, de
   VALUES (1, 'a', 'lead', 'lead', 701, 'delete', 'a:1:{s:4:"name";s:18:"erased@example.com";}',
     UTC_TIMESTAMP(), '127.0.0.1');
 """
-"""What comes in on a day: contacts, two who opt out (one of before), one who is erased."""
+"""What comes in on one day: new contacts, two opt-outs (one of an earlier contact), and one erasure."""
 SETTINGS = """
 [rollouts]
 share = 30
@@ -59,7 +59,7 @@ def world(host: LxdGateway, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def gone(world: World, *tenants: str) -> None:
-    """Delete tenants, and go on."""
+    """Delete tenants, and start the bot again."""
     world.remove(*tenants)
     world.bot.start()
 
@@ -78,14 +78,14 @@ def running(world: World, tenant: str) -> list[str]:
 
 
 def told_away(text: str) -> float:
-    """The seconds for which clients were away, as people are told."""
+    """Return the seconds for which clients were offline, according to the bot's message."""
     found = re.search(r"(?:Downtime|maintenance page for) ([\d.]+) (s|min)", text)
     assert found, text
-    # Minutes are told rounded.
+    # Minutes are rounded in the message.
     return float(found[1]) if found[2] == "s" else 60 * float(found[1]) + 30
 
 
-def test_a_tenant_is_upgraded_on_evidence_and_is_rolled_back_after_a_day(world: World) -> None:
+def test_a_tenant_is_upgraded_on_evidence_and_a_later_rollback_keeps_opt_outs_and_erasures(world: World) -> None:
     need("chromium")
     tenant = "up-x"
     try:
@@ -93,7 +93,7 @@ def test_a_tenant_is_upgraded_on_evidence_and_is_rolled_back_after_a_day(world: 
         make_form(world.lxd, tenant)
         sql(world.lxd, tenant, LANDING + PEOPLE)
         rehearsal, card = upgrade_card(world, tenant)
-        assert world.instances_of(tenant) == [tenant], "the copy is gone"
+        assert world.instances_of(tenant) == [tenant], "the copy of the rehearsal is deleted"
         pictures = {
             file["title"].partition(":")[0]
             for one in world.workspace.messages(CHANNEL, thread_ts=rehearsal)
@@ -114,7 +114,7 @@ def test_a_tenant_is_upgraded_on_evidence_and_is_rolled_back_after_a_day(world: 
         assert set(visitor.acknowledged) - emails(world, upgraded) == set()
         away = max(visitor.gaps)
         print(f"away for {away:.2f} s; {world.thread(card)}")
-        # A client's own turn, and what it takes for a submission, come on top.
+        # The client's pause between submissions, and the time of a submission, come on top.
         assert away < told_away(said) + 2
 
         sql(world.lxd, upgraded, A_DAY)
@@ -144,12 +144,12 @@ def test_a_tenant_is_upgraded_on_evidence_and_is_rolled_back_after_a_day(world: 
         gone(world, tenant)
 
 
-def test_a_migration_that_fails_or_fills_the_disk_is_taken_back_by_itself(world: World) -> None:
+def test_an_upgrade_whose_migration_fails_or_fills_the_disk_is_rolled_back(world: World) -> None:
     tenant = "up-y"
     schema = "SELECT * FROM information_schema.columns WHERE table_schema = 'mautic'"
     try:
         world.done(f"new {tenant}", "is live")
-        # A kernel that has stopped counting lets it fill the pool.
+        # If the kernel has stopped counting, the migration can fill the pool.
         count_anew(world.lxd)
         make_form(world.lxd, tenant)
         upgrade_card(world, tenant)
@@ -180,12 +180,12 @@ def test_a_migration_that_fails_or_fills_the_disk_is_taken_back_by_itself(world:
 
 
 def again(world: World, tenant: str) -> str:
-    """Ask for an upgrade that was rehearsed before, and nothing has changed since."""
+    """Request an upgrade that is already rehearsed, with nothing changed since; return the ts of its card."""
     return world.ask(f"upgrade {tenant} {NEW}", "operator")
 
 
 @pytest.mark.long
-def test_a_rollout_in_three_rings_halts_at_a_sick_one_and_goes_on(world: World) -> None:
+def test_a_rollout_in_three_rings_pauses_at_a_failed_tenant_and_can_be_continued(world: World) -> None:
     sick = RINGS[3]
     try:
         world.done(f"new {','.join(RINGS)}", "all 12 done")
@@ -217,7 +217,7 @@ def tagged(world: World) -> list[str]:
 
 
 def states(world: World) -> set[str]:
-    """The states of the upgrades of the rollout."""
+    """Return the states of the upgrades of the rollout."""
     return {row["state"] for row in world.bot.rows("SELECT state FROM operations WHERE command = 'upgrade' AND parent")}
 
 
@@ -226,7 +226,7 @@ def upgraded(world: World, tenant: str) -> bool:
 
 
 def in_order(world: World) -> None:
-    """No ring began before the one before it had ended."""
+    """Check that no ring began before the previous one had ended."""
     sql = (
         "SELECT ring, min(started) AS began, max(finished) AS ended FROM operations"
         " WHERE command = 'upgrade' AND parent GROUP BY ring ORDER BY ring"

@@ -1,4 +1,4 @@
-"""What an attacker of these tests reaches for: networks beside the tenants' own, and packets that no program sends."""
+"""Helpers for attacks on the network: networks beside the tenants' own, and packets that no normal program sends."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def command(*words: str, check: bool = True) -> str:
 
 @contextmanager
 def elsewhere(host_end: str = "mopshostile") -> Iterator[None]:
-    """A machine beside the host, by a cable of its own: public addresses, private ones, and a cloud's metadata."""
-    # A killed run's.
+    """Run a machine on a cable of its own beside the host, with public, private and cloud metadata addresses."""
+    # Left by a killed run.
     command("ip", "link", "delete", host_end, check=False)
     inside = [sys.executable, "-c", _LISTEN, "25", "80", "443"]
     server = subprocess.Popen(["unshare", "--net", *inside], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdin
         assert server.stdout
-        # Until then its network is the host's, which may have an `eth0`.
+        # Until it prints that, its network is the host's, which may have an `eth0`.
         assert server.stdout.readline() == "apart\n"
         command("ip", "link", "add", host_end, "type", "veth", "peer", "name", "eth0", "netns", str(server.pid))
         within = ("nsenter", "--net", "--target", str(server.pid), "ip")
@@ -63,39 +63,39 @@ def elsewhere(host_end: str = "mopshostile") -> Iterator[None]:
 
 @contextmanager
 def open_port(address: str = "") -> Iterator[int]:
-    """A port of the host that is open to whoever reaches it, as LXD's API or a shell's may be."""
+    """Open a port of the host to everybody who reaches it, as LXD's API or SSH may be, and yield its number."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family) as server:
         yield server.getsockname()[1]
 
 
 def own_address() -> str:
-    """An address of this host on a network other than the tests' bridges."""
+    """Return an address of this host on a network other than the tests' bridges."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_way:
         any_way.connect(("198.51.100.1", 9))
         return str(any_way.getsockname()[0])
 
 
 def reaches(lxd: LxdGateway, name: str, target: str) -> bool:
-    """Whether a connection can be made from inside a container."""
+    """Return whether a connection to `target` can be made from inside a container."""
     address, _, port = target.rpartition(":")
-    # What is refused, or never answered, ends with 1; what is there and says nothing is ended.
+    # nc ends with 1 if it is refused or never answered; `timeout` ends it if the other side accepts and says nothing.
     return lxd.execute(name, ["sh", "-c", f"timeout 4 nc -w 2 {address} {port} < /dev/null"]).code != 1
 
 
 def pid(lxd: LxdGateway, name: str) -> str:
-    """The first process of a running container, as the host counts."""
+    """Return the process id of a running container's first process, as the host sees it."""
     return str(lxd.connection.get(f"instances/{name}/state", "read")["pid"])
 
 
 def inside_network(lxd: LxdGateway, name: str, script: str, *arguments: str) -> subprocess.Popen[str]:
-    """Run Python in a container's network: whoever is root there can bring any program along."""
+    """Run Python in a container's network: root inside could bring any program along."""
     words = ["nsenter", "--net", "--target", pid(lxd, name), sys.executable, "-c", script, *arguments]
     return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
 
 
 def filters_ipv6() -> bool:
-    """Whether this kernel lets LXD filter IPv6 on a bridge."""
+    """Return whether this kernel lets LXD filter IPv6 on a bridge."""
     try:
         with open("/proc/sys/net/bridge/bridge-nf-call-ip6tables") as switch:
             return switch.read().strip() == "1"
@@ -124,7 +124,7 @@ for _ in range(10):
     wire.send(bytes.fromhex("333300000001") + mac + b"\\x86\\xdd" + packet)
     time.sleep(0.05)
 """
-"""Says ten times: I am your router."""
+"""Announces itself as the router, ten times."""
 
 STARVE = """
 import socket, struct, sys, time
@@ -148,7 +148,7 @@ for number in range(20):
     wire.send(b"\\xff" * 6 + mac + b"\\x08\\x00" + head + udp)
     time.sleep(0.02)
 """
-"""Asks for twenty addresses in the name of others, whose MACs begin with the argument."""
+"""Requests twenty addresses for other machines, whose MACs begin with the argument."""
 
 SCAN = """
 import errno, select, socket, sys
@@ -175,7 +175,7 @@ for first in range(1, 10001, 500):
     for one in asked.values():
         one.close()
 """
-"""Tries the first ten thousand ports of an address, and says which let a connection in."""
+"""Tries the first ten thousand ports of an address, and prints those that accept a connection."""
 
 LISTEN_FOR = """
 import select, socket, sys, time
@@ -192,4 +192,4 @@ while (left := end - time.monotonic()) > 0:
         found += {"router": advert, "offer": offer}[kind]
 print(found, flush=True)
 """
-"""Counts what comes in: advertisements of routers, or offers of addresses."""
+"""Counts incoming packets: advertisements of routers, or offers of addresses."""

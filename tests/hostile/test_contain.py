@@ -1,4 +1,4 @@
-"""A tenant whose root is somebody else's is stopped and closed all the same, on a real server."""
+"""A tenant whose root is an attacker is still stopped and closed, on a real server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def host(real_lxd: LxdGateway) -> Host:
 
 
 def _run(lxd: LxdGateway, name: str) -> str:
-    """Start it, and return its address once its page is there."""
+    """Start an instance, and return its address once its page is there."""
     lxd.start(name)
     assert eventually(lambda: lxd.state(name).address)
     address = lxd.state(name).address
@@ -61,13 +61,13 @@ def _page(address: str) -> bool:
 
 
 def _gets_out(lxd: LxdGateway, name: str) -> bool:
-    """Whether it reaches the bridge's name server, which all tenants may ask."""
+    """Return whether an instance reaches the bridge's name server, which all tenants may ask."""
     gateway = lxd.subnet().partition("/")[0]
     return lxd.execute(name, ["sh", "-c", f"nc -w 3 {gateway} 53 < /dev/null"]).code == 0
 
 
-def test_one_that_does_not_end_by_itself_is_stopped_by_force(real_lxd: LxdGateway, real_name: Name) -> None:
-    """As with `halt.target` masked."""
+def test_a_container_that_ignores_its_shutdown_is_stopped_by_force(real_lxd: LxdGateway, real_name: Name) -> None:
+    """Its init ignores the shutdown signal, as with `halt.target` masked."""
     name = real_name()
     real_lxd.create(name, TINY, config={}, devices={})
     real_lxd.push(name, "/sbin/init", DEAF, mode=0o755)
@@ -77,7 +77,7 @@ def test_one_that_does_not_end_by_itself_is_stopped_by_force(real_lxd: LxdGatewa
 
 
 @pytest.mark.parametrize("tool", [SAYS_NO, LIES], ids=["says no", "lies"])
-def test_one_that_does_not_agree_is_closed_over_restarts_until_it_is_let_out(
+def test_an_uncooperative_tenant_stays_closed_over_restarts_until_it_is_reconnected(
     host: Host, real_name: Name, tool: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(containment, "LEASE", 2.0)
@@ -101,7 +101,7 @@ def test_one_that_does_not_agree_is_closed_over_restarts_until_it_is_let_out(
     assert lxd.instance(name).devices == before
 
 
-def test_a_full_one_is_stamped_closed_stopped_and_archived(host: Host, real_name: Name) -> None:
+def test_a_full_tenant_is_labelled_closed_stopped_and_archived(host: Host, real_name: Name) -> None:
     lxd, name, archived = host.lxd, real_name(), real_name()
     assert isinstance(lxd, LxdGateway)
     root = {"type": "disk", "path": "/", "pool": PROJECT, "size": "32MiB"}
@@ -126,7 +126,7 @@ def test_a_full_one_is_stamped_closed_stopped_and_archived(host: Host, real_name
     lxd.delete(archived)
 
 
-def test_one_that_somebody_froze_is_stopped(real_lxd: LxdGateway, real_name: Name) -> None:
+def test_a_frozen_container_is_started_and_stopped(real_lxd: LxdGateway, real_name: Name) -> None:
     name = real_name()
     real_lxd.create(name, TINY, config={}, devices={})
     real_lxd.start(name)

@@ -1,4 +1,4 @@
-"""Tenants whose root says whatever it will, on a real server: the bot stays small, quick and right about the others."""
+"""Tenants whose root answers anything at all, on a real server: the bot stays small, quick and right about others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, TINY_VERSION, World
 
 MOST = 150 << 10
-"""kB of memory that the bot may have."""
+"""kB of memory that the bot may use at most."""
 LINE = '{"ok": true, "healthy": true, "checks": {}, "facts": {}}'
 SAYS = {
     "flood": "exec cat /dev/zero",
@@ -27,13 +27,13 @@ SAYS = {
     "deaf": "exec <&- >&- 2>&-; exec sleep 99",
     "lies": """printf '{"ok": false, "error": "%0200000d\\\\ud800"}\\n' 7; exec sleep 99""",
 }
-"""What stands in the place of Python in a tenant, by the tenant's name."""
+"""The script that replaces Python in a tenant, by the tenant's name."""
 PAGES = {
     "page-huge": "dd if=/dev/zero of=/srv/www/s/login bs=1 count=1 seek=2147483647 2> /dev/null",
     "page-drips": "printf 'HTTP/1.1 200 OK\\r\\n\\r\\n'; while printf x; do sleep 1; done",
     "page-heads": "printf 'HTTP/1.1 200 OK\\r\\nX: '; while printf x; do sleep 1; done",
 }
-"""What serves the login page of a tenant, by the tenant's name."""
+"""The script behind the login page of a tenant, by the tenant's name."""
 SERVES = """
 for one in /proc/[0-9]*; do ! grep -qs ^httpd $one/cmdline || kill ${one#/proc/}; done
 (while ! nc -ll -p 80 -e /root/page; do sleep 0.1; done) < /dev/null > /dev/null 2>&1 &
@@ -63,37 +63,37 @@ def hostile(world: World) -> Iterator[World]:
 
 
 def _status(world: World) -> Mapping[str, int]:
-    """Figures of the bot's process, as the kernel has them: kB of memory at its most, and threads."""
+    """Return the kernel's figures of the bot's process: `VmHWM`, its peak memory in kB, and `Threads`."""
     assert world.bot.process
     lines = Path(f"/proc/{world.bot.process.pid}/status").read_text()
     return {name: int(found) for name, found in re.findall(r"(VmHWM|Threads):\s+(\d+)", lines)}
 
 
 def _found(world: World) -> dict[str, set[str]]:
-    """What is wrong with whom, as the bot has it."""
+    """Return the kinds of the open incidents that the bot has recorded, by tenant."""
     found: dict[str, set[str]] = {}
     for row in world.bot.rows("SELECT tenant, kind FROM incidents WHERE closed IS NULL"):
-        # What else stands on the server is another test's.
+        # Other tenants on the server belong to other tests.
         if row["tenant"] in {"good", *SAYS, *PAGES}:
             found.setdefault(row["tenant"], set()).add(row["kind"])
     return found
 
 
 def _left_on_host(world: World) -> list[str]:
-    """Outputs that LXD keeps of commands."""
+    """Return the outputs of commands that LXD keeps."""
     names = [one.name for one in world.lxd.instances()]
     logs = [log for name in names for log in world.lxd.connection.get(f"instances/{name}/logs", "list the logs")]
     return [log for log in logs if "exec_" in log]
 
 
 def _kept_on_host(world: World) -> int:
-    """Bytes that the server keeps of what instances said, and of its own log."""
+    """Return the bytes that the server keeps in the logs of its instances, and in its own log."""
     folder = Path(world.lxd.endpoint).parent
     return sum(one.stat().st_size for one in (*folder.glob("logs/**/*"), folder.with_suffix(".log")) if one.is_file())
 
 
 @pytest.mark.long
-def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tenant_harms_only_itself_whatever_it_answers(hostile: World, capsys: pytest.CaptureFixture[str]) -> None:
     figures: dict[str, float] = {}
     kept, began = _kept_on_host(hostile), time.monotonic()
     hostile.run_job("health")
@@ -106,7 +106,7 @@ def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World, capsys: py
     assert _status(hostile)["VmHWM"] < MOST
     threads = _status(hostile)["Threads"]
 
-    # People ask all the same, and decide.
+    # People can still ask, and decide.
     for tenant in ("drip", "silent", "page-drips", "page-heads"):
         hostile.workspace.command("account-manager", CHANNEL, f"/mautic status {tenant}")
     began = time.monotonic()
@@ -119,12 +119,12 @@ def test_whatever_a_tenant_says_it_harms_itself_alone(hostile: World, capsys: py
     hostile.done("suspend good", r"is suspended")
     hostile.done("resume good", r"is online again")
 
-    # What cannot be done to one that does not answer ends in a sentence.
+    # A snapshot of a tenant that answers nonsense still works.
     for tenant in ("flood", "nonsense", "lies"):
         hostile.done(f"snapshot {tenant}", r"taken: ", approve="")
 
     assert _status(hostile)["VmHWM"] < MOST
-    # Workers of each kind are made as they are needed, once; whoever looks at a tenant ends.
+    # Workers of each kind are started as needed, and stay; threads that look at a tenant end.
     eventually(lambda: _status(hostile)["Threads"] <= threads + sum(WORKERS.values()), 90)
     assert _left_on_host(hostile) == []
     assert _kept_on_host(hostile) - kept < 1 << 20

@@ -1,4 +1,4 @@
-"""Snapshots of a tenant that changes files as fast as it can, or fills the pool with its past, on a real server."""
+"""Snapshots of a tenant that changes files as fast as it can, or fills the pool by its snapshots, on a real server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _in_pool(lxd: LxdGateway, name: str, project: str = PROJECT) -> Path:
 
 
 def _orphan(lxd: LxdGateway, name: str, *, read_only: bool) -> Path:
-    """Leave what a snapshot leaves that LXD could not end."""
+    """Leave what an unfinished snapshot of LXD leaves behind, and return its folder."""
     folder = _in_pool(lxd, name)
     folder.mkdir(mode=0o700, exist_ok=True)
     source = folder.parent.parent / "containers" / folder.name
@@ -46,7 +46,7 @@ def _orphan(lxd: LxdGateway, name: str, *, read_only: bool) -> Path:
     return made
 
 
-def test_a_snapshot_of_one_whose_files_vanish_all_the_time_is_taken_and_leaves_nothing(
+def test_a_snapshot_succeeds_and_leaves_nothing_behind_while_files_keep_vanishing(
     real_lxd: LxdGateway, real_name: Name
 ) -> None:
     name = real_name()
@@ -64,7 +64,7 @@ def test_a_snapshot_of_one_whose_files_vanish_all_the_time_is_taken_and_leaves_n
     real_lxd.delete(name)
 
 
-def test_what_failed_snapshots_left_goes_with_the_instance(real_lxd: LxdGateway, real_name: Name) -> None:
+def test_leftovers_of_failed_snapshots_are_deleted_with_the_instance(real_lxd: LxdGateway, real_name: Name) -> None:
     name = real_name()
     real_lxd.create(name, TINY, config={}, devices={})
     real_lxd.snapshot(name, "known")
@@ -73,7 +73,7 @@ def test_what_failed_snapshots_left_goes_with_the_instance(real_lxd: LxdGateway,
     assert not any(one.exists() for one in left)
 
 
-def test_what_failed_snapshots_left_is_swept_and_what_the_server_knows_stays(
+def test_a_sweep_deletes_leftovers_of_failed_snapshots_and_keeps_known_snapshots(
     real_lxd: LxdGateway, real_name: Name
 ) -> None:
     name = real_name()
@@ -86,7 +86,7 @@ def test_what_failed_snapshots_left_is_swept_and_what_the_server_knows_stays(
     assert (left.parent / "known").exists()
 
 
-def test_where_they_are_out_of_reach_it_is_said_what_removes_them(
+def test_the_error_says_how_to_remove_leftovers_that_are_out_of_reach(
     real_lxd: LxdGateway, real_name: Name, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = real_name()
@@ -101,7 +101,7 @@ def test_where_they_are_out_of_reach_it_is_said_what_removes_them(
 
 @pytest.fixture
 def small(real_lxd: LxdGateway) -> Iterator[LxdGateway]:
-    """A pool of its own that one tenant can fill."""
+    """A separate pool that one tenant can fill."""
     name = "mautic-ops-past"
     network, subnet = LXD_PLACE.other
     lxd = LxdGateway(real_lxd.endpoint, project=name, pool=name, network=network, profile=name)
@@ -113,7 +113,7 @@ def small(real_lxd: LxdGateway) -> Iterator[LxdGateway]:
         lxd.remove_project()
 
 
-def test_the_past_goes_and_who_fills_it_is_stopped_and_archived(
+def test_a_tenant_that_fills_the_pool_is_pruned_stopped_and_archived(
     small: LxdGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ballast, "SHARE", 8)
@@ -144,8 +144,8 @@ def test_the_past_goes_and_who_fills_it_is_stopped_and_archived(
     small.delete("hog--archived")
 
 
-def test_all_of_ours_is_taken_away_though_snapshots_failed(small: LxdGateway) -> None:
-    """As `clean-lab` does: it once waited half an hour for each."""
+def test_the_project_is_removed_despite_failed_snapshots(small: LxdGateway) -> None:
+    """As `make clean-lab` does, which once waited half an hour for each failed snapshot."""
     small.create("left", TINY, config={}, devices={})
     small.snapshot("left", "known")
     folder = _in_pool(small, "left", "mautic-ops-past")

@@ -1,4 +1,4 @@
-"""The wire: what a tenant whose root is an enemy reaches from inside, and what it can pretend to be."""
+"""The network: what a tenant whose root is an enemy reaches from inside, and what it can pretend to be."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from tests.support.real_lxd import LXD_PLACE, SHARED, TINY, listening, names_at
 from tests.support.world import LISTEN, settings_for
 
 OWN, BRIDGE, BRIDGES = "mautic-ops-wire", "mopswire0", "10.76.0.1/24"
-"""A project of these tests' own: the bridge that all others share is not to change under them."""
+"""A separate project: these tests change the bridge, and all other tests share one."""
 PAGES, ADMIN = (80, 443), 2019
-"""Ports of the edge, and the one that Caddy's admin has where nobody says otherwise."""
+"""The ports of the edge, and the default port of Caddy's admin interface."""
 REACHED = {
     "the edge's pages": True,
     "anything else that the edge listens to": False,
@@ -59,7 +59,7 @@ REACHED = {
     "mail outside": True,
     "web outside": True,
 }
-"""As docs/security.md has it."""
+"""The table in docs/security.md."""
 UNTIL_NOW = dict.fromkeys(REACHED, True) | dict.fromkeys(["another tenant", "another tenant, by IPv6"], False)
 
 
@@ -75,7 +75,7 @@ def ensure(lxd: LxdGateway, *ways: str) -> None:
 
 
 def tenant(lxd: LxdGateway, name: str, *, pinned: bool = True) -> str:
-    """A running tenant; or one of those that LXD alone gave an address."""
+    """Start a tenant and return its name; not `pinned`: its address is from LXD's DHCP, as in earlier tenants."""
     config = as_labels(role="tenant", tenant=name, domain=f"{name}.e2e.localhost", state="live")
     lxd.create(name, TINY, config=config, devices={})
     if not pinned:
@@ -86,7 +86,7 @@ def tenant(lxd: LxdGateway, name: str, *, pinned: bool = True) -> str:
 
 
 def reached(lxd: LxdGateway, enemy: str, neighbour: str, other: str) -> dict[str, bool]:
-    """What the enemy reaches; `other`: the address of somebody on another bridge."""
+    """Return what the enemy reaches; `other`: the address of a tenant on another bridge."""
     bridge, own, victim = lxd.subnet().partition("/")[0], own_address(), lxd.state(neighbour).address
     with ExitStack() as ports:
         at_bridge, at_own = (f"{one}:{ports.enter_context(open_port(one))}" for one in (bridge, own))
@@ -112,7 +112,7 @@ def reached(lxd: LxdGateway, enemy: str, neighbour: str, other: str) -> dict[str
 
 
 def link_local(lxd: LxdGateway, name: str) -> str:
-    """The address of IPv6 that each interface has by itself."""
+    """Return the IPv6 address that an instance's interface gives itself."""
     mac = bytes.fromhex(lxd.instance(name).config["volatile.eth0.hwaddr"].replace(":", ""))
     words = [(mac[0] ^ 2) << 8 | mac[1], mac[2] << 8 | 0xFF, 0xFE00 | mac[3], mac[4] << 8 | mac[5]]
     return "fe80::" + ":".join(f"{word:x}" for word in words)
@@ -122,7 +122,7 @@ def link_local(lxd: LxdGateway, name: str) -> str:
 def wire(real_lxd: LxdGateway) -> Iterator[LxdGateway]:
     """A bridge with other networks beside it."""
     lxd = LxdGateway(real_lxd.endpoint, project=OWN, pool=OWN, network=BRIDGE, profile=OWN)
-    # A killed run's.
+    # Left by a killed run.
     lxd.remove_project()
     try:
         ensure(lxd)
@@ -135,7 +135,7 @@ def wire(real_lxd: LxdGateway) -> Iterator[LxdGateway]:
 
 
 def stand_at_the_edge(lxd: LxdGateway) -> None:
-    """Have somebody listen at the edge's address, at more ports than an edge has."""
+    """Start an instance at the edge's address that listens on more ports than an edge does."""
     nic = {"type": "nic", "name": NIC, "network": BRIDGE, "ipv4.address": edge_address(BRIDGES)}
     lxd.create("at-the-edge", TINY, config={}, devices={NIC: nic})
     lxd.start("at-the-edge")
@@ -146,7 +146,7 @@ def stand_at_the_edge(lxd: LxdGateway) -> None:
 
 @pytest.fixture(scope="module")
 def other(host: LxdGateway, behind: tuple[str, str]) -> str:
-    """The address of a tenant that stands on another bridge of this host."""
+    """The address of a tenant on another bridge of this host."""
     return given(host.instance(behind[1]))
 
 
@@ -171,18 +171,22 @@ def edge(host: LxdGateway) -> Edge:
 
 
 class TestReach:
-    def test_the_outside_and_nothing_of_ours(self, wire: LxdGateway, two: tuple[str, str], other: str) -> None:
+    def test_a_tenant_reaches_the_outside_and_nothing_internal(
+        self, wire: LxdGateway, two: tuple[str, str], other: str
+    ) -> None:
         assert reached(wire, *two, other) == REACHED
 
-    def test_nothing_of_the_edge_but_its_pages(self, host: LxdGateway, edge: Edge, behind: tuple[str, str]) -> None:
-        """Caddy's admin is a socket inside, so that no rule is needed to keep it from tenants."""
+    def test_a_tenant_reaches_nothing_of_the_edge_but_its_pages(
+        self, host: LxdGateway, edge: Edge, behind: tuple[str, str]
+    ) -> None:
+        """Caddy's admin interface is a unix socket inside, so no rule is needed to keep tenants from it."""
         found, _ = inside_network(host, behind[0], SCAN, edge.address).communicate()
         assert found.split() == ["80", "443"]
         listens = host.execute(NAME, ["sh", "-c", "cat /proc/net/tcp /proc/net/tcp6"]).stdout
         assert {int(port, 16) for port in re.findall(r": [0-9A-F]+:([0-9A-F]{4}) \S+ 0A ", listens)} == {80, 443}
 
-    def test_a_bridge_from_before_is_closed_while_its_tenants_run(self, wire: LxdGateway, other: str) -> None:
-        """What was open is seen by the same looks, so that they can be trusted; and nobody is cut off meanwhile."""
+    def test_an_older_bridge_is_closed_while_its_tenants_run(self, wire: LxdGateway, other: str) -> None:
+        """The same checks first see everything open, so they can be trusted; and nobody is cut off meanwhile."""
         lxd = wire
         with as_before(lxd):
             enemy, neighbour = (tenant(lxd, name, pinned=False) for name in ("old-enemy", "old-neighbour"))
@@ -191,31 +195,31 @@ class TestReach:
             assert not lxd.isolates_tenants()
         assert lxd.isolates_tenants()
         assert {one: lxd.pin(one) for one in addresses} == addresses
-        # What DHCP was told before goes with its lease.
+        # The name that DHCP learned earlier is known until its lease ends.
         assert {**reached(lxd, enemy, neighbour, other), "names of other clients": False} == REACHED
 
-    def test_what_a_client_needs_can_be_opened_and_nothing_more(self, wire: LxdGateway, two: tuple[str, str]) -> None:
+    def test_one_internal_address_can_be_opened_and_nothing_more(self, wire: LxdGateway, two: tuple[str, str]) -> None:
         enemy, _ = two
         ensure(wire, RELAY)
         assert [reaches(wire, enemy, one) for one in (RELAY, PRIVATE, METADATA)] == [True, False, False]
         ensure(wire)
         assert not reaches(wire, enemy, RELAY)
 
-    def test_nobody_takes_the_addresses_of_all(self, wire: LxdGateway, two: tuple[str, str]) -> None:
+    def test_a_tenant_cannot_use_up_the_addresses(self, wire: LxdGateway, two: tuple[str, str]) -> None:
         enemy, _ = two
         assert taken_by(wire, enemy, "00:16:3e:00:00") == 0
 
 
 def taken_by(lxd: LxdGateway, enemy: str, macs: str) -> int:
-    """How many addresses the enemy gets in the name of machines that do not exist."""
+    """Return how many addresses the enemy gets for machines that do not exist."""
     inside_network(lxd, enemy, STARVE, macs).communicate()
-    # LXD itself tells only of leases that are its instances'.
+    # LXD itself reports only the leases of its instances.
     return (Path(lxd.endpoint).parent / "networks" / BRIDGE / "dnsmasq.leases").read_text().count(f" {macs}")
 
 
 @contextmanager
 def as_before(lxd: LxdGateway) -> Iterator[None]:
-    """The bridge, its rules and the profile as the bot made them until now; then they are brought up to date."""
+    """Set the bridge, its rules and the profile as earlier bots made them; bring them up to date afterwards."""
     ask, tenants = lxd.connection, "10.76.0.16-10.76.0.254"
     rule = {"action": "reject", "source": tenants, "destination": tenants, "state": "enabled"}
     rules = {"config": {}, "description": "", "ingress": [], "egress": [rule]}
@@ -234,8 +238,10 @@ def as_before(lxd: LxdGateway) -> Iterator[None]:
 
 
 class TestPretence:
-    def test_a_neighbours_address_gives_nothing(self, host: LxdGateway, edge: Edge, behind: tuple[str, str]) -> None:
-        """It had its own domain serve the neighbour's files, while the edge went by what stands inside."""
+    def test_taking_a_neighbours_address_gains_nothing(
+        self, host: LxdGateway, edge: Edge, behind: tuple[str, str]
+    ) -> None:
+        """When the edge relied on the address inside, the enemy's own domain served the neighbour's files."""
         enemy, neighbour = behind
         victim = given(host.instance(neighbour))
         edge.apply()
@@ -251,7 +257,9 @@ class TestPretence:
             eventually(lambda: host.state(enemy).address == given(host.instance(enemy)))
         eventually(lambda: page(edge, enemy) == (200, enemy))
 
-    def test_nobody_is_the_edges_dhcp_server(self, host: LxdGateway, edge: Edge, behind: tuple[str, str]) -> None:
+    def test_a_tenant_cannot_be_the_edges_dhcp_server(
+        self, host: LxdGateway, edge: Edge, behind: tuple[str, str]
+    ) -> None:
         enemy, _ = behind
         offers = "start 10.71.0.200\nend 10.71.0.220\ninterface eth0\noption router 10.71.0.66\noption dns 10.71.0.66\n"
         host.push(enemy, "/etc/udhcpd.conf", offers.encode())
@@ -269,7 +277,7 @@ class TestPretence:
         finally:
             host.execute(enemy, ["sh", "-c", "kill $(cat /var/run/udhcpd.pid)"])
 
-    def test_nobody_is_a_router(self, host: LxdGateway, edge: Edge, behind: tuple[str, str]) -> None:
+    def test_a_tenant_cannot_be_a_router(self, host: LxdGateway, edge: Edge, behind: tuple[str, str]) -> None:
         enemy, _ = behind
         heard = inside_network(host, NAME, LISTEN_FOR, "router", "3")
         assert heard.stdout
@@ -283,7 +291,7 @@ class TestPretence:
 
 
 def page(edge: Edge, name: str) -> tuple[int, str]:
-    """The status, and the name, that a tenant's container gives at its domain."""
+    """Return the status and the host name that a tenant's container answers at its domain."""
     domain = f"{name}.e2e.localhost"
     trust = ssl.create_default_context(cadata=edge.authority())
     connection = HTTPConnection(domain, 443, timeout=30)

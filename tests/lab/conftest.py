@@ -1,4 +1,4 @@
-"""The real stack for the tests of this folder: the double's blueprint, clones of it, the edge."""
+"""Fixtures of the lab's tests, on a real server: the double's blueprint, clones of it, and the edge."""
 
 import runpy
 import secrets
@@ -24,7 +24,7 @@ from tests.support.world import settings_for
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 CACHE = SHARED / "host" / "cache"
-"""The suite's own: that of the checkout may be a bot's."""
+"""The suite's own cache: a bot may be using the one of the checkout."""
 BASE_DOMAIN = "e2e.localhost"
 SIZE = PlanSize(2, "1GiB", "10GiB", 500, "128M", 4, 1)
 
@@ -39,7 +39,7 @@ class Clone:
 
 
 def eventually(look: Callable[[], T], until: Callable[[T], bool], seconds: float = 60) -> T:
-    """Look until what is seen is as wanted, and return it; the last look is for the assertion."""
+    """Call `look` until `until` accepts its result, and return that; fail with the last result after `seconds`."""
     give_up = time.monotonic() + seconds
     while not until(seen := look()):
         assert time.monotonic() < give_up, f"still {seen!r} after {seconds:.0f} s"
@@ -56,7 +56,7 @@ def double_archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
 
 @pytest.fixture(scope="session")
 def blueprint(host: LxdGateway, double_archive: Archive) -> Blueprint:
-    """The double's blueprint, which the session's host has already."""
+    """The double's blueprint, which the session's host already has."""
     return build(host, double_archive, base="debootstrap", cache=CACHE, progress=print)
 
 
@@ -69,7 +69,7 @@ def edge(host: LxdGateway) -> Edge:
 
 @pytest.fixture(scope="module")
 def clone(host: LxdGateway, blueprint: Blueprint) -> Iterator[Callable[..., Clone]]:
-    """Makes running clones of the blueprint, with an identity unless `sealed`; they go when the module's tests end."""
+    """Makes running clones of the blueprint, with an identity unless `sealed`; deletes them after the module."""
     made: list[str] = []
 
     def make(*, sealed: bool = False, edge_address: str = "") -> Clone:
@@ -102,5 +102,5 @@ def clone(host: LxdGateway, blueprint: Blueprint) -> Iterator[Callable[..., Clon
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the lab's blueprints comes last: those of the edge's host may be in the making beside it."""
+    """Run the tests that need the lab's blueprints last: those of the edge's host may be building meanwhile."""
     items.sort(key=lambda item: "fleet" in getattr(item, "fixturenames", ()))

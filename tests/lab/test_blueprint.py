@@ -1,4 +1,4 @@
-"""The blueprint on a real server: what it is made of, and what a clone of it lets through."""
+"""The blueprint on a real server: what it consists of, and which requests a clone of it answers."""
 
 import http.client
 import json
@@ -44,7 +44,7 @@ def tenant(clone: Callable[..., Clone]) -> Clone:
     return clone()
 
 
-def test_it_is_stopped_stamped_and_has_its_snapshot(
+def test_a_blueprint_is_stopped_and_labelled_and_has_its_snapshot(
     host: LxdGateway, blueprint: Blueprint, double_archive: Archive
 ) -> None:
     instance = host.instance(blueprint.instance)
@@ -62,7 +62,7 @@ def test_building_again_changes_nothing(host: LxdGateway, blueprint: Blueprint, 
     assert told == []
 
 
-def test_a_build_that_fails_leaves_nothing_half_made(
+def test_an_interrupted_build_leaves_no_unfinished_instance(
     host: LxdGateway, blueprint: Blueprint, double_archive: Archive
 ) -> None:
     class Interrupted(Exception):
@@ -78,7 +78,7 @@ def test_a_build_that_fails_leaves_nothing_half_made(
     assert [one.name for one in host.instances() if "--building" in one.name] == []
 
 
-def test_it_can_be_exported_as_an_image(host: LxdGateway, blueprint: Blueprint, tmp_path: Path) -> None:
+def test_a_blueprint_can_be_exported_as_an_image(host: LxdGateway, blueprint: Blueprint, tmp_path: Path) -> None:
     path = tmp_path / "blueprint.tar.zst"
     fingerprint = export(host, blueprint, path)
     properties = host.image(blueprint.instance)
@@ -89,7 +89,7 @@ def test_it_can_be_exported_as_an_image(host: LxdGateway, blueprint: Blueprint, 
     assert path.stat().st_size > 50_000_000
 
 
-def test_a_clone_without_an_identity_is_closed_whatever_is_asked(clone: Callable[..., Clone]) -> None:
+def test_a_clone_without_an_identity_is_closed_for_every_path(clone: Callable[..., Clone]) -> None:
     sealed = clone(sealed=True)
     for path in ("/s/login", "/", "/installer", "/index.php", "/index.php/installer", "/config/local.php", "/mtc.js"):
         answer = eventually(lambda path=path: try_to_get(sealed, path), lambda answer: answer.status != 0)
@@ -142,13 +142,13 @@ def test_a_clone_with_an_identity_shows_its_login_page(tenant: Clone) -> None:
         "/index_dev.php",
     ],
 )
-def test_nginx_denies(tenant: Clone, path: str) -> None:
+def test_nginx_denies_paths_that_are_not_public(tenant: Clone, path: str) -> None:
     answer = get(tenant, path)
     assert answer.status == 404
-    assert "X-Mautic-Double" not in answer.headers, "it reached Mautic"
+    assert "X-Mautic-Double" not in answer.headers, "the request reached Mautic"
 
 
-def test_what_is_uploaded_is_served_and_never_executed(host: LxdGateway, tenant: Clone) -> None:
+def test_uploads_are_served_and_never_executed(host: LxdGateway, tenant: Clone) -> None:
     code = b"<?php echo 6*7;"
     paths = (
         *("media/images/a.txt", "media/images/.tmb/a.png", "media/images/a.php", "media/images/.tmb/a.php"),
@@ -163,7 +163,7 @@ def test_what_is_uploaded_is_served_and_never_executed(host: LxdGateway, tenant:
         assert get(tenant, f"/{path}").status == 404
 
 
-def test_only_what_mautic_writes_is_its_own(host: LxdGateway, tenant: Clone) -> None:
+def test_the_web_server_owns_only_the_folders_that_mautic_writes(host: LxdGateway, tenant: Clone) -> None:
     written = host.execute(
         tenant.name, ["find", "/var/www/mautic", "-user", "www-data", "-maxdepth", "1", "-printf", "%f "]
     )
@@ -174,10 +174,10 @@ def test_only_what_mautic_writes_is_its_own(host: LxdGateway, tenant: Clone) -> 
     assert shown.stdout.split() == ["750", "640"]
 
 
-def test_nobody_but_the_edge_is_believed_in_what_it_forwards(
+def test_forwarded_headers_are_trusted_only_from_the_edge(
     host: LxdGateway, edge: Edge, clone: Callable[..., Clone]
 ) -> None:
-    """This machine asks from the bridge's own address: as the edge it is believed, as anybody else it is not."""
+    """This machine asks from the bridge's own address, which only the second clone knows as the edge's."""
     script = (
         b"<?php $said = fn ($value, $name) => $value !== '' && preg_match('/FORWARDED|CLIENT_IP/', $name);"
         b"echo json_encode([$_SERVER['REMOTE_ADDR'], $_SERVER['HTTPS'] ?? '', $_SERVER['HTTP_HOST'],"
@@ -198,7 +198,7 @@ def test_nobody_but_the_edge_is_believed_in_what_it_forwards(
 
 
 def cron(lxd: LxdGateway, clone: Clone, *job: str) -> dict[str, object]:
-    """Run a job as cron does, at once, and return its heartbeat; cron may be at it just then, and is waited for."""
+    """Run a job at once as cron would, and return its heartbeat; wait while cron itself is running the job."""
     command = ["runuser", "-u", "www-data", "--", "/usr/local/bin/mautic-cron", "1", "30", *job]
     name = job[0].replace(":", "_")
 
@@ -212,7 +212,7 @@ def cron(lxd: LxdGateway, clone: Clone, *job: str) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def busy(host: LxdGateway, tenant: Clone) -> Clone:
-    """The tenant with a segment, so that its job has something to do."""
+    """The tenant with a segment, so that the job for segments has something to do."""
     segment = (
         "INSERT INTO lead_lists SET name = 'busy', alias = 'busy', filters = 'a:0:{}', date_added = UTC_TIMESTAMP()"
     )
@@ -237,7 +237,7 @@ def test_a_job_does_not_run_twice_at_once(host: LxdGateway, busy: Clone) -> None
     assert json.loads(host.pull(busy.name, lock))["skipped"] == "running"
 
 
-def test_a_sealed_container_runs_no_job(host: LxdGateway, clone: Callable[..., Clone]) -> None:
+def test_a_closed_or_muted_container_runs_no_job(host: LxdGateway, clone: Callable[..., Clone]) -> None:
     sealed = clone(sealed=True)
     beat = cron(host, sealed, "mautic:messages:send", "--bypass-locking")
     assert (beat["skipped"], beat["rc"], beat["last_success"]) == ("sealed", None, None)
@@ -247,9 +247,7 @@ def test_a_sealed_container_runs_no_job(host: LxdGateway, clone: Callable[..., C
     assert (beat["skipped"], beat["rc"], beat["last_success"]) == ("muted", None, None)
 
 
-def test_the_worker_runs_and_comes_back_after_a_restart_with_no_stale_lock(
-    host: LxdGateway, clone: Callable[..., Clone]
-) -> None:
+def test_a_restart_starts_the_worker_and_removes_its_stale_lock(host: LxdGateway, clone: Callable[..., Clone]) -> None:
     one = clone()
 
     def worker() -> str:
@@ -264,7 +262,7 @@ def test_the_worker_runs_and_comes_back_after_a_restart_with_no_stale_lock(
         host.pull(one.name, lock)
 
 
-def test_health_finds_a_fresh_tenant_well(host: LxdGateway, clone: Callable[..., Clone]) -> None:
+def test_a_fresh_tenant_is_healthy(host: LxdGateway, clone: Callable[..., Clone]) -> None:
     one = clone()
 
     def health() -> list[str]:
@@ -274,7 +272,8 @@ def test_health_finds_a_fresh_tenant_well(host: LxdGateway, clone: Callable[...,
     assert eventually(health, lambda bad: not bad) == []
 
 
-def test_a_tenant_makes_none_of_the_keys_that_the_kernel_counts_for_all(host: LxdGateway, tenant: Clone) -> None:
+def test_a_tenant_cannot_add_kernel_keys(host: LxdGateway, tenant: Clone) -> None:
+    """All tenants share one range of uids, so one tenant could use up the kernel's quota of keys for all of them."""
     make_key = (
         "import ctypes, errno, os; libc = ctypes.CDLL(None, use_errno=True); "
         "made = libc.syscall({'x86_64': 248}.get(os.uname().machine, 217), b'user', b'mine', b'x', 1, -2); "
@@ -283,8 +282,8 @@ def test_a_tenant_makes_none_of_the_keys_that_the_kernel_counts_for_all(host: Lx
     assert host.execute(tenant.name, ["python3", "-c", make_key]).stdout.strip() == "-1 ENOSYS"
 
 
-def test_a_job_runs_by_the_clock_and_leaves_a_heartbeat(host: LxdGateway, tenant: Clone) -> None:
-    """Last, as the clock's minutes go by while the others run."""
+def test_cron_runs_a_job_that_leaves_a_heartbeat(host: LxdGateway, tenant: Clone) -> None:
+    """The last test of the file: the minutes that it waits for pass while the others run."""
     path = "/var/lib/mautic-ops/cron/mautic_webhooks_process.json"
 
     def beat() -> dict[str, object]:

@@ -22,7 +22,7 @@ WHO = b"<?php if (isset($_GET['slow'])) sleep(3); echo json_encode([$_SERVER['RE
 
 @contextmanager
 def connected(edge: Edge, domain: str) -> Iterator[http.client.HTTPConnection]:
-    """A connection through the edge, its certificate verified against the edge's own authority."""
+    """Connect through the edge, and verify its certificate against the edge's own authority."""
     trust = ssl.create_default_context(cadata=edge.authority())
     connection = http.client.HTTPConnection(domain, 443, timeout=30)
     connection.sock = trust.wrap_socket(socket.create_connection((LISTEN, 443), 30), server_hostname=domain)
@@ -48,7 +48,7 @@ def tenant(edge: Edge, clone: Callable[..., Clone]) -> Clone:
 
 @pytest.fixture(scope="module")
 def who(host: LxdGateway, edge: Edge, clone: Callable[..., Clone]) -> Clone:
-    """A tenant whose pages say who PHP thinks is asking."""
+    """A tenant whose pages show the client's address and scheme as PHP sees them."""
     made = clone(edge_address=edge.address)
     host.push(made.name, "/var/www/mautic/index.php", WHO, mode=0o644)
     edge.apply()
@@ -68,7 +68,7 @@ def test_redirects_stay_on_the_public_address(edge: Edge, tenant: Clone) -> None
     assert location.startswith(("/", f"https://{tenant.domain}/"))
 
 
-def test_plain_http_is_led_to_https(tenant: Clone) -> None:
+def test_plain_http_is_redirected_to_https(tenant: Clone) -> None:
     connection = http.client.HTTPConnection(LISTEN, 80, timeout=30)
     connection.request("GET", "/s/login?x=1", headers={"Host": tenant.domain})
     answer = connection.getresponse()
@@ -76,19 +76,19 @@ def test_plain_http_is_led_to_https(tenant: Clone) -> None:
     connection.close()
 
 
-def test_an_unknown_name_gets_a_polite_page(edge: Edge) -> None:
+def test_an_unknown_domain_gets_a_polite_page(edge: Edge) -> None:
     status, page = get(edge, f"nobody.{BASE_DOMAIN}", "/s/login")
     assert status == 404
     assert "Nothing here" in page
 
 
-def test_a_tenant_that_is_stopped_or_archived_gets_a_polite_page(
+def test_a_stopped_or_archived_tenant_gets_a_polite_page(
     host: LxdGateway, edge: Edge, clone: Callable[..., Clone]
 ) -> None:
     one = clone(edge_address=edge.address)
     edge.apply()
     eventually(lambda: edge.probe(one.domain), lambda probe: probe.login)
-    # As a deletion does it: the page is closed while the container runs.
+    # As in a deletion, which closes the page while the container still runs.
     host.update(one.name, as_labels(role="archived"))
     edge.apply()
     status, page = get(edge, one.domain, "/s/login")
@@ -98,15 +98,17 @@ def test_a_tenant_that_is_stopped_or_archived_gets_a_polite_page(
     edge.apply()
     eventually(lambda: edge.probe(one.domain), lambda probe: probe.login)
     host.stop(one.name, force=True)
-    assert get(edge, one.domain, "/s/login") == (503, page), "it is gone, and the edge was not told yet"
+    assert get(edge, one.domain, "/s/login") == (503, page), (
+        "the container is stopped, and the edge does not know it yet"
+    )
 
 
-def test_what_a_client_claims_of_itself_is_not_believed(edge: Edge, who: Clone) -> None:
+def test_forwarded_headers_of_a_client_are_ignored(edge: Edge, who: Clone) -> None:
     seen = get(edge, who.domain, "/who", X_Forwarded_For="203.0.113.9", Client_Ip="203.0.113.7", X_Forwarded_Proto="ws")
     assert seen == (200, '["127.0.0.1","on"]')
 
 
-def test_a_tenant_reaches_the_edge_as_itself_and_no_other_tenant(
+def test_a_tenant_reaches_the_edge_under_its_own_address_and_no_other_tenant(
     host: LxdGateway, edge: Edge, tenant: Clone, who: Clone
 ) -> None:
     forged = ["-H", "X-Forwarded-For: 203.0.113.9", "-H", "X-Forwarded-Proto: https", "-H", f"Host: {who.domain}"]
@@ -122,7 +124,7 @@ def test_a_tenant_reaches_the_edge_as_itself_and_no_other_tenant(
 
 
 def test_reloads_drop_no_connection(host: LxdGateway, edge: Edge, who: Clone, real_name: Callable[[], str]) -> None:
-    """A slow page asked before five reloads arrives after them, and those that ask all the while notice nothing."""
+    """A slow page requested before five reloads arrives after them, and all requests meanwhile succeed."""
     held: list[tuple[int, str]] = []
     wrong: list[object] = []
     over = threading.Event()
@@ -162,7 +164,7 @@ def test_reloads_drop_no_connection(host: LxdGateway, edge: Edge, who: Clone, re
     assert held == [(200, '["127.0.0.1","on"]')] * 2
 
 
-def test_nothing_is_loaded_when_nothing_changed(host: LxdGateway, edge: Edge, tenant: Clone) -> None:
+def test_an_unchanged_configuration_is_not_written_again(host: LxdGateway, edge: Edge, tenant: Clone) -> None:
     def changed() -> str:
         return host.execute(NAME, ["stat", "-c", "%Y.%i", "/etc/caddy/edge.json"]).stdout
 
@@ -180,7 +182,7 @@ def test_routes_and_authority_survive_a_restart(host: LxdGateway, edge: Edge, te
     assert edge.authority() == authority
 
 
-def test_ensuring_it_again_keeps_it(host: LxdGateway, edge: Edge) -> None:
+def test_ensuring_an_existing_edge_keeps_it(host: LxdGateway, edge: Edge) -> None:
     created = host.instance(NAME).created
     authority = edge.authority()
     edge.ensure()

@@ -1,4 +1,4 @@
-"""A tenant that nobody uses: nothing is late in it, its workers come and go, and an older one becomes as it is."""
+"""An idle tenant: new work in it is done in time, its workers come and go, and an older one is brought up to date."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.lab.test_tenant_tool import ask, sql
 LIMITS = load(environment={}).health
 BEATS = "/var/lib/mautic-ops/cron"
 ALL_JOBS = "; ".join(f"mautic-cron 1 60 {job}" for job in RULES if job != "mautic:custom-field:delete-column")
-"""Without the one that only newer releases have; the double has no custom fields."""
+"""Without the job that only newer releases have; the double has no custom fields."""
 
 
 def inside(host: LxdGateway, tenant: Clone, script: str) -> str:
@@ -32,12 +32,12 @@ def inside(host: LxdGateway, tenant: Clone, script: str) -> str:
 
 
 def rest(host: LxdGateway, tenant: Clone) -> None:
-    """Start each job for a first time: from then on it counts when it is to run whatever there is to do."""
+    """Run each job a first time: from then on counts the interval after which it runs even without work."""
     inside(host, tenant, f"runuser -u www-data -- sh -c '{ALL_JOBS}'")
 
 
 def looked(host: LxdGateway, tenant: Clone) -> dict[str, str]:
-    """What each job's heartbeat says was looked at."""
+    """Return what mautic-look found for each job, as its heartbeat says: `nothing`, `off` or another answer."""
     beats = [json.loads(line) for line in inside(host, tenant, f"cat {BEATS}/*.json").splitlines()]
     return {beat["cmd"].split()[0]: beat["looked"] for beat in beats}
 
@@ -53,7 +53,7 @@ def idle(host: LxdGateway, clone: Callable[..., Clone]) -> Clone:
     return made
 
 
-def test_where_there_is_nothing_to_do_no_php_is_started(host: LxdGateway, idle: Clone) -> None:
+def test_jobs_without_work_start_no_php(host: LxdGateway, idle: Clone) -> None:
     seen = looked(host, idle)
     assert {job for job, found in seen.items() if found == "off"} == {"mautic:webhooks:process", "mautic:email:fetch"}
     assert {found for found in seen.values()} == {"off", "nothing"}
@@ -66,7 +66,7 @@ def test_where_there_is_nothing_to_do_no_php_is_started(host: LxdGateway, idle: 
     assert found["facts"]["crons"]["mautic:import"]["looked"] is True
 
 
-def test_a_worker_begins_within_two_seconds_and_goes_after_a_minute_of_nothing(host: LxdGateway, idle: Clone) -> None:
+def test_a_worker_starts_within_two_seconds_and_ends_after_an_idle_minute(host: LxdGateway, idle: Clone) -> None:
     consumes = "grep -qs messenger:consum[e] /proc/[0-9]*/cmdline"
 
     def works() -> bool:
@@ -89,7 +89,7 @@ def test_a_worker_begins_within_two_seconds_and_goes_after_a_minute_of_nothing(h
     assert host.execute(idle.name, ["systemctl", "is-active", "mautic-worker@email"]).stdout == "active\n"
 
 
-def test_the_database_s_pool_grows_as_it_is_used(host: LxdGateway, clone: Callable[..., Clone]) -> None:
+def test_the_buffer_pool_of_the_database_grows_with_use(host: LxdGateway, clone: Callable[..., Clone]) -> None:
     one = clone()
 
     def pool() -> int:
@@ -105,7 +105,7 @@ def test_the_database_s_pool_grows_as_it_is_used(host: LxdGateway, clone: Callab
         assert pool() == 256
 
 
-def test_the_database_s_own_files_take_the_disk_in_small_steps(host: LxdGateway, clone: Callable[..., Clone]) -> None:
+def test_the_files_of_the_database_grow_in_small_steps(host: LxdGateway, clone: Callable[..., Clone]) -> None:
     one = clone()
 
     def megabytes(file: str) -> int:
@@ -154,10 +154,10 @@ LEFT = {
 }
 
 
-def test_nothing_that_is_put_into_an_idle_tenant_is_late(host: LxdGateway, idle: Clone) -> None:
-    """By cron itself, whose every job comes each minute here: at the first time that comes, and a minute later at most.
+def test_new_work_in_an_idle_tenant_is_done_in_time(host: LxdGateway, idle: Clone) -> None:
+    """Cron itself does the work: the next run of each job is at most a minute away here, and done a minute later.
 
-    What goes on from one job to the next takes one minute more for each: a segment, its campaign, the event, its mail.
+    Work that passes from job to job takes a minute more for each: a segment, its campaign, the event, its mail.
     """
     inside(host, idle, "sed -i -E 's/^[0-9*][^ ]* +[*] [*] [*] [*] /* * * * * /' /etc/cron.d/mautic")
     webhooks = "config/parameters_local.php"
@@ -172,7 +172,7 @@ def test_nothing_that_is_put_into_an_idle_tenant_is_late(host: LxdGateway, idle:
         time.sleep(0.5)
     most = dict.fromkeys(LEFT, 120.0) | {"and in its campaign": 180.0, "its event has run": 240.0}
     assert {what: done.get(what, 999) for what in LEFT if done.get(what, 999) > most[what]} == {}, done
-    # The message and the broadcast: what a job queued is sent by a worker, which is woken for it.
+    # The message and the broadcast: the job queues the mail, and a worker that is woken for it sends it.
     sent = ["grep", "-c", "one@late.test", OUTBOX]
     eventually(lambda: int(host.execute(idle.name, sent).stdout or 0), lambda number: number >= 2)
 
@@ -189,12 +189,10 @@ BEFORE = {
     ),
     "/etc/mysql/mariadb.conf.d/80-mautic.cnf": "[mysqld]\nskip-networking\ninnodb_use_native_aio = 0\n",
 }
-"""What matters of a tenant that was made before: nothing looks, and a worker polls."""
+"""The relevant files of a tenant from an earlier bot: nothing looks for work, and the worker polls."""
 
 
-def test_a_tenant_of_before_is_brought_up_to_date_while_it_serves(
-    host: LxdGateway, clone: Callable[..., Clone]
-) -> None:
+def test_an_older_tenant_is_brought_up_to_date_while_it_serves(host: LxdGateway, clone: Callable[..., Clone]) -> None:
     one = clone()
     mautic = Mautic(host)
     inside(

@@ -1,4 +1,4 @@
-"""What the bot relies on in a Mautic, held against the one in the blueprint: the double, or a real one."""
+"""What the bot relies on in Mautic, checked in a clone of the blueprint: of the double, or of a real Mautic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.mautic_double.contract import CONTRACT, DOUBLE_CONTRACT, INSTALL_CONT
 
 @pytest.fixture(scope="module")
 def execute(host: LxdGateway, clone: Callable[..., Clone]) -> Execute:
-    """Runs programs in one open tenant, which the last checks leave in pieces."""
+    """Runs programs in one open tenant, which the last checks leave broken."""
     tenant = clone()
 
     def run(argv: list[str]) -> tuple[int, str, str]:
@@ -24,5 +24,5 @@ def execute(host: LxdGateway, clone: Callable[..., Clone]) -> Execute:
 
 
 @pytest.mark.parametrize("check", [*CONTRACT, *DOUBLE_CONTRACT, *INSTALL_CONTRACT], ids=lambda check: check.__name__)
-def test_mautic(check: Callable[[Execute], None], execute: Execute) -> None:
+def test_mautic_keeps_the_contract(check: Callable[[Execute], None], execute: Execute) -> None:
     check(execute)

@@ -1,4 +1,4 @@
-"""A cluster one of whose members has died."""
+"""A cluster with a dead member."""
 
 from contextlib import suppress
 
@@ -14,7 +14,7 @@ from tests.support.real_lxd import TINY
 NAME = "on-a-dead-member"
 
 
-def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_it(lab: Lab) -> None:
+def test_instances_of_a_dead_member_are_remembered_and_a_new_connection_is_refused(lab: Lab) -> None:
     there, node = lab.host("node3"), lab.nodes["node3"]
     there.create(NAME, TINY, config=as_labels(role="tenant", tenant=NAME), devices={})
     try:
@@ -31,7 +31,7 @@ def test_what_a_dead_member_has_is_what_it_had_and_is_refused_where_nobody_saw_i
 
         eventually(seen, lambda status: status == "Error")
         with pytest.raises(LxdUnavailable, match=r"could not list the instances now: node3 does not answer\.$"):
-            # A new one, as after a start of the bot.
+            # A new connection, as after a restart of the bot.
             lab.cluster.instances()
     finally:
         node.start()

@@ -63,7 +63,7 @@ def moves(world: LabWorld, source: str, target: str) -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), [("node1", "node2"), ("solo1", "solo2")])
-def test_no_acknowledged_write_is_lost(lab_world: LabWorld, source: str, target: str) -> None:
+def test_a_migration_loses_no_acknowledged_write(lab_world: LabWorld, source: str, target: str) -> None:
     """Member to member, and server to server, with the whole stack."""
     try:
         moves(lab_world, source, target)
@@ -81,8 +81,8 @@ def test_a_tenant_moves_from_lxd_to_incus_and_not_back(lab_world_with_incus: Lab
         world.remove(TENANT)
 
 
-def test_kill_9_of_the_bot_at_each_step(tiny: LabWorld) -> None:
-    """There and back again, a step each: in the end it runs in one place, the right one, and is routed."""
+def test_a_migration_survives_kill_9_of_the_bot_at_each_step(tiny: LabWorld) -> None:
+    """The tenant moves there and back, once per step; after each move it serves from one host, the right one."""
     at = "solo1"
     for step in STEPS:
         to = "solo2" if at == "solo1" else "solo1"
@@ -104,8 +104,8 @@ def test_kill_9_of_the_bot_at_each_step(tiny: LabWorld) -> None:
         ("the target's LXD is killed", "last-difference"),
     ],
 )
-def test_a_target_that_goes_away_costs_nothing(tiny: LabWorld, fault: str, step: str) -> None:
-    """The source serves again by itself, with all that was acknowledged; with the target back the next try works."""
+def test_a_target_that_fails_costs_no_data(tiny: LabWorld, fault: str, step: str) -> None:
+    """The source serves again by itself with all acknowledged writes; once the target is back, the next try works."""
     target = tiny.lab.nodes["solo2"]
     with client(tiny, "/cgi-bin/submit") as visitor:
         eventually(lambda: len(visitor.acknowledged) > 5)
@@ -137,7 +137,7 @@ def test_a_target_that_goes_away_costs_nothing(tiny: LabWorld, fault: str, step:
     assert tiny.serves(TENANT) == "solo2"
 
 
-def test_refusals_say_why(tiny: LabWorld) -> None:
+def test_a_refused_migration_says_why(tiny: LabWorld) -> None:
     for words, why in (
         (f"migrate {TENANT} solo1", "already runs on solo1"),
         (f"migrate {TENANT} sol", "did you mean"),
@@ -149,7 +149,7 @@ def test_refusals_say_why(tiny: LabWorld) -> None:
     tiny.whisper("account-manager", "You can't use")
 
 
-def test_hosts_and_placement(tiny: LabWorld) -> None:
+def test_the_hosts_command_shows_every_host_as_healthy(tiny: LabWorld) -> None:
     tiny.workspace.command("ops-lead", CHANNEL, "/mautic hosts")
     shown = str(tiny.whisper("ops-lead", "node3")["blocks"])
     for host in ("node1", "node2", "node3", "solo1", "solo2"):

@@ -1,4 +1,4 @@
-"""A release that wants another PHP, on the whole stack: the tenant gets a container of the next Debian."""
+"""A release that needs another PHP, on the whole stack: the tenant gets a container of the next Debian."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.support.world import World, settings_for
 TENANT = "next-x"
 DOMAIN = f"{TENANT}.e2e.localhost"
 
-# It puts another Debian together, for minutes.
+# Building a base of another Debian takes minutes.
 pytestmark = pytest.mark.long
 
 
 @pytest.fixture
 def world(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
-    """A bot whose settings name the releases on the way to one with another PHP."""
+    """A bot whose settings name the releases up to one that needs another PHP."""
     config = tmp_path / "own.toml"
     told = [(version, *release(version)) for version in ("7.2.2", "8.0.0")]
     config.write_text(
@@ -50,7 +50,7 @@ def sh(world: World, instance: str, *argv: str) -> str:
     return ended.stdout
 
 
-def test_a_tenant_moves_to_the_php_and_mariadb_that_a_release_wants(world: World) -> None:
+def test_an_upgrade_moves_a_tenant_to_the_php_and_mariadb_that_the_release_needs(world: World) -> None:
     for version in ("7.2.2", "8.0.0"):
         path, digest = release(version)
         archive = open_archive(str(path), digest, CACHE)

@@ -1,4 +1,4 @@
-"""What visitors see of a tenant on the whole stack, open and closed, what breaks of it, and its pictures."""
+"""What visitors see of a tenant on the whole stack, open and closed; which pages break, and pictures of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def mautic(host: LxdGateway) -> Mautic:
 
 @pytest.fixture(scope="module")
 def tenant(host: LxdGateway, clone: Callable[..., Clone]) -> Clone:
-    """A tenant with something of each kind."""
+    """A tenant with a form, landing pages, an asset, and a contact who was sent a mail."""
     made = clone()
     make_form(host, made.name, 7)
     host.push(made.name, STYLE, b"body{background:#206040}", mode=0o644)
@@ -56,7 +56,7 @@ def by_key(pages: Pages) -> dict[str, Page]:
     return {page.key: page for page in pages.pages}
 
 
-def test_all_of_it_is_seen_open_or_closed_and_nothing_is_changed(
+def test_reading_the_pages_changes_nothing_and_works_on_a_closed_tenant(
     mautic: Mautic, host: LxdGateway, tenant: Clone
 ) -> None:
     traces = sql(host, tenant, TRACES)
@@ -75,7 +75,7 @@ def test_all_of_it_is_seen_open_or_closed_and_nothing_is_changed(
         mautic.open(tenant.name)
 
 
-def test_of_a_copy_the_download_and_the_link_of_a_mail_are_seen_too(
+def test_the_pages_of_a_throwaway_copy_include_a_download_and_a_mail_link(
     mautic: Mautic, host: LxdGateway, tenant: Clone
 ) -> None:
     pages = mautic.pages(tenant.name, thrown_away=True)
@@ -84,18 +84,18 @@ def test_of_a_copy_the_download_and_the_link_of_a_mail_are_seen_too(
     assert (found["asset"].path, found["asset"].status, found["preferences"].status) == ("/asset/3:prices", 200, 200)
     assert "5f3a" not in repr(pages)
     assert "someone@example.test" not in repr([page.body for page in pages.pages])
-    # That is why it is asked for nowhere else.
+    # Both requests leave traces, so these pages are requested of a throwaway copy only.
     assert sql(host, tenant, "SELECT COUNT(*) FROM lead_donotcontact WHERE lead_id = 8") == "1"
     assert sql(host, tenant, "SELECT download_count FROM assets WHERE id = 3") == "1"
 
 
-def test_what_breaks_is_found_and_shown(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+def test_broken_pages_are_found_and_pictured(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
     before = mautic.pages(tenant.name)
     assert worse(before, before) == ()
     host.remove(tenant.name, STYLE)
     sql(host, tenant, "UPDATE forms SET is_published = 0")
     after = mautic.pages(tenant.name)
-    # A page may be slower: the machine is not ours alone.
+    # A page may also be slower: other tests use the machine too.
     assert [(one.what, one.key) for one in worse(before, after) if one.what != "slower"] == [
         ("gone", "form"),
         ("linked", "linked"),

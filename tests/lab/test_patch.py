@@ -1,4 +1,4 @@
-"""A tenant on newer Debian packages, on the whole stack: in a container made anew, with all that is its own."""
+"""Newer Debian packages for a tenant, on the whole stack: a freshly cloned container with the tenant's own data."""
 
 from __future__ import annotations
 
@@ -59,16 +59,16 @@ def sql(world: World, instance: str, statements: str) -> list[str]:
     return sh(world, instance, "mariadb", "--batch", "--skip-column-names", "mautic", "-e", statements).split()
 
 
-def test_a_patched_tenant_has_all_that_is_its_own_and_a_new_system(world: World) -> None:
+def test_a_patched_tenant_has_a_new_system_and_all_of_its_own_data(world: World) -> None:
     try:
         world.done(f"new {TENANT}", "is live")
         make_form(world.lxd, TENANT)
         sql(world, TENANT, PEOPLE)
         for path, text in OWN.items():
             sh(world, TENANT, "sh", "-euc", LAY, "sh", f"{ROOT}/{path}", text)
-        # What somebody left who has root there: nothing of it may come along.
+        # Left by somebody with root in the tenant: none of it may be carried over.
         sh(world, TENANT, "sh", "-euc", LEFT)
-        # Its packages are of long ago.
+        # Its packages are years old by this label.
         world.lxd.update(TENANT, as_labels(base=1_700_000_000))
         world.done(f"rehearse {TENANT} --base", "is rehearsed|was rehearsed", approve="")
         client = Client(LISTEN, world.edge.authority(), DOMAIN, "/form/submit?formId=1")

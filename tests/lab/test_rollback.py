@@ -1,4 +1,4 @@
-"""Back from an upgrade on the whole stack: seconds of maintenance page, and nobody who opted out is mailed again."""
+"""Rollback of an upgrade on the whole stack: seconds of maintenance page, and no opt-out or erasure is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.world import LISTEN, World
 TENANT = "back-x"
 DOMAIN = f"{TENANT}.e2e.localhost"
 KNOWN = 4000
-"""Contacts of before the upgrade, whom the form of a visitor finds again."""
+"""Number of contacts from before the upgrade, whose addresses the visitor submits."""
 PEOPLE = f"""
 SET time_zone = '+00:00';
 INSERT INTO leads (id, date_added, date_identified, email)
@@ -26,7 +26,7 @@ INSERT INTO leads (id, date_added, date_identified, email)
 INSERT INTO leads (id, date_added, email) VALUES (7, UTC_TIMESTAMP(), 'erased@example.com'),
   (8, UTC_TIMESTAMP(), 'stays@example.com');
 """
-# The double has no page to opt out on: here each form that is acknowledged is an opt-out, in the same transaction.
+# The double has no page to opt out on: a trigger makes each acknowledged form an opt-out, in the same transaction.
 OPT_OUT = """
 CREATE TRIGGER opt_out AFTER INSERT ON form_submissions FOR EACH ROW INSERT INTO lead_donotcontact
   (lead_id, date_added, reason, channel, comments) VALUES (NEW.lead_id, UTC_TIMESTAMP(), 1, 'email', 'by a form');
@@ -44,12 +44,12 @@ INSERT INTO messenger_messages (body, headers, queue_name, created_at, available
 @pytest.fixture
 def world(host: LxdGateway, tmp_path: Path) -> Iterator[World]:
     """A bot whose settings name a release to upgrade to."""
-    # Whoever opts out all the while is most of its contacts.
+    # Most contacts may opt out during the test, and the rollback is to carry all of them.
     with upgrading(host, tmp_path, "[rollback]\ncarried = 100\n") as made:
         yield made
 
 
-def test_a_rollback_takes_seconds_and_loses_no_opt_out_and_no_erasure(world: World) -> None:
+def test_a_rollback_takes_seconds_and_loses_no_opt_out_or_erasure(world: World) -> None:
     try:
         world.done(f"new {TENANT}", "is live")
         make_form(world.lxd, TENANT)
@@ -64,7 +64,7 @@ def test_a_rollback_takes_seconds_and_loses_no_opt_out_and_no_erasure(world: Wor
             card = world.ask(f"rollback {TENANT}", "operator")
             world.approve(card, f"approve {TENANT}")
             world.begun("probe")
-            # What comes after the switch is the earlier one's, where a form is no opt-out.
+            # Forms after the cutover reach the earlier version, which has no trigger: they are no opt-outs.
             world.wait_for(card, r"is back on Mautic 5\.2\.12")
             after = len(visitor.acknowledged)
             eventually(lambda: len(visitor.acknowledged) > after + 5)
@@ -91,9 +91,9 @@ def test_a_rollback_takes_seconds_and_loses_no_opt_out_and_no_erasure(world: Wor
         assert sql(world.lxd, back, "SELECT id FROM leads WHERE id IN (7, 8)") == ["8"]
         assert sql(world.lxd, back, "SELECT COUNT(*) - COUNT(DISTINCT lead_id) FROM lead_donotcontact") == ["0"]
         assert sql(world.lxd, back, "SHOW TRIGGERS") == [], (
-            "all else that came since is in the previous container alone"
+            "everything else that came since is only in the upgraded container"
         )
-        # On a machine of the test's own it is two seconds; here others work beside it.
+        # Alone on a machine it takes two seconds; here other tests run at the same time.
         assert max(visitor.gaps) < 15
     finally:
         world.remove(TENANT)

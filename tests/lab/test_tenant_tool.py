@@ -1,4 +1,4 @@
-"""What is done inside a tenant, on the whole stack: held, closed, emptied of work for a move, looked at, mended."""
+"""The tool inside a tenant, on the whole stack: backup lock, closing, moves, health, repairs, sizes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def sql(host: LxdGateway, instance: str, statements: str) -> str:
 
 
 def ask(address: str, domain: str, path: str, fields: dict[str, str] | None = None) -> tuple[int, str, str]:
-    """Ask as a visitor, with a form's fields or without: (status, content type, body)."""
+    """Send a request as a visitor, with a form's fields or without; return (status, content type, body)."""
     connection = http.client.HTTPConnection(address, 80, timeout=20)
     headers = {"Host": domain, "Content-Type": "application/x-www-form-urlencoded"}
     try:
@@ -47,13 +47,13 @@ def ask(address: str, domain: str, path: str, fields: dict[str, str] | None = No
 
 
 def submit(tenant: Clone, email: str) -> int:
-    """Send the form as a visitor; 200 is the acknowledgement."""
+    """Submit the form as a visitor and return the status; 200 is the acknowledgement."""
     return ask(tenant.address, tenant.domain, f"/form/submit?formId={FORM}", {"mauticform[email]": email})[0]
 
 
 @contextmanager
 def visitors(tenant: Clone) -> Iterator[list[str]]:
-    """Somebody who sends forms all the while; yields the addresses whose forms were acknowledged."""
+    """Submit forms continuously meanwhile; yield the addresses whose forms were acknowledged."""
     acknowledged: list[str] = []
     ended = threading.Event()
 
@@ -99,13 +99,13 @@ def well(mautic: Mautic, tenant: Clone) -> None:
     assert eventually(lambda: wrong(mautic, tenant), lambda found: not found) == {}
 
 
-def test_writes_wait_while_they_are_held_and_reads_do_not(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+def test_the_backup_lock_makes_writes_wait_but_not_reads(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
     answered: list[tuple[int, float]] = []
     email = "held@example.test"
     writer = threading.Thread(target=lambda: answered.append((submit(tenant, email), time.monotonic())))
     with mautic.backup_lock(tenant.name) as hold:
         assert (hold.consistent, hold.why) == (True, "")
-        # PHP starts its processes on demand: one that came with the writer might queue behind it.
+        # Before the writer comes: PHP starts its processes on demand, so a request beside it might queue behind it.
         assert ask(tenant.address, tenant.domain, "/s/login")[0] == 200
         writer.start()
         time.sleep(0.5)
@@ -120,7 +120,7 @@ def test_writes_wait_while_they_are_held_and_reads_do_not(mautic: Mautic, host: 
     assert brief.seconds < hold.seconds
 
 
-def test_writes_go_on_by_themselves_where_nobody_lets_them_go(mautic: Mautic, tenant: Clone) -> None:
+def test_a_backup_lock_that_nobody_releases_expires(mautic: Mautic, tenant: Clone) -> None:
     with mautic.backup_lock(tenant.name) as hold:
         began = time.monotonic()
         assert submit(tenant, "late@example.test") == 200
@@ -128,7 +128,7 @@ def test_writes_go_on_by_themselves_where_nobody_lets_them_go(mautic: Mautic, te
     assert (hold.consistent, hold.why) == (False, "writes were let go before the snapshot had ended")
 
 
-def test_without_its_database_it_is_copied_as_it_is_and_health_says_what_is_wrong(
+def test_without_its_database_a_tenant_has_no_consistent_backup_and_is_unhealthy(
     mautic: Mautic, host: LxdGateway, tenant: Clone
 ) -> None:
     workers = ["mautic-worker@email", "mariadb.socket", "mariadb"]
@@ -143,9 +143,7 @@ def test_without_its_database_it_is_copied_as_it_is_and_health_says_what_is_wron
     well(mautic, tenant)
 
 
-def test_a_worker_and_a_cron_that_stand_still_are_found_and_restarted(
-    mautic: Mautic, host: LxdGateway, tenant: Clone
-) -> None:
+def test_a_stopped_worker_and_cron_are_found_and_restarted(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
     due = "UTC_TIMESTAMP() - INTERVAL 2 HOUR"
     host.execute(tenant.name, ["systemctl", "stop", "mautic-worker@email", "cron"])
     sql(
@@ -159,14 +157,14 @@ def test_a_worker_and_a_cron_that_stand_still_are_found_and_restarted(
     assert "cron is inactive" in found["services"]
     facts = mautic.health(tenant.name, LIMITS)["facts"]
     assert 7100 < facts["queues"]["email"]["age"] < 7400
-    assert facts["queue_age"] < 7100, "it waits for its worker since the tenant was opened"
+    assert facts["queue_age"] < 7100, "the wait counts from when the tenant was opened"
     mautic.restart_part(tenant.name, "worker")
     mautic.restart_part(tenant.name, "cron")
     mautic.restart_part(tenant.name, "web")
     well(mautic, tenant)
 
 
-def test_mails_that_were_given_up_on_are_told_and_tried_again_and_what_nobody_takes_up_is_not_overdue(
+def test_failed_mail_is_reported_and_retried_and_abandoned_work_is_not_overdue(
     mautic: Mautic, host: LxdGateway, tenant: Clone
 ) -> None:
     past = "UTC_TIMESTAMP() - INTERVAL 3 HOUR"
@@ -201,7 +199,7 @@ def test_mails_that_were_given_up_on_are_told_and_tried_again_and_what_nobody_ta
     well(mautic, tenant)
 
 
-def test_what_came_since_a_time_is_counted(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+def test_counts_include_only_what_came_since_a_time(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
     assert submit(tenant, "of-before@example.test") == 200
     sql(
         host,
@@ -224,7 +222,7 @@ def test_what_came_since_a_time_is_counted(mautic: Mautic, host: LxdGateway, ten
     assert mautic.counts(tenant.name)["contacts"] > 1
 
 
-def test_a_closed_tenant_is_polite_and_sends_nothing_over_a_restart_too_until_it_is_opened(
+def test_a_closed_tenant_stays_closed_over_a_restart_until_it_is_opened(
     mautic: Mautic, host: LxdGateway, tenant: Clone
 ) -> None:
     job = "runuser -u www-data -- mautic-cron 600 30 mautic:import >/dev/null 2>&1 &"
@@ -253,7 +251,7 @@ def test_a_closed_tenant_is_polite_and_sends_nothing_over_a_restart_too_until_it
 
 
 @pytest.mark.parametrize("end", ["close", "stop"])
-def test_what_jobs_did_not_do_while_it_was_closed_or_off_is_not_late_at_once(
+def test_jobs_are_not_late_right_after_a_tenant_was_closed_or_stopped(
     mautic: Mautic, host: LxdGateway, tenant: Clone, end: str
 ) -> None:
     aged = """
@@ -273,7 +271,7 @@ def test_what_jobs_did_not_do_while_it_was_closed_or_off_is_not_late_at_once(
     well(mautic, tenant)
 
 
-def test_it_can_be_opened_as_soon_as_it_is_started(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+def test_a_tenant_can_be_opened_as_soon_as_it_is_started(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
     for _ in range(5):
         host.stop(tenant.name)
         host.start(tenant.name)
@@ -288,7 +286,7 @@ def _status(tenant: Clone) -> int:
         return 0
 
 
-def test_one_that_is_hushed_answers_nobody_and_sends_nothing_until_it_is_taken_back(
+def test_a_tenant_with_stopped_work_serves_and_sends_nothing_until_it_is_unquiesced(
     mautic: Mautic, host: LxdGateway, tenant: Clone
 ) -> None:
     mautic.stop_work(tenant.name)
@@ -342,8 +340,8 @@ def test_no_acknowledged_write_is_lost_by_a_move(mautic: Mautic, host: LxdGatewa
     well(mautic, tenant)
 
 
-def test_a_candidate_closes_itself_before_anything_in_it_works(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
-    """No file is laid into it: LXD tells it its labels. Once it is the tenant, it boots open."""
+def test_a_candidate_closes_itself_before_its_services_start(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+    """The bot puts no file into it: it reads its labels from LXD. Once it is the tenant, it boots open."""
     copy = f"{tenant.name}--8"
     marked = as_labels(role=Role.INCOMING, state=State.MOVING, furniture=FURNITURE)
     host.copy(tenant.name, copy, config=marked, devices={})
@@ -385,7 +383,7 @@ def test_logs_are_read_without_their_secrets(mautic: Mautic, host: LxdGateway, t
     host.remove(tenant.name, log)
 
 
-def test_mautic_s_own_commands_are_run_if_they_are_allowed_and_not_running(
+def test_a_mautic_command_runs_only_if_it_is_allowed_and_not_already_running(
     mautic: Mautic, host: LxdGateway, tenant: Clone
 ) -> None:
     code, output = mautic.console(tenant.name, ["mautic:plugins:reload"])
@@ -399,18 +397,14 @@ def test_mautic_s_own_commands_are_run_if_they_are_allowed_and_not_running(
         mautic.console(tenant.name, ["mautic:import"])
 
 
-def test_a_command_that_is_run_before_its_schedule_does_not_keep_it_from_running(
-    mautic: Mautic, host: LxdGateway, tenant: Clone
-) -> None:
+def test_a_command_run_by_hand_leaves_a_lock_that_cron_can_use(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
     lock = "/var/lib/mautic-ops/cron/mautic_segments_update.lock"
     host.execute(tenant.name, ["rm", "-f", lock])
     mautic.console(tenant.name, ["mautic:segments:update"])
     assert host.execute(tenant.name, ["stat", "-c", "%U", lock]).stdout == "www-data\n"
 
 
-def test_a_tenant_takes_the_sizes_of_another_plan_while_it_serves(
-    mautic: Mautic, host: LxdGateway, tenant: Clone
-) -> None:
+def test_a_tenant_is_resized_to_another_plan_while_it_serves(mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
     def pool_in_use() -> int:
         pages = sql(host, tenant.name, "SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_total'").split()[-1]
         return int(pages) * 16_384
@@ -427,7 +421,7 @@ def test_a_tenant_takes_the_sizes_of_another_plan_while_it_serves(
     well(mautic, tenant)
 
 
-def test_a_disk_is_measured_as_its_limit_counts_it(host: LxdGateway, mautic: Mautic, tenant: Clone) -> None:
+def test_disk_usage_is_measured_as_the_limit_counts_it(host: LxdGateway, mautic: Mautic, tenant: Clone) -> None:
     root = {"type": "disk", "path": "/", "pool": host._pool, "size": "4GiB"}
     host.update(tenant.name, {}, {"root": root})
     count_anew(host)
@@ -436,9 +430,9 @@ def test_a_disk_is_measured_as_its_limit_counts_it(host: LxdGateway, mautic: Mau
     host.snapshot(tenant.name, "all-of-it")
     try:
         after = mautic.disk(tenant.name)
-        # What it said before is compared with nothing: others share the pool.
-        assert (after.used or 0) > 700 << 20, "what it shares with its blueprint, and the 200 MB"
-        assert host.state(tenant.name).disk < 100 << 20, "LXD counts what nothing else shares"
+        # Not compared with an earlier figure: other tests share the pool.
+        assert (after.used or 0) > 700 << 20, "the data that it shares with its blueprint counts, and the 200 MB"
+        assert host.state(tenant.name).disk < 100 << 20, "LXD counts only data that nothing else shares"
         assert after.free <= (4 << 30) - (after.used or 0)
         checks = mautic.health(tenant.name, replace(LIMITS, disk=1), SIZE)["checks"]
         assert not checks["disk"]["ok"]
@@ -448,7 +442,7 @@ def test_a_disk_is_measured_as_its_limit_counts_it(host: LxdGateway, mautic: Mau
         host.execute(tenant.name, ["rm", "/var/lib/filled"])
 
 
-def test_sizes_are_given_also_where_the_database_is_down(host: LxdGateway, mautic: Mautic, tenant: Clone) -> None:
+def test_a_resize_with_a_stopped_database_starts_it(host: LxdGateway, mautic: Mautic, tenant: Clone) -> None:
     assert host.execute(tenant.name, ["systemctl", "stop", "mautic-worker@email", "mariadb"]).code == 0
     mautic.resize(tenant.name, SIZE)
     assert mautic.health(tenant.name, LIMITS, SIZE)["facts"]["database"]

@@ -1,4 +1,4 @@
-"""LXD is killed in the middle of an upgrade: one container serves, the right one, its database of before or after."""
+"""LXD dies or its pool fills during an upgrade: one container serves, the right one, with the old or new database."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.world import CHANNEL
 TENANT = "cut-x"
 HOST = "solo1"
 SLOW = "20250915000000"
-"""The second of the migrations, at which the first is done."""
+"""The second of the two migrations; when it begins, the first is done."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def world(fleet: Lab, tmp_path: Path) -> Iterator[LabWorld]:
 
 
 def is_swapped(lxd: LxdGateway, instance: str) -> bool:
-    """Whether the candidate has its new tree: its migrations run, or are about to."""
+    """Return whether the candidate has its new tree, so that its migrations run or are about to."""
     try:
         return lxd.execute(instance, ["test", "-d", str(BEFORE)]).code == 0
     except LxdError:
@@ -54,14 +54,14 @@ def is_swapped(lxd: LxdGateway, instance: str) -> bool:
 
 
 @pytest.mark.parametrize("cut", ["migrations", "change", "probe"])
-def test_lxd_is_killed_in_the_middle(world: LabWorld, cut: str) -> None:
+def test_an_upgrade_survives_a_kill_of_lxd(world: LabWorld, cut: str) -> None:
     node, host = world.lab.nodes[HOST], world.lab.host(HOST)
     hold = world.bot.state / "hold"
     domain = f"{TENANT}.{BASE_DOMAIN}"
     if cut == "migrations":
         fault(host, TENANT, "slow_migration", SLOW)
     else:
-        # The first step that asks LXD nothing but what it is for; its number as the runner counts.
+        # The bot waits at the beginning of this step, which is named by its position in the plan.
         hold.write_text(f"started {('stage', 'close', 'upgrade', 'change', 'probe').index(cut)}")
     with Client(world.settings.edge.listen, world.edge.authority(), domain, "/form/submit?formId=1") as visitor:
         eventually(lambda: len(visitor.acknowledged) > 10)
@@ -83,7 +83,7 @@ def test_lxd_is_killed_in_the_middle(world: LabWorld, cut: str) -> None:
     present = world.present(TENANT, host)
     done = "now runs" in said
     assert version_of(host, present).startswith(NEW if done else "5.2.12")
-    # Of the two new migrations both have run, or none.
+    # Either both new migrations have run, or none.
     ran = sql(
         host,
         present,
@@ -96,9 +96,9 @@ def test_lxd_is_killed_in_the_middle(world: LabWorld, cut: str) -> None:
         assert "rolled back; clients saw the maintenance page for" in said
 
 
-def test_the_pool_is_filled_in_the_middle(world: LabWorld) -> None:
-    """Nothing starts on it then, not even the old container. The room of the copy, which was never open, has it serve
-    again, or else a press on Undo as soon as there is more.
+def test_an_upgrade_survives_a_full_pool(world: LabWorld) -> None:
+    """On a full pool nothing starts, not even the old container. Deleting the candidate, which was never open, frees
+    the space that the old container needs to serve again; if that is not enough, Undo works once there is more.
     """
     node, host = world.lab.nodes[HOST], world.lab.host(HOST)
     domain = f"{TENANT}.{BASE_DOMAIN}"
@@ -114,7 +114,7 @@ def test_the_pool_is_filled_in_the_middle(world: LabWorld) -> None:
             if "rolled back" in said:
                 eventually(lambda: world.edge.probe(domain).login, 60)
         if f"*{TENANT} is offline.*" in said:
-            # That room was not enough, or btrfs had not given it back yet.
+            # The candidate's space was not enough, or btrfs had not freed it yet.
             assert "Undo is safe" in said
             world.workspace.click("operator", CHANNEL, card, "undo")
         else:

@@ -36,7 +36,7 @@ def mautic(host: LxdGateway) -> Mautic:
 
 @pytest.fixture(scope="module")
 def make(mautic: Mautic, clone: Callable[..., Clone], tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Makes an open tenant of 5.2.12."""
+    """Makes open tenants of 5.2.12."""
 
     def made() -> tuple[Clone, Tenant]:
         tenant = clone()
@@ -52,7 +52,7 @@ def upgraded(make: Make) -> tuple[Clone, Tenant]:
 
 
 def inside(host: LxdGateway, tenant: Clone) -> Execute:
-    """Runs programs in a tenant."""
+    """Return a function that runs programs in a tenant."""
 
     def run(argv: list[str]) -> tuple[int, str, str]:
         ended = host.execute(tenant.name, argv, timeout=120)
@@ -62,23 +62,23 @@ def inside(host: LxdGateway, tenant: Clone) -> Execute:
 
 
 def as_mautic(execute: Execute, code: str) -> str:
-    """Do something in the tree that serves, as Mautic would; what the shell complains of."""
+    """Run shell code in the serving tree with Mautic's rights, and return its standard error."""
     return execute(["runuser", "-u", "www-data", "--", "sh", "-euc", f"cd {ROOT}; {code}"])[2]
 
 
 def write(host: LxdGateway, tenant: Clone, path: str, text: str) -> None:
-    """Write a file into the tree that serves, as the web server would."""
+    """Write a file into the serving tree, owned by the web server's user."""
     folder = str(Path(path).parent)
     code = 'mkdir -p "$1/$2" && printf "%s" "$4" >"$1/$3" && chown -R www-data "$1/$2"'
     assert host.execute(tenant.name, ["sh", "-euc", code, "sh", ROOT, folder, path, text]).code == 0
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_upgrade(check: Callable[[Tenant], None], upgraded: tuple[Clone, Tenant]) -> None:
+def test_an_upgrade_keeps_the_contract(check: Callable[[Tenant], None], upgraded: tuple[Clone, Tenant]) -> None:
     check(upgraded[1])
 
 
-def test_a_tenant_keeps_what_it_has_and_is_away_for_seconds(
+def test_an_upgraded_tenant_keeps_its_files_settings_and_acknowledged_writes(
     host: LxdGateway, mautic: Mautic, make: Make, upgraded: tuple[Clone, Tenant]
 ) -> None:
     clone, tenant = make()
@@ -114,7 +114,7 @@ def test_a_tenant_keeps_what_it_has_and_is_away_for_seconds(
     print(f"staged, closed, upgraded and opened in {took:.2f} s")
 
 
-def test_own_plugins_are_kept_and_it_is_told_which_load(host: LxdGateway, make: Make) -> None:
+def test_own_plugins_are_kept_and_the_evidence_says_which_load(host: LxdGateway, make: Make) -> None:
     clone, tenant = make()
     execute = inside(host, clone)
     add_plugin(execute, "AcmeBundle")
@@ -131,7 +131,7 @@ def test_own_plugins_are_kept_and_it_is_told_which_load(host: LxdGateway, make: 
     }
 
 
-def test_what_breaks_in_an_upgrade_is_told_and_done_again_once_it_is_mended(host: LxdGateway, make: Make) -> None:
+def test_a_broken_upgrade_is_reported_and_works_once_its_cause_is_repaired(host: LxdGateway, make: Make) -> None:
     clone, tenant = make()
     execute = inside(host, clone)
     double = f"{ROOT}/config/double.php"
@@ -143,7 +143,7 @@ def test_what_breaks_in_an_upgrade_is_told_and_done_again_once_it_is_mended(host
     tenant.mautic.stop_work(clone.name)
     with pytest.raises(LxdError, match=r"cache:clear ended with 255: .*MauticFactory.* not found"):
         tenant.upgrades.upgrade(clone.name, AFTER)
-    # What it is recovered by: the folder goes, and the cache is made anew.
+    # The way to recover: the folder is removed, and the cache is rebuilt.
     execute(["rm", "-rf", f"{ROOT}/plugins/KillerBundle"])
     write(host, clone, "config/double.php", fault.format("hang_migration", MIGRATIONS[0]))
     late = tenant.upgrades.upgrade(clone.name, AFTER, seconds=3)
@@ -151,16 +151,14 @@ def test_what_breaks_in_an_upgrade_is_told_and_done_again_once_it_is_mended(host
     execute(["rm", double])
     half = tenant.upgrades.upgrade(clone.name, AFTER)["migrated"]
     assert half["done"] is False
-    assert "Duplicate column name" in half["output"], "what is half done cannot be done again"
+    assert "Duplicate column name" in half["output"], "a half-done migration cannot be repeated"
     sql(host, clone.name, "ALTER TABLE campaigns DROP COLUMN uuid")
     assert tenant.upgrades.upgrade(clone.name, AFTER)["migrated"]["ran"] == MIGRATIONS
     execute(["rm", "-f", f"{ROOT}/media/css/app.css"])
     assert tenant.upgrades.assets(clone.name)["/media/css/app.css"]["status"] == 404
 
 
-def test_a_cache_that_is_kept_across_versions_breaks_all_and_one_that_is_made_anew_does_not(
-    host: LxdGateway, make: Make
-) -> None:
+def test_a_cache_of_the_old_version_breaks_everything_and_a_rebuilt_one_does_not(host: LxdGateway, make: Make) -> None:
     clone, tenant = make()
     execute = inside(host, clone)
     tenant.upgrades.stage(clone.name, tenant.archive("6.0.10"))
@@ -176,8 +174,8 @@ def test_a_cache_that_is_kept_across_versions_breaks_all_and_one_that_is_made_an
     assert http(execute, "/s/login")[0] == 200
 
 
-def test_where_nothing_was_recorded_the_first_upgrade_runs_only_what_is_new(host: LxdGateway, make: Make) -> None:
-    """As in a tenant of a blueprint of before."""
+def test_the_first_upgrade_without_records_runs_only_the_new_migrations(host: LxdGateway, make: Make) -> None:
+    """As in a tenant from an earlier blueprint, which recorded neither its migrations nor the files of its release."""
     clone, tenant = make()
     sql(host, clone.name, "DROP TABLE migrations")
     host.execute(clone.name, ["rm", "/var/lib/mautic-ops/release-files"])
@@ -186,7 +184,7 @@ def test_where_nothing_was_recorded_the_first_upgrade_runs_only_what_is_new(host
     tenant.mautic.stop_work(clone.name)
     done = tenant.upgrades.upgrade(clone.name, AFTER)
     assert (done["migrated"]["ran"], done["migrated"]["unregistered"], done["up_to_date"]) == (MIGRATIONS, 1, True)
-    # On to 7, whose one migration a pre-check skips.
+    # On to 7, one of whose migrations is skipped by a pre-check.
     tenant.upgrades.stage(clone.name, tenant.archive("7.2.2"))
     on = tenant.upgrades.upgrade(clone.name, "7.2.2+double")
     assert (on["migrated"]["ran"], on["migrated"]["skipped"]) == (["20260315000000"], ["20260301000000"])

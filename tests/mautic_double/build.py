@@ -1,5 +1,7 @@
-"""Builds the Mautic double's archives, in the layout of Mautic's release zips: `build.py OUT.zip [RELEASE]` prints its
-sha256. `tree` is the release that a blueprint is made of by default; the others say how they differ from another one.
+"""Builds the Mautic double's archives, in the layout of Mautic's release zips.
+
+`build.py OUT.zip [RELEASE]` prints the sha256. `tree` is the release that a blueprint is made of by default; the others
+are stored as differences from another one.
 """
 
 import hashlib
@@ -13,26 +15,26 @@ HERE = Path(__file__).parent
 TREE = HERE / "tree"
 DEFAULT = "5.2.12"
 RELEASES = {"5.2.11": DEFAULT, DEFAULT: "", "6.0.10": DEFAULT, "7.2.2": "6.0.10", "8.0.0": "7.2.2"}
-"""Each release, oldest first, with the one that it is told by: `releases/<release>` lies over that one's tree, without
-what its `deleted_files.txt` names. The last one wants another PHP than the blueprint has."""
+"""Each release, oldest first, with the one that it is based on: `releases/<release>` is laid over that one's tree,
+without the files that its `deleted_files.txt` names. The last one needs another PHP than the first Debian has."""
 DELETED = "deleted_files.txt"
 EMPTY_FOLDERS = ("media/files/", "media/images/", "plugins/", "themes/", "translations/", "app/assets/", "var/")
 ASSETS = ("media/css/app.css", "media/css/libraries.css", "media/js/app.js", "media/js/libraries.js")
-"""What the pages link to, compiled for each release."""
+"""The compiled files that the pages link to; they differ in each release."""
 FOLDER_MODE, FILE_MODE, PROGRAM_MODE = 0o40755, 0o100644, 0o100755
 
 
 def build(target: Path, release: str = DEFAULT, *, update: bool = False) -> str:
-    """Writes the archive to `target` and returns its sha256, the same for the same tree on any machine.
+    """Write the archive to `target` and return its sha256, the same for the same tree on any machine.
 
-    `update`: the one that Mautic's own updater takes, with the list of files that are no more.
+    `update`: write the archive that Mautic's own updater takes, with the list of deleted files.
     """
     files = contents(release)
     if update:
         files[DELETED] = json.dumps(_deleted(release)).encode()
-    # Its files are of its own time: by that PHP tells compiled code from another release's.
+    # The files have the release's own time, by which PHP tells its compiled code from that of another release.
     moment = (2026, 1 + list(RELEASES).index(release), 1, 0, 0, 0)
-    # Somebody may be reading the one that is there.
+    # Somebody may be reading the existing archive.
     part = target.with_name(f"{target.name}.{os.getpid()}")
     with zipfile.ZipFile(part, "w") as archive:
         for name in sorted([*files, *EMPTY_FOLDERS]):
@@ -48,7 +50,7 @@ def build(target: Path, release: str = DEFAULT, *, update: bool = False) -> str:
 
 
 def contents(release: str) -> dict[str, bytes]:
-    """Returns a release's files by their paths."""
+    """Return the contents of a release's files by path."""
     base = RELEASES[release]
     folder = HERE / "releases" / release if base else TREE
     files = contents(base) if base else {}

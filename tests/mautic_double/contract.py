@@ -1,7 +1,7 @@
-"""What the bot relies on in a Mautic: checks to run in an open tenant, of the double always, of a real one too.
+"""What the bot relies on in Mautic: checks to run in an open tenant, whether it has the double or a real Mautic.
 
 Each check takes an `Execute`, which runs a program as root inside the tenant, and fails by AssertionError. They write
-to the tenant's database: use one that is thrown away.
+to the tenant's database, so the tenant must be one that will be deleted.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ def http(execute: Execute, path: str, *curl: str) -> tuple[int, dict[str, str], 
 
 
 def login(execute: Execute, username: str, password: str) -> str:
-    """Log in as a browser does and return the path one lands at: /s/dashboard, or /s/login when refused."""
+    """Log in as a browser does and return the path of the redirect: /s/dashboard, or /s/login if refused."""
     _, headers, page = http(execute, "/s/login")
     cookie = headers["set-cookie"].split(";")[0]
     token = re.search(r'name="_csrf_token" value="([^"]+)"', page)
@@ -152,7 +152,7 @@ def migration_figures(execute: Execute) -> dict[str, int]:
 
 
 def check_the_blueprint_has_recorded_its_migrations(execute: Execute) -> None:
-    """As Mautic's installer means to, and does not: of what is recorded nothing runs at the first upgrade."""
+    """Mautic's installer should record them and does not. A recorded migration does not run at the first upgrade."""
     figures = migration_figures(execute)
     assert figures["Executed"] == figures["Available"] > 0 == figures["New"], figures
     assert console(execute, "doctrine:migrations:up-to-date")[0] == 0
@@ -171,7 +171,7 @@ def check_without_their_table_all_migrations_are_new_until_they_are_recorded(exe
     assert console(execute, "doctrine:migrations:up-to-date")[0] == 0
     assert console(execute, "doctrine:migrations:migrate")[0] == 0
     one = sql(execute, "SELECT REPLACE(MAX(version), '\\\\', '/') FROM migrations")[0][0].replace("/", "\\")
-    assert console(execute, "doctrine:migrations:version", one, "--add")[0] == 1, "it is recorded"
+    assert console(execute, "doctrine:migrations:version", one, "--add")[0] == 1, "it is recorded already"
     rows = len(sql(execute, "SELECT version FROM migrations"))
     assert console(execute, "doctrine:migrations:version", one, "--delete")[0] == 0
     assert console(execute, "doctrine:migrations:up-to-date")[0] == 1
@@ -184,7 +184,7 @@ def check_what_the_login_page_links_to_is_there(execute: Execute) -> None:
     assert {link.rpartition(".")[2] for link in links} == {"css", "js"}, links
     for link in links:
         assert http(execute, link)[0] == 200, link
-        assert execute(["test", "-s", f"{ROOT}{link}"])[0] == 0, "a file of the release, below media/"
+        assert execute(["test", "-s", f"{ROOT}{link}"])[0] == 0, "it is a file of the release below media/"
 
 
 PLUGIN = """<?php
@@ -195,7 +195,7 @@ class {name} extends PluginBundleBase {{ {body} }}
 
 
 def add_plugin(execute: Execute, name: str, body: str = "", *, root: str = ROOT) -> None:
-    """Lay a plugin of version 1.5 into a tree; `body` is of its bundle's class."""
+    """Put a plugin of version 1.5 into a tree; `body` is the body of its bundle's class."""
     code = PLUGIN.format(name=name, body=body)
     config = f"<?php return ['name' => '{name}', 'description' => '', 'version' => '1.5', 'author' => 'contract'];\n"
     folder = f"{root}/plugins/{name}"
@@ -205,7 +205,7 @@ def add_plugin(execute: Execute, name: str, body: str = "", *, root: str = ROOT)
 
 
 def remove_plugin(execute: Execute, name: str) -> None:
-    """Take a plugin away as one recovers from a bad one: its folder, and the cache, which nothing else could clear."""
+    """Delete a plugin's folder, and the cache: with a plugin that breaks, no command of Mautic's could clear it."""
     execute(["rm", "-rf", f"{ROOT}/plugins/{name}", f"{ROOT}/var/cache/prod"])
 
 
@@ -302,9 +302,9 @@ def check_what_came_since_a_time_can_be_counted(execute: Execute) -> None:
 
 
 def check_what_no_job_takes_up_again_stays_and_is_not_due(execute: Execute) -> None:
-    """And so is never overdue: the bot counts by the conditions of due.py."""
+    """So it is never overdue either: the bot counts by the conditions of due.py."""
     past = "UTC_TIMESTAMP() - INTERVAL 3 HOUR"
-    # The columns that a real one has and that have no default do not matter here.
+    # A real Mautic has further columns without a default; they do not matter here.
     insert = "SET STATEMENT sql_mode = '' FOR INSERT INTO"
     sql(
         execute,
@@ -353,7 +353,7 @@ def check_what_no_job_takes_up_again_stays_and_is_not_due(execute: Execute) -> N
 
 
 def check_a_mail_that_was_never_sent_unsubscribes_nobody(execute: Execute) -> None:
-    """So that the page behind the link can be looked at."""
+    """So the bot can request the page behind the link without changing anything."""
     before = sql(execute, "SELECT COUNT(*) FROM lead_donotcontact")
     status, headers, _ = http(execute, f"/email/unsubscribe/{NOBODY}")
     assert (status, headers["content-type"].split(";")[0]) == (200, "text/html")
@@ -361,13 +361,13 @@ def check_a_mail_that_was_never_sent_unsubscribes_nobody(execute: Execute) -> No
 
 
 def check_failed_mails_are_tried_again_by_their_ids(execute: Execute) -> None:
-    """And without any not at all, where nobody can be asked."""
+    """Without ids the command refuses, as it cannot ask anybody."""
     code, _, errors = console(execute, "messenger:failed:retry")
     assert (code, "non-interactive" in errors) == (1, True), errors
 
 
 def check_without_its_database_it_says_that_it_is_offline(execute: Execute) -> None:
-    # The workers first: systemd starts them again, and the database with them; its socket would start it too.
+    # The workers are stopped too: systemd would restart them, and the database with them. So would its socket.
     workers = execute(["systemctl", "list-units", "--plain", "--no-legend", "mautic-worker@*"])[1]
     units = [line.split()[0] for line in workers.splitlines()]
     execute(["systemctl", "stop", *units, "mariadb.socket", "mariadb"])
@@ -432,7 +432,7 @@ def check_a_submitted_form_is_a_contact(execute: Execute) -> None:
 
 
 def check_what_is_due_is_counted_and_taken(execute: Execute) -> None:
-    """Of the double alone: a real Mautic needs whole emails, campaigns and a mail server for it."""
+    """For the double only: a real Mautic needs complete emails, campaigns and a mail server for this."""
     past = "UTC_TIMESTAMP() - INTERVAL 3 HOUR"
     outbox = f"{ROOT}/var/double-outbox.log"
     sql(
@@ -474,7 +474,7 @@ DOUBLE_CONTRACT: tuple[Callable[[Execute], None], ...] = (
 
 
 def _uninstall(execute: Execute, local: str = "") -> None:
-    """Leave an empty database, a user `contract` for it, and a local.php of these lines (none: no file)."""
+    """Leave an empty database, its user `contract`, and a local.php with these parameters (none: no file)."""
     sql(
         execute,
         "DROP DATABASE mautic; CREATE DATABASE mautic CHARACTER SET utf8mb4;"
@@ -529,7 +529,7 @@ def check_install_fails_with_254_without_an_admin_and_can_be_tried_again(execute
     )
     code, output = _install(execute, "https://contract.test", "--force", *ADMIN)
     assert (code, "Install complete" in output, _has_site_url(execute)) == (0, True, True), output
-    # It dropped the tables that were there, unasked.
+    # It dropped the existing tables without asking.
     assert sql(execute, "SELECT COUNT(*) FROM roles WHERE name = 'contract'") == [["0"]]
     assert sql(execute, "SELECT username FROM users WHERE id = 1") == [["admin"]]
 
@@ -553,7 +553,7 @@ def check_install_leaves_the_admin_s_password_in_the_file(execute: Execute) -> N
 
 
 def check_install_records_no_migration(execute: Execute) -> None:
-    """Its last step means to record all, and fails silently."""
+    """Its last step should record them all, and fails silently."""
     _uninstall(execute)
     code, output = _install(execute, "https://contract.test", "--force", *ADMIN)
     assert (code, "Install complete" in output) == (0, True), output
@@ -569,4 +569,4 @@ INSTALL_CONTRACT: tuple[Callable[[Execute], None], ...] = (
     check_install_leaves_the_admin_s_password_in_the_file,
     check_install_records_no_migration,
 )
-"""Checks that install again and again: the tenant is no tenant afterwards."""
+"""Checks that install Mautic again and again, after which the tenant is unusable."""

@@ -1,4 +1,4 @@
-"""The double's archive: of the release zip's layout, the same wherever it is built, and honest about what it is."""
+"""The double's archive: it has a release's layout, is the same wherever it is built, and says that it is a double."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ def metadata_of(tmp_path: Path, release: str) -> dict[str, str]:
     return found
 
 
-def test_it_has_the_layout_of_a_release(archive: zipfile.ZipFile) -> None:
+def test_the_archive_has_the_layout_of_a_release(archive: zipfile.ZipFile) -> None:
     names = set(archive.namelist())
     assert {"index.php", ".env", ".htaccess", "bin/console", "composer.json", "config/.gitkeep"} <= names
     assert {"media/files/", "media/images/", "plugins/", "themes/", "translations/", "var/"} <= names
@@ -33,20 +33,20 @@ def test_it_has_the_layout_of_a_release(archive: zipfile.ZipFile) -> None:
     assert "plugins/MauticSocialBundle/MauticSocialBundle.php" in names
     assert any(name.startswith("app/migrations/Version") for name in names)
     assert any(name.startswith("vendor/composer/") for name in names)
-    assert not any(name.startswith("var/logs") for name in names), "upstream's has none either"
+    assert not any(name.startswith("var/logs") for name in names), "Mautic's own archive has none either"
 
 
 def test_the_console_can_be_executed(archive: zipfile.ZipFile) -> None:
     assert archive.getinfo("bin/console").external_attr >> 16 & 0o111 == 0o111
 
 
-def test_it_says_that_it_is_a_double(archive: zipfile.ZipFile) -> None:
+def test_the_metadata_say_that_it_is_a_double(archive: zipfile.ZipFile) -> None:
     metadata = json.loads(archive.read("app/release_metadata.json"))
     assert metadata["version"].endswith("+double")
     assert metadata["install_source"] == "double"
 
 
-def test_the_same_tree_gives_the_same_sha256_and_prints_it(tmp_path: Path) -> None:
+def test_the_same_tree_gives_the_same_sha256_which_is_printed(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, build.__file__, str(tmp_path / "other.zip")], capture_output=True, text=True, check=True
     )
@@ -62,7 +62,7 @@ def test_each_release_is_reached_from_the_one_before_it(tmp_path: Path) -> None:
         before = release
 
 
-def test_one_release_wants_another_php_and_all_others_run_on_the_first_debian(tmp_path: Path) -> None:
+def test_one_release_needs_a_newer_debian_and_all_others_run_on_the_first(tmp_path: Path) -> None:
     suites = {}
     for release in build.RELEASES:
         path = tmp_path / f"{release}.zip"
@@ -80,13 +80,13 @@ def test_releases_differ_in_code_migrations_and_compiled_assets(tmp_path: Path) 
     }
     assert migrations["5.2.12"] - migrations["5.2.11"] == {"app/migrations/Version20250610000000.php"}
     assert len(migrations["6.0.10"] - migrations["5.2.12"]) == 2
-    assert len(migrations["5.2.12"] - migrations["6.0.10"]) == 1, "executed, and not registered any more"
+    assert len(migrations["5.2.12"] - migrations["6.0.10"]) == 1, "executed, but not registered any more"
     assert len({found["media/css/app.css"] for found in files.values()}) == len(build.RELEASES)
     assert not any(build.DELETED in found for found in files.values())
 
 
-def test_the_files_of_a_release_have_a_time_of_their_own(tmp_path: Path) -> None:
-    """PHP takes compiled code for that of a file by its time."""
+def test_each_release_has_its_own_time_of_files(tmp_path: Path) -> None:
+    """PHP recognises the compiled code of a file by the file's time."""
     times = set()
     for release in build.RELEASES:
         build.build(tmp_path / "one.zip", release)
@@ -94,7 +94,7 @@ def test_the_files_of_a_release_have_a_time_of_their_own(tmp_path: Path) -> None
     assert len(times) == len(build.RELEASES)
 
 
-def test_the_updater_s_package_names_the_files_that_are_no_more(tmp_path: Path) -> None:
+def test_the_updaters_package_lists_the_deleted_files(tmp_path: Path) -> None:
     build.build(tmp_path / "update.zip", "6.0.10", update=True)
     update = zipfile.ZipFile(tmp_path / "update.zip")
     assert json.loads(update.read("deleted_files.txt")) == ["app/migrations/Version20230901000000.php"]

@@ -1,6 +1,7 @@
-"""What the bot relies on in the tool that upgrades a tenant: checks of a simulated tenant and of a real one alike.
+"""What the bot relies on in the tool that upgrades a tenant: checks for a simulated tenant and for a real one.
 
-Each takes a `Tenant` that is open, of the double's release 5.2.12, with nothing staged, and leaves it as it is told.
+Each takes an open `Tenant` with the double's release 5.2.12 and nothing staged; its docstring says if it leaves another
+version.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.mautic_double.build import build
 
 BEFORE, AFTER = "5.2.12+double", "6.0.10+double"
 MIGRATIONS = ["20250801000000", "20250915000000"]
-"""Of 6.0."""
+"""The migrations of 6.0."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,16 @@ class Tenant:
 
     @property
     def upgrades(self) -> Upgrades:
-        """What is asked of it."""
+        """The upgrade verbs of its tool."""
         return Upgrades(self.mautic)
 
     def archive(self, release: str) -> Archive:
-        """One of the double's releases."""
+        """Build and return one of the double's releases."""
         path = self.folder / f"{release}.zip"
         return Archive(path, build(path, release), f"{release}+double")
 
     def version(self) -> str:
-        """Which version serves."""
+        """Return the version that serves."""
         found: str = self.mautic.call(self.name, "version", {})["version"]
         return found
 
@@ -116,7 +117,7 @@ CHECKS: tuple[Callable[[Tenant], None], ...] = (
 
 
 def check_a_cache_is_carried_over(warmed: Tenant, tenant: Tenant) -> None:
-    """From `warmed`, which serves 6.0.10, into another of 5.2.12, which serves 6.0.10 afterwards."""
+    """Carry it from `warmed`, which serves 6.0.10, into `tenant` with 5.2.12, which serves 6.0.10 afterwards."""
     packed = warmed.upgrades.pack_cache(warmed.name)
     tenant.upgrades.stage(tenant.name, tenant.archive("6.0.10"))
     tenant.upgrades.lay_cache(tenant.name, packed)
@@ -128,7 +129,7 @@ def check_a_cache_is_carried_over(warmed: Tenant, tenant: Tenant) -> None:
 
 
 def check_a_cache_of_another_version_is_not(warmed: Tenant, tenant: Tenant) -> None:
-    """`warmed` serves 6.0.10, and `tenant` 5.2.12, before and after."""
+    """`warmed` serves 6.0.10 and `tenant` 5.2.12, both before and after."""
     packed = tenant.upgrades.pack_cache(tenant.name)
     tenant.upgrades.stage(tenant.name, tenant.archive("6.0.10"))
     with pytest.raises(LxdError, match="the cache is of another version"):

@@ -1,4 +1,4 @@
-"""Slack's own types (`@slack/types`, by `tsc`) read every golden message, window and Home tab."""
+"""Every golden message, modal and Home tab compiles (`tsc`) against Slack's own types (`@slack/types`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = {"modal": "ModalView", "home": "HomeView", "": "{ text: string; blocks: 
 
 @pytest.fixture(scope="module")
 def compiler() -> Path:
-    """Install what package-lock.json says; without npm there is no judge, which is said aloud."""
+    """The path of `tsc`, installed as package-lock.json says. Without npm the tests skip or fail: see `need`."""
     need("npm")
     tsc = HERE / "node_modules" / ".bin" / "tsc"
     installed = HERE / "node_modules" / ".package-lock.json"
@@ -30,11 +30,11 @@ def compiler() -> Path:
 
 
 def read_by_types(compiler: Path, name: str, source: str) -> str:
-    """Compile a file beside the installed types; what the compiler found, empty when all is well."""
+    """Compile a file beside the installed types; return the compiler's errors, "" if there are none."""
     file = HERE / "node_modules" / f"{name}.ts"
     file.write_text(source)
     words = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", file.name]
-    # Into a file: what Node has not yet written into a pipe may be lost when it ends.
+    # Into a file: output that Node has not yet written to a pipe may be lost when it exits.
     with tempfile.TemporaryFile("w+") as said:
         subprocess.run(
             [compiler.absolute(), *words], cwd=file.parent, stdout=said, stderr=said, timeout=120, check=False
@@ -51,13 +51,13 @@ def declared(name: str, shown: dict[str, object]) -> str:
 IMPORT = 'import type { HomeView, KnownBlock, ModalView } from "@slack/types";\n'
 
 
-def test_slacks_own_types_read_every_golden_message(compiler: Path) -> None:
+def test_every_golden_message_compiles_against_slacks_types(compiler: Path) -> None:
     files = sorted(GOLDEN.glob("*.json"))
     assert len(files) > 30
     source = IMPORT + "".join(declared(file.stem, json.loads(file.read_text())) for file in files)
     assert read_by_types(compiler, "golden", source) == ""
 
 
-def test_the_judge_refuses_what_is_no_block(compiler: Path) -> None:
+def test_the_compiler_refuses_an_invalid_block(compiler: Path) -> None:
     wrong = {"text": "x", "blocks": [{"type": "section", "txt": "no such key"}]}
     assert "txt" in read_by_types(compiler, "wrong", IMPORT + declared("wrong", wrong))

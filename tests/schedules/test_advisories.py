@@ -1,4 +1,4 @@
-"""That tenants run a Mautic with known holes is one incident for the fleet, which ends when none does."""
+"""Tenants that run a Mautic with known holes are one incident of the fleet, which ends when none is left."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHANNEL = {"MAUTIC_OPS_SLACK__CHANNEL": "C0OPS"}
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Of two tenants one runs a version with holes."""
+    """Return a bench with two tenants, one of which runs a version with known holes."""
     monkeypatch.setattr("schedules.health.AGAIN", 0.0)
     made = make_bench(tmp_path, **CHANNEL)
     add_blueprint(made.lxd, "5.2.9+double")
@@ -35,14 +35,14 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 def told(bench: Bench) -> list[str]:
-    """Look, with a sweep before and after, which knows nothing of it: what is open of it."""
+    """Run the job between two sweeps, which do not touch its incident; return the open incidents of the fleet."""
     health(bench.context)
     advisories(bench.context)
     health(bench.context)
     return [one.text for one in bench.context.incidents.open() if one.subject == FLEET]
 
 
-def test_it_is_one_incident_that_counts_and_ends_when_none_is_left(bench: Bench) -> None:
+def test_known_holes_are_one_incident_that_closes_with_the_last_tenant(bench: Bench) -> None:
     (words,) = told(bench)
     assert words.startswith("1 tenant runs a Mautic version with known security holes: 1 on 5.2.9+double (5 holes")
     bench.context.incidents.announce()
@@ -52,7 +52,9 @@ def test_it_is_one_incident_that_counts_and_ends_when_none_is_left(bench: Bench)
     bench.lxd.update("client-y", as_labels(version="5.2.11+double"))
     (words,) = told(bench)
     assert words.startswith("2 tenants run")
-    assert [one.opened for one in bench.context.incidents.open()] == [one.opened for one in opened], "since when"
+    assert [one.opened for one in bench.context.incidents.open()] == [one.opened for one in opened], (
+        "the incident keeps its time"
+    )
     for name in ("client-x", "client-y"):
         bench.lxd.update(name, as_labels(version="5.2.12+double"))
     assert told(bench) == []
@@ -60,7 +62,7 @@ def test_it_is_one_incident_that_counts_and_ends_when_none_is_left(bench: Bench)
     assert [row["event"] for row in rows] == ["incident.opened", "incident.closed"]
 
 
-def test_it_is_in_the_digest_until_it_is_gone(bench: Bench) -> None:
+def test_known_holes_are_in_the_digest_until_they_are_gone(bench: Bench) -> None:
     advisories(bench.context)
     assert [one.subject for one in gather(bench.context, 0).open] == [FLEET]
     bench.clock.move(30 * 86_400)
@@ -72,7 +74,7 @@ def test_it_is_in_the_digest_until_it_is_gone(bench: Bench) -> None:
     assert gather(bench.context, 0).open == ()
 
 
-def test_it_makes_no_tenant_sick_and_doctor_says_it(bench: Bench) -> None:
+def test_known_holes_degrade_no_tenant_and_doctor_names_them(bench: Bench) -> None:
     advisories(bench.context)
     assert "degraded" not in "\n".join(mrkdwn(bench.answer("list").blocks))
     shown = "\n".join(mrkdwn(bench.answer("doctor", LEAD).blocks))
@@ -82,7 +84,7 @@ def test_it_makes_no_tenant_sick_and_doctor_says_it(bench: Bench) -> None:
     assert ":white_check_mark: *Security:* no tenant runs" in shown
 
 
-def test_what_a_silent_server_has_is_no_recovery(tmp_path: Path) -> None:
+def test_a_silent_server_does_not_close_the_incident(tmp_path: Path) -> None:
     far = SimulatedLxd()
     bench = make_bench(tmp_path, others={"far": far}, **CHANNEL)
     add_blueprint(far, "5.2.9+double")
@@ -97,7 +99,7 @@ def test_what_a_silent_server_has_is_no_recovery(tmp_path: Path) -> None:
     assert bench.context.incidents.open() == []
 
 
-def test_more_advisories_of_the_settings_count(tmp_path: Path) -> None:
+def test_additional_advisories_from_the_settings_count(tmp_path: Path) -> None:
     hole = {
         "id": "OURS-1",
         "severity": "critical",
@@ -118,7 +120,7 @@ def test_more_advisories_of_the_settings_count(tmp_path: Path) -> None:
     assert "1 on 5.2.12+double (1 hole: 1 critical, no fix yet)" in found.text
 
 
-def test_a_list_that_cannot_be_used_fails_the_job_and_ours_counts(tmp_path: Path) -> None:
+def test_an_unusable_list_fails_the_job_and_the_bots_own_list_counts(tmp_path: Path) -> None:
     named = {"MAUTIC_OPS_ADVISORIES__EXTRA": "/nowhere.json", "MAUTIC_OPS_ADVISORIES__SHA256": "0" * 64}
     bench = make_bench(tmp_path, **named)
     add_blueprint(bench.lxd, "5.2.9+double")
@@ -129,10 +131,10 @@ def test_a_list_that_cannot_be_used_fails_the_job_and_ours_counts(tmp_path: Path
     bench.lxd.update("client-x", as_labels(version="5.2.12+double"))
     with pytest.raises(Refused):
         advisories(bench.context)
-    assert len(bench.context.incidents.open()) == 1, "what the list says of that version nobody knows"
+    assert len(bench.context.incidents.open()) == 1, "the unusable list may name that version"
 
 
-def test_its_button_asks_for_the_rollout_to_what_fixes_it_for_the_tenants_concerned(bench: Bench) -> None:
+def test_the_button_requests_the_rollout_of_a_fixed_release_to_the_affected_tenants(bench: Bench) -> None:
     add_releases(bench, "5.2.11", "6.0.10")
     (words,) = told(bench)
     assert words.endswith("`/mautic rollout 6.0.10+double --holes` plans the upgrade.")
@@ -141,7 +143,7 @@ def test_its_button_asks_for_the_rollout_to_what_fixes_it_for_the_tenants_concer
     labels = [one["text"]["text"] for one in bench.context.incidents.head(incident).blocks[-2]["elements"]]
     assert labels[0] == "Plan rollout"
     desk.click("incident_rollout", incident.mark, ASKER)
-    assert bench.context.operations.select("command = 'rehearse'") == [], "who may not ask for it"
+    assert bench.context.operations.select("command = 'rehearse'") == [], "this person may not request it"
     desk.click("incident_rollout", incident.mark, OPERATOR)
     assert "Rehearsing" in desk.slack.to(OPERATOR.id)[-1]
     bench.finish()
@@ -154,7 +156,7 @@ def test_its_button_asks_for_the_rollout_to_what_fixes_it_for_the_tenants_concer
     assert told(bench) == []
 
 
-def test_a_button_without_a_release_that_helps_says_what_to_do(bench: Bench) -> None:
+def test_the_button_says_what_to_do_if_no_release_helps(bench: Bench) -> None:
     told(bench)
     desk = make_desk(bench)
     (incident,) = bench.context.incidents.open()

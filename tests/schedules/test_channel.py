@@ -1,4 +1,4 @@
-"""What the bot says reaches people, or its operators hear that it does not."""
+"""The bot's messages reach its channel, or its operators are warned that they do not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def look(bench: Bench) -> str:
-    """Run the job; what it fails with, or ""."""
+    """Run the job; return what it fails with, or ""."""
     bench.context.people.forget()
     try:
         channel(bench.context)
@@ -31,7 +31,7 @@ def warned(bench: Bench) -> list[str]:
     return [one["channel"] for one in bench.slack.said if "I can't post to" in one["text"]]
 
 
-def test_nothing_is_said_where_the_channel_is_well(bench: Bench) -> None:
+def test_nothing_is_posted_if_the_channel_works(bench: Bench) -> None:
     assert look(bench) == ""
     assert bench.slack.said == []
 
@@ -44,7 +44,7 @@ def test_nothing_is_said_where_the_channel_is_well(bench: Bench) -> None:
         ({"is_ext_shared": True}, "`#ops` is shared with another organisation"),
     ],
 )
-def test_a_channel_that_cannot_be_posted_to_is_told_to_each_operator_once(
+def test_each_operator_is_warned_once_of_a_channel_that_cannot_be_posted_to(
     bench: Bench, info: dict[str, bool], why: str
 ) -> None:
     bench.slack.channels["C0OPS"] = {"name": "ops"} | info
@@ -56,21 +56,21 @@ def test_a_channel_that_cannot_be_posted_to_is_told_to_each_operator_once(
     assert look(bench) == ""
     bench.slack.channels["C0OPS"] = {"name": "ops"} | info
     look(bench)
-    assert len(warned(bench)) == 6, "it was well again in between"
+    assert len(warned(bench)) == 6, "it worked again in between"
 
 
-def test_a_channel_that_slack_does_not_know_is_told_with_what_helps(bench: Bench) -> None:
+def test_a_channel_that_slack_does_not_know_is_reported_with_advice(bench: Bench) -> None:
     bench.slack.fail("conversations.info", "channel_not_found")
     assert "there is no channel `C0OPS`, or it is private and I am not in it. Set the channel's id" in look(bench)
 
 
-def test_a_hiccup_of_slack_s_is_no_lost_channel(bench: Bench) -> None:
+def test_a_passing_error_of_slack_warns_nobody(bench: Bench) -> None:
     bench.slack.fail("conversations.info", "internal_error")
     assert "access to `slack.channel` can't be checked" in look(bench)
     assert warned(bench) == []
 
 
-def test_whom_slack_does_not_let_through_is_warned_by_the_next_run(bench: Bench) -> None:
+def test_an_operator_who_could_not_be_warned_is_warned_by_the_next_run(bench: Bench) -> None:
     bench.slack.channels["C0OPS"] = {"is_archived": True}
     bench.slack.fail("conversations.open", "internal_error")
     look(bench)
@@ -88,7 +88,7 @@ def test_a_card_that_slack_refuses_for_minutes_fails_the_job(desk: Desk) -> None
     desk.command("new client-x")
     desk.slack.fail("chat.postMessage", "msg_blocks_too_long", times=2)
     desk.announce()
-    assert look(desk.bench) == "", "it may pass"
+    assert look(desk.bench) == "", "the error may pass"
     desk.bench.clock.move(301)
     assert look(desk.bench) == "Slack has refused messages for minutes: request #1: msg_blocks_too_long."
     desk.announcer._waiting.clear()

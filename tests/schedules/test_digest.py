@@ -1,4 +1,4 @@
-"""One digest a local day, whatever fails; late is marked late, never twice, never none."""
+"""One digest per local day, whatever fails: never two, never none, and a late one is marked as late."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class Crash(BaseException):
 
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[chart.Chart]:
-    """What is drawn; drawing itself is tested elsewhere."""
+    """Return a list that collects the charts to draw; drawing itself is tested elsewhere."""
     asked: list[chart.Chart] = []
     monkeypatch.setattr(chart, "png", lambda wanted: asked.append(wanted) or PNG)
     return asked
 
 
 def at(text: str) -> float:
-    """Epoch seconds of a local time in Berlin."""
+    """Return the epoch seconds of a local time in Berlin."""
     return datetime.fromisoformat(text).replace(tzinfo=BERLIN).timestamp()
 
 
 def morning(folder: Path, when: str = "2026-11-25 08:00", **environment: str) -> Bench:
-    """A bench on a morning, with a tenant that has no snapshot and is near its plan's limit."""
+    """Return a bench on a morning, with a tenant that has no snapshot and is near the limit of its plan."""
     bench = make_bench(folder, **SETTINGS | environment)
     bench.clock.at = at(when) - 2 * DAY
     bench.done("new client-x")
@@ -55,14 +55,14 @@ def morning(folder: Path, when: str = "2026-11-25 08:00", **environment: str) ->
 
 
 def measured(bench: Bench, tenant: str, used: int) -> None:
-    """Let a sweep have measured a tenant's disk just now."""
+    """Record the use of a tenant's disk, as a sweep does."""
     with bench.context.database.transaction() as transaction:
         full = metrics.Reading(tenant, disk=used, disk_limit=30 << 30)
         metrics.record(transaction, bench.clock(), [full], {})
 
 
 def parts(slack: FakeSlack) -> Counter[str]:
-    """How often each part was posted, by its key."""
+    """Return how often each part was posted, by its key."""
     keys: Counter[str] = Counter()
     for one in slack.said:
         keys.update([one["metadata"]["event_payload"]["key"]] if one.get("metadata") else [])
@@ -82,7 +82,7 @@ def text(message: dict[str, Any]) -> str:
     return "\n".join([message["text"], *mrkdwn(message["blocks"])])
 
 
-def test_it_comes_after_its_hour_once_with_picture_and_details_in_its_thread(tmp_path: Path) -> None:
+def test_the_digest_is_posted_once_after_its_hour_with_chart_and_details_in_its_thread(tmp_path: Path) -> None:
     bench = morning(tmp_path, "2026-11-25 07:59")
     digest(bench.context)
     assert bench.slack.said == []
@@ -103,13 +103,13 @@ def test_it_comes_after_its_hour_once_with_picture_and_details_in_its_thread(tmp
     assert parts(bench.slack)["digest 2026-11-26"] == 1
 
 
-def test_without_a_channel_there_is_none(tmp_path: Path) -> None:
+def test_without_a_channel_there_is_no_digest(tmp_path: Path) -> None:
     bench = morning(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="")
     digest(bench.context)
     assert bench.slack.said == []
 
 
-def test_late_is_marked_late_and_missed_days_are_looked_back_at(tmp_path: Path) -> None:
+def test_a_late_digest_is_marked_and_covers_the_missed_days(tmp_path: Path) -> None:
     bench = morning(tmp_path, "2026-11-20 08:00")
     digest(bench.context)
     bench.clock.at = at("2026-11-25 08:31")
@@ -120,7 +120,7 @@ def test_late_is_marked_late_and_missed_days_are_looked_back_at(tmp_path: Path) 
     assert "Late" not in text(first)
 
 
-def test_a_clock_that_was_ahead_takes_no_digest_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_was_ahead_suppresses_no_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = morning(tmp_path)
     digest(bench.context)
     for ahead in ("2026-11-26 10:00", "2026-11-27 10:00"):
@@ -143,10 +143,10 @@ def test_a_clock_that_was_ahead_takes_no_digest_away(tmp_path: Path, monkeypatch
     assert "2026-11-26 08:00 CET" in text(heads[1])
     posted = parts(bench.slack)
     assert set(posted.values()) == {1}
-    assert len(posted) == 5 * len(WHOLE), "each is whole"
+    assert len(posted) == 5 * len(WHOLE), "each is complete"
 
 
-def test_a_clock_that_is_put_right_by_minutes_makes_no_second_digest(tmp_path: Path) -> None:
+def test_a_clock_that_is_corrected_by_minutes_makes_no_second_digest(tmp_path: Path) -> None:
     bench = morning(tmp_path, "2026-11-25 08:10")
     digest(bench.context)
     bench.clock.move(-300)
@@ -154,7 +154,7 @@ def test_a_clock_that_is_put_right_by_minutes_makes_no_second_digest(tmp_path: P
     assert parts(bench.slack) == WHOLE
 
 
-def test_a_picture_that_cannot_be_drawn_or_shared_does_not_stop_it(
+def test_a_chart_that_cannot_be_drawn_or_shared_does_not_stop_the_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(wanted: chart.Chart) -> bytes:
@@ -173,7 +173,7 @@ def test_a_picture_that_cannot_be_drawn_or_shared_does_not_stop_it(
     assert len(bench.slack.said) == 7
 
 
-def test_a_picture_of_which_slacks_answer_is_lost_stands_there_once_and_nothing_else_is_said_of_it(
+def test_a_chart_for_which_the_answer_is_lost_is_posted_once_without_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = morning(tmp_path)
@@ -192,7 +192,7 @@ def test_a_picture_of_which_slacks_answer_is_lost_stands_there_once_and_nothing_
     assert "could not be posted" not in str(bench.slack.said)
 
 
-def test_a_picture_that_slack_never_answers_for_holds_up_the_rest_for_a_while_only(tmp_path: Path) -> None:
+def test_a_chart_that_slack_never_confirms_delays_the_rest_only_for_a_while(tmp_path: Path) -> None:
     bench = morning(tmp_path)
     bench.slack.fail("files.completeUploadExternal", OSError("<urlopen error timed out>"), times=2)
     with pytest.raises(NotPosted):
@@ -215,13 +215,13 @@ def test_after_a_lost_answer_slack_is_searched_once(tmp_path: Path, monkeypatch:
     assert parts(bench.slack) == WHOLE
 
 
-def test_the_first_of_a_bot_that_was_set_up_after_the_hour_is_not_late(tmp_path: Path) -> None:
+def test_the_first_digest_of_a_bot_that_was_set_up_after_the_hour_is_not_late(tmp_path: Path) -> None:
     bench = morning(tmp_path, "2026-11-25 14:00")
     digest(bench.context)
     assert "Late" not in text(bench.slack.said[0])
 
 
-def test_the_thread_never_becomes_a_flood(tmp_path: Path, drawn: list[chart.Chart]) -> None:
+def test_the_pages_in_the_thread_are_limited(tmp_path: Path, drawn: list[chart.Chart]) -> None:
     bench = make_bench(tmp_path, **SETTINGS, **ROOM_FOR_MANY)
     for number in range(PAGE * PAGES + 30):
         name = f"client-{number}"
@@ -239,7 +239,7 @@ def test_the_thread_never_becomes_a_flood(tmp_path: Path, drawn: list[chart.Char
 
 
 def dying(bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: int, after: bool) -> None:
-    """Let the bot die at its n-th call of Slack, before Slack takes it or after it did."""
+    """Let the bot die at its n-th call of Slack, before or after Slack accepts it."""
     calls = 0
     real = bench.slack._say
 
@@ -258,7 +258,7 @@ def dying(bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: int, after: boo
 
 @pytest.mark.parametrize("moment", [1, 2, 3])
 @pytest.mark.parametrize("after", [False, True])
-def test_a_crash_at_any_moment_neither_doubles_nor_loses_it(
+def test_a_crash_at_any_moment_neither_doubles_nor_loses_the_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, after: bool
 ) -> None:
     bench = morning(tmp_path)
@@ -275,7 +275,7 @@ def test_a_crash_at_any_moment_neither_doubles_nor_loses_it(
 @pytest.mark.parametrize(
     "moment", ["INSERT ON digests", "UPDATE ON digests", "UPDATE ON digests WHEN NEW.ended IS NOT NULL"]
 )
-def test_a_database_that_cannot_be_written_neither_doubles_nor_loses_it(tmp_path: Path, moment: str) -> None:
+def test_a_database_that_cannot_be_written_neither_doubles_nor_loses_the_digest(tmp_path: Path, moment: str) -> None:
     bench = morning(tmp_path)
     database = bench.context.database
     with database.transaction() as transaction:
@@ -288,7 +288,7 @@ def test_a_database_that_cannot_be_written_neither_doubles_nor_loses_it(tmp_path
     assert parts(bench.slack) == WHOLE
 
 
-def test_an_outage_of_slack_delays_it_and_what_it_then_says_is_fresh(tmp_path: Path) -> None:
+def test_an_outage_of_slack_delays_the_digest_which_is_then_up_to_date(tmp_path: Path) -> None:
     bench = morning(tmp_path)
     bench.slack.fail("chat.postMessage", TimeoutError("timed out"))
     with pytest.raises(NotPosted):
@@ -306,7 +306,7 @@ def test_an_outage_of_slack_delays_it_and_what_it_then_says_is_fresh(tmp_path: P
 
 
 class Year:
-    """A year in Berlin: the bot looks every few minutes, is away at times, dies, and its clock jumps."""
+    """A year in Berlin: the job runs every few minutes, the bot is down at times and crashes, and its clock jumps."""
 
     def __init__(self, folder: Path, seed: int, hour: int) -> None:
         self.folder = folder
@@ -320,14 +320,14 @@ class Year:
         self.marked: dict[str, bool] = {}
 
     def restart(self) -> None:
-        """The process ends, and another begins."""
+        """End the process, and begin another."""
         clock = self.bench.clock()
         self.bench.context.database.close()
         self.bench = make_bench(self.folder, self.bench.lxd, slack=self.bench.slack, **self.environment)
         self.bench.clock.at = clock
 
     def look(self) -> None:
-        """One look of the job, in which the bot may die at any call of Slack's, before or after Slack takes it."""
+        """Run the job once; the bot may die at any call of Slack, before or after Slack accepts it."""
         local = datetime.fromtimestamp(self.bench.clock(), BERLIN)
         real, calls = self.bench.slack._say, self.chance.choice([0, 1, 2, 3, 99, 99])
         after = self.chance.random() < 0.5
@@ -359,7 +359,9 @@ class Year:
 
 
 @pytest.mark.parametrize(("seed", "hour"), [(2, 2), pytest.param(1, 8, marks=pytest.mark.long)])
-def test_a_year_with_downtimes_crashes_and_clock_jumps_has_one_a_day(tmp_path: Path, seed: int, hour: int) -> None:
+def test_a_year_with_downtimes_crashes_and_clock_jumps_has_one_digest_a_day(
+    tmp_path: Path, seed: int, hour: int
+) -> None:
     year = Year(tmp_path, seed, hour)
     clock, chance = year.bench.clock, year.chance
     clock.at = at("2026-01-01 00:00")
@@ -378,12 +380,12 @@ def test_a_year_with_downtimes_crashes_and_clock_jumps_has_one_a_day(tmp_path: P
             year.bench.clock.move(chance.choice(jumps)())
     posted = parts(year.bench.slack)
     heads = {key: count for key, count in posted.items() if key.startswith("digest 2") and "details" not in key}
-    assert set(posted.values()) == {1}, "nothing twice"
-    assert year.ended <= {key.removeprefix("digest ") for key in heads}, "none left out"
+    assert set(posted.values()) == {1}, "nothing is posted twice"
+    assert year.ended <= {key.removeprefix("digest ") for key in heads}, "no day is left out"
     assert len(year.ended) > 300
     for day in year.ended:
-        assert posted[f"digest-{day}.png"] == posted[f"digest {day} details 0"] == 1, "and each is whole"
-    assert all(year.marked.values()), "late is marked late, and only that"
+        assert posted[f"digest-{day}.png"] == posted[f"digest {day} details 0"] == 1, "and each is complete"
+    assert all(year.marked.values()), "the late ones are marked late, and no others"
     assert "digest 2026-03-29" in heads
     assert "digest 2026-10-25" in heads
     assert json.loads(year.bench.context.database.read("SELECT said FROM digests LIMIT 1")[0]["said"]) == []

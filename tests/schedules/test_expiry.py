@@ -1,4 +1,4 @@
-"""Requests end when their time is over, however long the bot was away."""
+"""Requests expire when their time is over, however long the bot was down."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from schedules.snapshots import snapshots
 from tests.support.bot import make_bench
 
 
-def test_a_request_expires_once_also_after_downtime(tmp_path: Path) -> None:
+def test_a_request_expires_once_even_after_a_downtime(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     operation = bench.ask("new client-x")
     bench.clock.move(23.9 * 3600)
     expiry(bench.context)
     assert bench.context.operations.get(operation.id).state == "awaiting_approval"
 
-    # The bot is away over the end of it, and comes back.
+    # The bot is down when the request ends, and comes back later.
     later = make_bench(tmp_path, bench.lxd)
     later.clock.at = bench.clock.at + 7 * 86_400
     expiry(later.context)
@@ -40,7 +40,7 @@ def test_a_request_expires_once_also_after_downtime(tmp_path: Path) -> None:
         later.approve(operation)
 
 
-def test_a_clock_ahead_ends_no_request_but_nobody_decides_on_it_by_then(tmp_path: Path) -> None:
+def test_a_clock_that_is_ahead_expires_no_request_but_prevents_decisions(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.clock.move(60)
     operation = bench.ask("new client-x")
@@ -56,7 +56,7 @@ def test_a_clock_ahead_ends_no_request_but_nobody_decides_on_it_by_then(tmp_path
     assert bench.approve(operation).state == "queued"
 
 
-def test_a_clock_set_back_lets_no_request_live_on(tmp_path: Path) -> None:
+def test_setting_the_clock_back_does_not_prolong_a_request(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.clock.move(60)
     operation = bench.ask("new client-x")
@@ -67,13 +67,13 @@ def test_a_clock_set_back_lets_no_request_live_on(tmp_path: Path) -> None:
     assert bench.context.operations.get(operation.id).state == "expired"
 
 
-def test_a_request_of_before_this_was_counted_expires_by_the_wall_clock(tmp_path: Path) -> None:
+def test_a_request_without_a_recorded_uptime_expires_by_the_wall_clock(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     operation = bench.ask("new client-x")
     bench.context.database.close()
     with sqlite3.connect(tmp_path / "bot.db") as old:
         old.execute("ALTER TABLE operations DROP COLUMN asked")
-        old.execute("DELETE FROM _sqlite_migrations WHERE name = 'm024_asked'")
+        old.execute("DELETE FROM _sqlite_migrations WHERE name = 'm025_asked'")
     old.close()
     again = make_bench(tmp_path, bench.lxd)
     again.clock.move(24 * 3600)
@@ -83,7 +83,7 @@ def test_a_request_of_before_this_was_counted_expires_by_the_wall_clock(tmp_path
     assert again.context.operations.get(operation.id).state == "expired"
 
 
-def test_credentials_that_nobody_fetched_are_forgotten(tmp_path: Path) -> None:
+def test_credentials_that_nobody_fetched_are_deleted(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     bench.clock.move(73 * 3600)
@@ -91,7 +91,7 @@ def test_credentials_that_nobody_fetched_are_forgotten(tmp_path: Path) -> None:
     assert bench.context.database.read("SELECT * FROM secrets") == []
 
 
-def test_maintenance_that_went_well_are_listed_for_some_days_and_audited_for_ever(tmp_path: Path) -> None:
+def test_successful_maintenance_is_listed_for_some_days_and_audited_for_ever(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     snapshots(bench.context)
@@ -106,7 +106,7 @@ def test_maintenance_that_went_well_are_listed_for_some_days_and_audited_for_eve
     assert audit.verify(bench.context.database).rows == audit.recent(bench.context.database, limit=1)[0]["seq"]
 
 
-def test_deliveries_are_known_for_a_day_after_they_were_worked_on(tmp_path: Path) -> None:
+def test_handled_deliveries_are_remembered_for_a_day(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.clock.move(2 * 86_400)
     with bench.context.database.transaction() as transaction:

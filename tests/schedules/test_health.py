@@ -1,4 +1,4 @@
-"""The sweep: each trouble found within one, blips passed over, a host's trouble told once, no tenant held up."""
+"""The sweep: finds each problem in one run, ignores blips, reports a host's problem once, and delays no tenant."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def notes(bench: Bench) -> list[str]:
     return [one["text"] for one in bench.slack.said if one["method"] == "chat.postMessage" and one["thread_ts"]]
 
 
-def test_where_all_is_well_nothing_is_said_and_all_is_measured(bench: Bench) -> None:
-    # The sweep itself leaves something in each tenant.
+def test_a_healthy_fleet_is_measured_and_nothing_is_posted(bench: Bench) -> None:
+    # A first check may leave something in a tenant, which would change how full the pool is.
     bench.answer("status client-x")
     bench.answer("status client-y")
     assert look(bench) == []
@@ -71,7 +71,7 @@ def test_where_all_is_well_nothing_is_said_and_all_is_measured(bench: Bench) -> 
         ({"log_errors": 30}, "log"),
     ],
 )
-def test_a_sick_tenant_is_found_in_one_sweep_and_its_recovery_said_once(
+def test_a_sick_tenant_is_found_in_one_sweep_and_its_recovery_posted_once(
     bench: Bench, sick: dict[str, Any], kind: str
 ) -> None:
     change(bench.lxd, "client-x", **sick)
@@ -84,14 +84,14 @@ def test_a_sick_tenant_is_found_in_one_sweep_and_its_recovery_said_once(
     assert notes(bench) == [":large_green_circle: Resolved after 10 min."]
 
 
-def test_who_takes_anothers_address_is_found_and_the_other_is_not(bench: Bench) -> None:
+def test_a_tenant_that_takes_the_address_of_another_is_found_and_the_other_is_not(bench: Bench) -> None:
     bench.lxd.claim("client-x", given(bench.lxd.instance("client-y")))
     assert look(bench) == [("client-x", "address")]
     bench.lxd.restart("client-x")
     assert look(bench) == []
 
 
-def test_who_was_given_the_address_of_another_is_found(bench: Bench) -> None:
+def test_a_tenant_that_was_given_the_address_of_another_is_found(bench: Bench) -> None:
     bench.lxd.update("client-x", {}, {NIC: bench.lxd.instance("blueprint--5-2-12-double").devices[NIC]})
     assert ("client-x", "address") in look(bench)
 
@@ -102,12 +102,12 @@ def test_a_full_disk_is_found(tmp_path: Path) -> None:
     bench.done("new client-x")
     bench.lxd.fill("client-x", 26 << 30)
     bench.lxd.snapshot("client-x", "all-of-it")
-    assert bench.lxd.state("client-x").disk < 1 << 20, "as LXD counts it"
+    assert bench.lxd.state("client-x").disk < 1 << 20, "LXD counts only bytes that no snapshot shares"
     bench.clock.move(60)
     assert look(bench) == [("client-x", "disk")]
 
 
-def test_a_container_that_stopped_by_itself_is_found_and_one_that_was_stopped_is_not(bench: Bench) -> None:
+def test_a_container_that_stopped_by_itself_is_found_and_a_stopped_tenant_is_not(bench: Bench) -> None:
     bench.lxd.stop("client-x")
     bench.done("stop client-y", OPERATOR)
     bench.clock.move(60)
@@ -120,7 +120,7 @@ def test_a_container_that_stopped_by_itself_is_found_and_one_that_was_stopped_is
     assert look(bench) == []
 
 
-def test_who_is_suspended_or_stopped_while_sick_has_not_recovered(bench: Bench) -> None:
+def test_a_sick_tenant_that_is_suspended_or_stopped_is_not_reported_as_recovered(bench: Bench) -> None:
     for name in ("client-x", "client-y"):
         change(bench.lxd, name, stopped=["cron"])
     look(bench)
@@ -134,14 +134,14 @@ def test_who_is_suspended_or_stopped_while_sick_has_not_recovered(bench: Bench) 
     ]
 
 
-def test_who_is_suspended_is_not_sick(bench: Bench) -> None:
+def test_a_suspended_tenant_has_no_problem(bench: Bench) -> None:
     bench.done("suspend client-x", OPERATOR)
     bench.clock.move(60)
     assert look(bench) == []
 
 
 @pytest.mark.parametrize("state", ["queued", "running"])
-def test_who_is_in_the_hands_of_an_operation_is_not_judged(bench: Bench, state: str) -> None:
+def test_a_tenant_with_a_queued_or_running_operation_is_not_judged(bench: Bench, state: str) -> None:
     operation = bench.approve(bench.ask("delete client-x", OPERATOR))
     with bench.context.database.transaction() as transaction:
         transaction.execute("UPDATE operations SET state = ? WHERE id = ?", (state, operation.id))
@@ -155,8 +155,8 @@ def left_half_done(bench: Bench, text: str) -> None:
         transaction.execute("UPDATE operations SET state = 'needs_attention' WHERE id = ?", (operation.id,))
 
 
-def test_a_tenant_that_serves_is_looked_at_whatever_was_left_half_done_beside_it(bench: Bench) -> None:
-    """What needs attention holds the tenant until somebody acts, which may be long."""
+def test_a_live_tenant_is_checked_in_spite_of_an_unfinished_operation(bench: Bench) -> None:
+    """What needs attention locks the tenant until somebody acts, which may take long."""
     change(bench.lxd, "client-x", log_errors=30)
     assert look(bench) == [("client-x", "log")]
     left_half_done(bench, "snapshot client-x")
@@ -170,10 +170,10 @@ def test_a_tenant_that_serves_is_looked_at_whatever_was_left_half_done_beside_it
 @pytest.mark.parametrize(
     ("stamped", "more"), [(as_labels(state="moving"), [("client-x", "move")]), (as_labels(role="former", state=""), [])]
 )
-def test_of_a_tenant_that_was_left_half_way_nothing_tells(
+def test_the_incidents_of_a_half_moved_tenant_stay_as_they_are(
     bench: Bench, stamped: dict[str, str], more: list[tuple[str, str]]
 ) -> None:
-    """Closed for its candidate, or given up for one that is no tenant yet: its incidents stay as they are."""
+    """It is closed for its candidate, or was retired for one that is not the tenant yet."""
     change(bench.lxd, "client-x", log_errors=30)
     assert look(bench) == [("client-x", "log")]
     left_half_done(bench, "stop client-x")
@@ -182,7 +182,7 @@ def test_of_a_tenant_that_was_left_half_way_nothing_tells(
     assert look(bench) == [("client-x", "log"), *more]
 
 
-def test_a_move_that_came_to_a_halt_is_told_until_it_goes_on(bench: Bench) -> None:
+def test_a_halted_move_is_an_incident_until_it_is_undone(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     (snapshot,) = bench.lxd.snapshots("client-x")
     operation = bench.approve(bench.ask(f"restore client-x {snapshot.name}", OPERATOR))
@@ -209,20 +209,20 @@ def test_a_move_that_came_to_a_halt_is_told_until_it_goes_on(bench: Bench) -> No
     assert look(bench) == []
 
 
-def test_of_a_move_that_no_operation_knows_of_it_says_how_the_tenant_goes_on(bench: Bench) -> None:
+def test_the_incident_of_a_move_without_an_operation_names_the_start_command(bench: Bench) -> None:
     bench.lxd.update("client-x", as_labels(state="moving"))
     assert look(bench) == [("client-x", "move")]
     assert "`/mautic start client-x` brings the site online" in bench.context.incidents.open()[0].text
 
 
-def test_who_only_waits_for_an_approval_is_looked_at(bench: Bench) -> None:
+def test_a_tenant_whose_request_awaits_approval_is_checked(bench: Bench) -> None:
     bench.ask("delete client-x", OPERATOR)
     bench.lxd.stop("client-x")
     assert look(bench) == [("client-x", "stopped")]
 
 
-def test_what_an_operation_did_during_the_sweep_is_no_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look sees the container stopped by an operation that is over before the sweep is."""
+def test_what_an_operation_does_during_the_sweep_is_no_problem(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check sees the tenant before an operation that is over before the sweep is."""
     seen = health_checks.at_tenants
 
     def meanwhile(*arguments: Any, **known: Any) -> Any:
@@ -235,7 +235,7 @@ def test_what_an_operation_did_during_the_sweep_is_no_trouble(bench: Bench, monk
     assert look(bench) == []
 
 
-def test_an_operation_that_a_clock_ahead_dated_into_the_future_holds_no_tenant(bench: Bench) -> None:
+def test_an_operation_that_a_wrong_clock_dated_ahead_hides_no_problem(bench: Bench) -> None:
     bench.clock.move(400 * DAY)
     bench.done("snapshot client-x", OPERATOR)
     bench.clock.move(-400 * DAY)
@@ -243,14 +243,16 @@ def test_an_operation_that_a_clock_ahead_dated_into_the_future_holds_no_tenant(b
     assert look(bench) == [("client-x", "stopped")]
 
 
-def test_a_blip_is_passed_over_and_what_lasts_is_not(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blip_is_ignored_and_a_lasting_problem_is_not(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     change(bench.lxd, "client-x", stopped=["nginx"])
     change(bench.lxd, "client-y", stopped=["nginx"])
     monkeypatch.setattr(sweep.time, "sleep", lambda _: change(bench.lxd, "client-x", stopped=[]))
     assert look(bench) == [("client-y", "web")]
 
 
-def test_what_is_new_at_the_second_look_is_not_believed_yet(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_problem_that_is_new_at_the_second_look_is_not_reported_yet(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change(bench.lxd, "client-x", stopped=["nginx"])
     monkeypatch.setattr(sweep.time, "sleep", lambda _: change(bench.lxd, "client-x", stopped=["cron"]))
     assert look(bench) == []
@@ -271,14 +273,14 @@ def test_a_silent_server_is_one_incident_and_its_tenants_stay_as_they_were(bench
     assert len(heads(bench)) == 2
 
 
-def test_tenants_that_stop_at_once_are_told_at_once_where_they_are_few(bench: Bench) -> None:
+def test_a_few_tenants_that_stop_together_are_reported_immediately(bench: Bench) -> None:
     for name in ("client-x", "client-y"):
         bench.lxd.stop(name)
     assert look(bench) == [("client-x", "stopped"), ("client-y", "stopped")]
 
 
-def test_a_host_that_was_off_has_its_time_to_start_its_tenants(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """LXD starts them one after the other; the bot may stand on it, so that nobody saw it off."""
+def test_a_host_that_was_off_gets_time_to_start_its_tenants(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LXD starts them one after the other. If the bot runs on that host, nobody saw that it was off."""
     monkeypatch.setattr(sweep, "FEW", 1)
     look(bench)
     bench.clock.move(3600)
@@ -292,10 +294,10 @@ def test_a_host_that_was_off_has_its_time_to_start_its_tenants(bench: Bench, mon
         bench.lxd.stop(name)
     for _ in range(3):
         assert look(bench) == []
-    assert look(bench) == [("client-x", "stopped"), ("client-y", "stopped")], "it has had its time"
+    assert look(bench) == [("client-x", "stopped"), ("client-y", "stopped")], "its time is over"
 
 
-def test_a_server_that_was_silent_has_its_time_to_start_its_tenants(bench: Bench) -> None:
+def test_a_server_that_was_silent_gets_time_to_start_its_tenants(bench: Bench) -> None:
     silent = LxdUnavailable("LXD does not answer.")
     bench.lxd.fail_next("full_instances", silent)
     bench.lxd.fail_next("instances", silent)
@@ -303,7 +305,7 @@ def test_a_server_that_was_silent_has_its_time_to_start_its_tenants(bench: Bench
     bench.lxd.stop("client-x")
     change(bench.lxd, "client-y", stopped=["nginx"], log_errors=30)
     for _ in range(4):
-        assert look(bench) == [("client-y", "log")], "which is no blip"
+        assert look(bench) == [("client-y", "log")], "no start explains errors in the log"
     assert look(bench) == [("client-y", "log"), ("client-x", "stopped"), ("client-y", "web")]
 
 
@@ -312,17 +314,17 @@ def cluster(tmp_path: Path) -> Bench:
     return make_bench(tmp_path, members=("node1", "node2", "node3"), MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
 
 
-def test_a_member_that_is_removed_takes_its_incident_along(cluster: Bench) -> None:
+def test_the_incident_of_a_removed_member_is_closed(cluster: Bench) -> None:
     cluster.lxd.set_online("node3", False)
     assert look(cluster) == [("node3", "server")]
     cluster.lxd.world.members.remove("node3")
     cluster.lxd.fail_next("members", LxdUnavailable("LXD does not answer."))
-    assert look(cluster) == [("node3", "server")], "nobody has said yet that it is gone"
+    assert look(cluster) == [("node3", "server")], "LXD has not said yet that it is gone"
     assert look(cluster) == []
     assert notes(cluster) == [":large_green_circle: Resolved: the server no longer exists."]
 
 
-def test_a_member_whose_pool_cannot_be_read_is_no_trouble_of_the_others(
+def test_a_member_whose_pool_cannot_be_read_does_not_affect_the_others(
     cluster: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = SimulatedLxd.pool
@@ -338,7 +340,7 @@ def test_a_member_whose_pool_cannot_be_read_is_no_trouble_of_the_others(
     assert [row["host"] for row in rows] == ["node1", "node3"]
 
 
-def test_where_no_page_answers_it_is_the_edge(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_no_page_answers_the_edge_is_the_problem(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = type(bench.context.edge.probe("client-x.mautic.localhost"))
     monkeypatch.setattr(bench.context.edge, "probe", lambda *_: probe(0, False, "ConnectionRefusedError"))
     assert look(bench) == [("the edge", "edge")]
@@ -349,7 +351,7 @@ def test_where_no_page_answers_it_is_the_edge(bench: Bench, monkeypatch: pytest.
     assert look(bench) == []
 
 
-def test_a_host_may_be_called_as_the_edge_is(tmp_path: Path) -> None:
+def test_a_host_may_have_the_name_of_the_edge(tmp_path: Path) -> None:
     named = SimulatedLxd()
     bench = make_bench(tmp_path, others={"edge": named})
 
@@ -360,7 +362,7 @@ def test_a_host_may_be_called_as_the_edge_is(tmp_path: Path) -> None:
     assert look(bench) == [("edge", "server")]
 
 
-def test_an_edge_that_is_back_at_the_second_look_is_no_trouble(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edge_that_is_back_at_the_second_look_is_no_problem(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = bench.context.edge.probe
     refused = type(probe("client-x.mautic.localhost"))(0, False, "ConnectionRefusedError")
     monkeypatch.setattr(bench.context.edge, "probe", lambda *_: refused)
@@ -368,7 +370,7 @@ def test_an_edge_that_is_back_at_the_second_look_is_no_trouble(bench: Bench, mon
     assert look(bench) == []
 
 
-def test_where_some_pages_answer_it_is_not_the_edge(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_some_pages_answer_the_edge_is_not_the_problem(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.done("new client-z")
     bench.clock.move(60)
     probe = bench.context.edge.probe
@@ -379,7 +381,7 @@ def test_where_some_pages_answer_it_is_not_the_edge(bench: Bench, monkeypatch: p
     assert look(bench) == [("client-x", "page"), ("client-y", "page")]
 
 
-def test_a_tenant_that_is_deleted_takes_its_incidents_along(bench: Bench) -> None:
+def test_the_incidents_of_a_deleted_tenant_are_closed(bench: Bench) -> None:
     change(bench.lxd, "client-x", log_errors=30)
     look(bench)
     bench.done("delete client-x", OPERATOR)
@@ -388,7 +390,7 @@ def test_a_tenant_that_is_deleted_takes_its_incidents_along(bench: Bench) -> Non
     assert notes(bench)[-1] == ":large_green_circle: Resolved: the tenant no longer exists."
 
 
-def test_one_that_hangs_holds_up_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tenant_that_hangs_delays_no_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     change(bench.lxd, "client-y", log_errors=30)
     let_go = threading.Event()
     probe, times = bench.context.edge.probe, iter([True])
@@ -407,7 +409,7 @@ def test_one_that_hangs_holds_up_no_other(bench: Bench, monkeypatch: pytest.Monk
 
 
 class ComesToOne:
-    """Threads that come to the first work that they are given, and to no other before time is up."""
+    """An executor that gets to its first job, and to no other before time is up."""
 
     def __init__(self, _width: int) -> None:
         self.given: list[Future[Any]] = []
@@ -423,7 +425,7 @@ class ComesToOne:
             future.cancel()
 
 
-def test_whom_a_sweep_did_not_come_to_the_next_one_looks_at_first(
+def test_tenants_that_a_sweep_did_not_reach_come_first_in_the_next(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.done("new client-z")
@@ -436,13 +438,13 @@ def test_whom_a_sweep_did_not_come_to_the_next_one_looks_at_first(
     assert seen == ["client-x", "client-y", "client-z", "client-x"]
 
 
-def test_one_that_does_not_tell_of_itself_is_found(bench: Bench) -> None:
+def test_a_tenant_that_does_not_report_its_health_is_found(bench: Bench) -> None:
     bench.lxd.fail_next("execute", LxdUnavailable("LXD gave up after 20 s."), times=4)
     assert look(bench) == [("client-x", "inside"), ("client-y", "inside")]
     assert look(bench) == []
 
 
-def test_snapshots_are_missed_while_somebody_is_to_take_them(bench: Bench) -> None:
+def test_missing_snapshots_are_reported_unless_their_job_is_paused(bench: Bench) -> None:
     bench.context.jobs.declared.setdefault("snapshots", Declared("snapshots", "Take them", 60, lambda _: None))
     for _ in range(2 * 12):
         assert look(bench) == []
@@ -453,7 +455,7 @@ def test_snapshots_are_missed_while_somebody_is_to_take_them(bench: Bench) -> No
     assert look(bench) == []
 
 
-def test_a_restored_tenant_has_the_snapshots_of_before(bench: Bench) -> None:
+def test_snapshots_in_the_retired_container_count_for_a_restored_tenant(bench: Bench) -> None:
     bench.lxd.clock = bench.clock
     bench.context.jobs.declared.setdefault("snapshots", Declared("snapshots", "Take them", 60, lambda _: None))
     for _ in range(2 * 12):
@@ -466,7 +468,7 @@ def test_a_restored_tenant_has_the_snapshots_of_before(bench: Bench) -> None:
     assert found == [("client-y", "snapshot")]
 
 
-def test_restart_and_logs_run_as_who_pressed(bench: Bench) -> None:
+def test_restart_and_logs_run_as_the_person_who_pressed_the_button(bench: Bench) -> None:
     desk = make_desk(bench)
     change(bench.lxd, "client-x", stopped=["mautic-worker@email"])
     look(bench)
@@ -483,7 +485,7 @@ def test_restart_and_logs_run_as_who_pressed(bench: Bench) -> None:
 
 
 def maintain(bench: Bench, text: str, fails: tuple[str, ...] = ()) -> str:
-    """Let the bot do something by itself, of which these calls of LXD fail; the state that it ends in."""
+    """Run a command as maintenance while these LXD calls fail; return the state that it ends in."""
     for call in fails:
         bench.lxd.fail_next(call, LxdError("LXD could not do it: the pool is full."))
     Maintenance(bench.context).ask(text.split()[0], bench.answer(text))
@@ -491,14 +493,14 @@ def maintain(bench: Bench, text: str, fails: tuple[str, ...] = ()) -> str:
     return bench.context.operations.select("1 = 1")[-1].state
 
 
-def test_an_errand_that_fails_twice_in_a_row_is_an_incident_until_the_next_one_succeeds(bench: Bench) -> None:
+def test_maintenance_that_fails_twice_in_a_row_is_an_incident_until_it_succeeds(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     (first,) = bench.lxd.snapshots("client-x")
     assert maintain(bench, "snapshot client-x", ("snapshot",)) == "failed"
     assert look(bench) == []
     assert maintain(bench, f"prune client-x {first.name}") == "succeeded"
     assert maintain(bench, "snapshot client-y", ("snapshot",)) == "failed"
-    assert look(bench) == [], "each of another tenant"
+    assert look(bench) == [], "each failure concerns another tenant"
     for times in (2, 3):
         assert maintain(bench, "snapshot client-x", ("snapshot",)) == "failed"
         assert look(bench) == [("client-x", "errand")]
@@ -508,10 +510,10 @@ def test_an_errand_that_fails_twice_in_a_row_is_an_incident_until_the_next_one_s
     assert look(bench) == []
     assert len(heads(bench)) == len(notes(bench)) == 1
     assert maintain(bench, "snapshot client-x", ("snapshot",)) == "failed"
-    assert look(bench) == [], "once since then"
+    assert look(bench) == [], "it has failed only once since then"
 
 
-def test_a_snapshot_that_is_tried_in_vain_is_no_second_trouble_where_it_is_missing(bench: Bench) -> None:
+def test_a_snapshot_that_fails_is_not_also_reported_as_missing(bench: Bench) -> None:
     bench.context.jobs.declared.setdefault("snapshots", Declared("snapshots", "Take them", 60, lambda _: None))
     for _ in range(2 * 12 + 2):
         maintain(bench, "snapshot client-x", ("snapshot",))
@@ -519,7 +521,7 @@ def test_a_snapshot_that_is_tried_in_vain_is_no_second_trouble_where_it_is_missi
     assert found == [("client-x", "errand"), ("client-y", "snapshot")]
 
 
-def test_an_errand_that_is_tried_no_more_is_over_after_a_day_but_has_not_recovered(bench: Bench) -> None:
+def test_failed_maintenance_that_no_longer_runs_is_closed_after_a_day_but_not_as_resolved(bench: Bench) -> None:
     for _ in range(2):
         maintain(bench, "snapshot client-x", ("snapshot",))
     assert look(bench) == [("client-x", "errand")]
@@ -530,7 +532,7 @@ def test_an_errand_that_is_tried_no_more_is_over_after_a_day_but_has_not_recover
     ]
 
 
-def test_an_errand_of_a_job_that_is_paused_is_not_over_until_it_is_done(bench: Bench) -> None:
+def test_failed_maintenance_of_a_paused_job_stays_open_until_it_succeeds(bench: Bench) -> None:
     bench.context.jobs.declared.setdefault("snapshots", Declared("snapshots", "Take them", 60, lambda _: None))
     for tenant in ("client-x", "client-y"):
         for _ in range(2):
@@ -551,15 +553,15 @@ def test_an_errand_of_a_job_that_is_paused_is_not_over_until_it_is_done(bench: B
     assert notes(bench) == [":large_green_circle: Resolved after 8 days."]
 
 
-def test_an_errand_that_was_left_half_done_is_told_at_once_and_retried_by_who_may(bench: Bench) -> None:
-    """Of an archive, at which no sweep looks, and which nobody else may take in hand before that."""
+def test_unfinished_maintenance_is_reported_immediately_and_only_approvers_retry_it(bench: Bench) -> None:
+    """It concerns an archive, which no sweep checks, and which stays locked until then."""
     desk = make_desk(bench)
     bench.done("delete client-x", OPERATOR)
     assert maintain(bench, "purge client-x", ("stop", "update")) == "needs_attention"
     assert look(bench) == [("client-x", "errand")]
     (incident,) = bench.context.incidents.open()
     bench.clock.move(DAY)
-    assert ("client-x", "errand") in look(bench), "it is half done until somebody acts"
+    assert ("client-x", "errand") in look(bench), "it is unfinished until somebody acts"
     assert "the live tenant is not affected) stopped halfway" in incident.text
     assert "and locks the tenant until a retry succeeds" in incident.text
     desk.click("incident_retry", incident.mark, OPERATOR)
@@ -574,7 +576,7 @@ def test_an_errand_that_was_left_half_done_is_told_at_once_and_retried_by_who_ma
     assert "is failing any more" in desk.slack.to(LEAD.id)[-1]
 
 
-def test_a_thousand_tenants_are_asked_for_at_once_and_each_is_looked_at(tmp_path: Path) -> None:
+def test_a_thousand_tenants_are_read_in_one_request_and_each_is_checked(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, **ROOM_FOR_MANY)
     blueprint = next(one.name for one in bench.lxd.instances())
     for number in range(1000):

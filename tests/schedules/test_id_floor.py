@@ -1,4 +1,4 @@
-"""A database that is younger than the fleet gives no number twice."""
+"""A database that is behind the fleet gives no operation number twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schedules.id_floor import id_floor
 from tests.support.bot import OPERATOR, make_bench
 
 
-def test_after_the_database_was_lost_a_restore_takes_the_place_of_the_present_container(tmp_path: Path) -> None:
+def test_a_restore_works_after_the_database_was_lost(tmp_path: Path) -> None:
     before = make_bench(tmp_path / "before")
     before.done("new client-x")
     before.done("snapshot client-x", OPERATOR)
@@ -26,7 +26,7 @@ def test_after_the_database_was_lost_a_restore_takes_the_place_of_the_present_co
     assert after.context.fleet.tenant("client-x").instance == "client-x--4"
 
 
-def test_a_database_that_is_not_behind_goes_on(tmp_path: Path) -> None:
+def test_a_database_that_is_not_behind_continues_its_numbers(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     bench.done("snapshot client-x", OPERATOR)
@@ -35,7 +35,7 @@ def test_a_database_that_is_not_behind_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("digits", ["20261201", "1764500000", "202612011530"])
-def test_the_digits_of_a_copy_by_hand_are_nobodys_number(tmp_path: Path, digits: str) -> None:
+def test_the_digits_in_the_name_of_a_manual_copy_are_no_operation_number(tmp_path: Path, digits: str) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     bench.lxd.copy("client-x", f"client-x-{digits}", config={}, devices={})
@@ -43,7 +43,7 @@ def test_the_digits_of_a_copy_by_hand_are_nobodys_number(tmp_path: Path, digits:
     assert bench.ask("new client-z").id == 2
 
 
-def test_maintenance_raises_no_number_of_peoples_and_hides_none(tmp_path: Path) -> None:
+def test_maintenance_numbers_neither_raise_nor_hide_those_of_people(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     bench.lxd.update("client-x", as_labels(operation=MAINTENANCE + 70, stopped_by=40))

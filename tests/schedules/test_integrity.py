@@ -1,4 +1,4 @@
-"""A database that was lost, cut or damaged is told, with what Slack saw of it last."""
+"""A lost, cut or damaged database is reported, with the last head of the audit log that was posted to Slack."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHANNEL = {"MAUTIC_OPS_SLACK__CHANNEL": "C0OPS"}
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Desk:
-    """With a card in Slack, and more in the log since."""
+    """Return a desk with a request whose card is in Slack."""
     made = make_desk(make_bench(tmp_path / "state", **CHANNEL))
     made.command("new client-x")
     made.announce()
@@ -36,14 +36,14 @@ def again(desk: Desk, folder: Path) -> Bench:
 
 
 def told(bench: Bench) -> str:
-    """Look twice, with a sweep between, which knows nothing of it: what is open of the log in the end."""
+    """Run the job and a sweep twice; return what is open about the log. The sweep does not touch that incident."""
     for _ in range(2):
         integrity(bench.context)
         health(bench.context)
     return " ".join(one.text for one in bench.context.incidents.open() if one.kind == "audit")
 
 
-def test_a_log_that_holds_what_slack_saw_is_well(desk: Desk) -> None:
+def test_a_log_that_contains_what_was_posted_to_slack_is_intact(desk: Desk) -> None:
     desk.bench.approve(desk.last())
     desk.bench.finish()
     desk.announce()
@@ -52,7 +52,7 @@ def test_a_log_that_holds_what_slack_saw_is_well(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("how", ["deleted", "of yesterday", "cut"])
-def test_a_log_that_is_not_the_one_that_slack_saw_is_an_incident_with_the_last_head(
+def test_a_log_that_lacks_what_was_posted_to_slack_is_an_incident_with_the_last_head(
     desk: Desk, tmp_path: Path, how: str
 ) -> None:
     state, context = tmp_path / "state", desk.bench.context
@@ -81,7 +81,7 @@ def test_a_log_that_is_not_the_one_that_slack_saw_is_an_incident_with_the_last_h
     assert begin in json.dumps(bench.answer("doctor", OPERATOR).blocks)
     verified = json.dumps(bench.answer("audit verify", LEAD).blocks)
     assert f"entry {seq} with the hash {begin}, which the bot posted to Slack, is missing" in verified
-    # What is said of it carries heads of the new log, and does not hide it.
+    # The messages about it contain heads of the new log, which must not hide the loss.
     bench.context.incidents.announce()
     assert begin in told(bench)
     bench.clock.move(WEEK + 3600)
@@ -90,19 +90,19 @@ def test_a_log_that_is_not_the_one_that_slack_saw_is_an_incident_with_the_last_h
 
 
 def lose(desk: Desk, state: Path) -> Bench:
-    """Lose the database; the bot that starts without."""
+    """Delete the database; return the bot that starts without it."""
     desk.bench.context.database.close()
     for file in state.glob("bot.db*"):
         file.unlink()
     return again(desk, state)
 
 
-def test_who_cuts_the_log_cannot_hide_it_by_talking(desk: Desk, tmp_path: Path) -> None:
+def test_many_messages_in_the_channel_do_not_hide_a_lost_log(desk: Desk, tmp_path: Path) -> None:
     desk.slack.chatter(500)
     assert "is missing" in told(lose(desk, tmp_path / "state"))
 
 
-def test_a_channel_too_busy_to_look_back_is_no_alarm_and_no_proof(
+def test_a_channel_too_busy_to_look_back_raises_no_alarm_and_proves_nothing(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk.slack.chatter(500)
@@ -118,10 +118,10 @@ def test_a_channel_too_busy_to_look_back_is_no_alarm_and_no_proof(
     alarm = told(bench)
     assert "is missing" in alarm
     monkeypatch.setattr("bot.slack.poster.PAGES", 2)
-    assert told(bench) == alarm, "what is open stays"
+    assert told(bench) == alarm, "an open incident stays"
 
 
-def test_a_log_that_begins_anew_is_told_also_where_slack_saw_none(tmp_path: Path) -> None:
+def test_a_new_log_is_reported_even_if_nothing_was_posted_to_slack(tmp_path: Path) -> None:
     make_bench(tmp_path).context.database.close()
     for file in tmp_path.glob("bot.db*"):
         file.unlink()
@@ -131,18 +131,18 @@ def test_a_log_that_begins_anew_is_told_also_where_slack_saw_none(tmp_path: Path
 
 
 def told_of_today(bench: Bench) -> str:
-    """What began just now, by the machine's own clock."""
+    """Call `told` at the time of the first entry, which was taken from the machine's own clock."""
     bench.clock.at = float(bench.context.database.read("SELECT at FROM audit WHERE seq = 1")[0]["at"])
     return told(bench)
 
 
-def test_a_bot_that_is_new_has_lost_nothing(tmp_path: Path) -> None:
+def test_a_new_bot_has_lost_nothing(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, **CHANNEL)
     assert told(bench) == ""
     assert audit.recent(bench.context.database) == []
 
 
-def test_where_slack_does_not_tell_nothing_is_over(desk: Desk, tmp_path: Path) -> None:
+def test_without_an_answer_of_slack_the_incident_stays_open(desk: Desk, tmp_path: Path) -> None:
     desk.bench.context.database.close()
     for file in (tmp_path / "state").glob("bot.db*"):
         file.unlink()
@@ -157,7 +157,7 @@ def test_where_slack_does_not_tell_nothing_is_over(desk: Desk, tmp_path: Path) -
     assert [one.kind for one in bench.context.incidents.open()] == ["audit"]
 
 
-def test_what_another_app_marks_is_no_head_of_ours(desk: Desk) -> None:
+def test_metadata_of_another_app_is_not_taken_for_a_head(desk: Desk) -> None:
     metadata = {"event_type": "mautic_post", "event_payload": {"key": "x", "audit": "9:0123456789abcdef"}}
     desk.slack.said.append(
         {"channel": "C0OPS", "user": "U0OTHERAPP", "text": "x", "ts": "1.2", "method": "x", "metadata": metadata}
@@ -178,7 +178,7 @@ def damage(file: Path, table: str) -> None:
 
 
 @pytest.mark.parametrize("table", ["audit", "tenant_samples", "notes"])
-def test_a_damaged_database_is_told_in_a_sentence(desk: Desk, tmp_path: Path, table: str) -> None:
+def test_a_damaged_database_is_reported_in_a_sentence(desk: Desk, tmp_path: Path, table: str) -> None:
     desk.bench.context.database.close()
     damage(tmp_path / "state" / "bot.db", table)
     bench = again(desk, tmp_path / "state")
@@ -191,7 +191,7 @@ def test_a_damaged_database_is_told_in_a_sentence(desk: Desk, tmp_path: Path, ta
             bench.ask("new client-y")
 
 
-def test_a_bot_whose_database_is_none_says_so_and_does_not_start(
+def test_a_bot_whose_database_file_is_no_database_says_so_and_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bot.db").write_bytes(b"what a restore left here" * 1000)

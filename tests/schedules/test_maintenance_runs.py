@@ -1,4 +1,4 @@
-"""Maintenance is counted apart from people's requests, and tells of itself in one row a run."""
+"""Maintenance has numbers of its own, and each of its runs is one row in the audit log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNT = AT_ONCE + 5
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """More tenants than are asked for in one look, and no snapshot of any."""
+    """Return a bench with more tenants than one run asks for, none of which has a snapshot."""
     made = make_bench(tmp_path)
     made.done("new client-00")
     for number in range(1, COUNT):
@@ -71,7 +71,7 @@ def test_a_run_over_many_tenants_is_one_row_and_one_more_for_each_failure(bench:
     assert not audit.verify(bench.context.database).broken
 
 
-def test_a_run_that_a_crash_cut_is_summed_up_once(bench: Bench, tmp_path: Path) -> None:
+def test_a_run_that_a_crash_interrupted_is_summed_up_once(bench: Bench, tmp_path: Path) -> None:
     before = rows(bench)[-1]["seq"]
     look(bench, 2)
     bench.context.database.close()
@@ -83,7 +83,7 @@ def test_a_run_that_a_crash_cut_is_summed_up_once(bench: Bench, tmp_path: Path) 
     assert [row["event"] for row in rows(again, before)].count("maintenance.run") == 1
 
 
-def test_peoples_numbers_go_on_as_if_there_was_no_maintenance(bench: Bench) -> None:
+def test_maintenance_uses_none_of_the_numbers_for_people(bench: Bench) -> None:
     look(bench)
     asked = bench.ask("stop client-01", OPERATOR)
     assert asked.id == 2
@@ -94,7 +94,7 @@ def test_peoples_numbers_go_on_as_if_there_was_no_maintenance(bench: Bench) -> N
     assert bench.ask("stop client-02", OPERATOR).id == 3
 
 
-def test_what_a_person_tries_again_stands_in_the_log_step_by_step(bench: Bench) -> None:
+def test_maintenance_that_a_person_retries_is_audited_step_by_step(bench: Bench) -> None:
     def call(method: str, arguments: tuple[Any, ...]) -> None:
         if method == "snapshot":
             raise LxdError("The pool has an error.")
@@ -115,7 +115,7 @@ def test_what_a_person_tries_again_stands_in_the_log_step_by_step(bench: Bench) 
     ]
 
 
-def test_what_a_person_did_later_ends_a_failure_though_its_number_is_lower(bench: Bench) -> None:
+def test_a_later_success_of_a_person_ends_a_failure_despite_its_lower_number(bench: Bench) -> None:
     def call(method: str, arguments: tuple[Any, ...]) -> None:
         if method == "snapshot":
             raise LxdError("The pool has an error.")
@@ -131,7 +131,7 @@ def test_what_a_person_did_later_ends_a_failure_though_its_number_is_lower(bench
     assert "client-00" not in {one.tenant for one in failing(bench.context)}
 
 
-def test_history_is_in_order_of_time_and_not_of_numbers(bench: Bench) -> None:
+def test_history_is_ordered_by_time_and_not_by_numbers(bench: Bench) -> None:
     look(bench)
     bench.done("snapshot client-00", OPERATOR)
     desk = make_desk(bench)
@@ -140,8 +140,8 @@ def test_history_is_in_order_of_time_and_not_of_numbers(bench: Bench) -> None:
     assert told.index("*#2*") < told.index("_scheduled_")
 
 
-def test_maintenance_does_nothing_to_what_a_later_request_has_made(tmp_path: Path) -> None:
-    """Numbers of both kinds cannot be compared: what was asked for later is told by what had been asked by then."""
+def test_maintenance_leaves_alone_what_a_later_request_has_made(tmp_path: Path) -> None:
+    """The two kinds of numbers cannot be compared, so maintenance records the last request's number by then."""
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     bench.done("delete client-x", OPERATOR)
@@ -150,7 +150,7 @@ def test_maintenance_does_nothing_to_what_a_later_request_has_made(tmp_path: Pat
     bench.context.operations.request(
         "purge", plan, requester="system", channel="", request_key="k", hours=1, approved=True
     )
-    # While it waits the tenant comes back, and is archived anew.
+    # While it waits, the tenant comes back and is archived again.
     bench.lxd.update("client-x--archived", {"user.mautic-ops.operation": "3"})
     bench.finish()
     (purge,) = bench.context.operations.select("command = 'purge'")

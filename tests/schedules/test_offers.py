@@ -1,4 +1,4 @@
-"""What a rehearsal found, its log or pictures, and a rollout's report, are told in the thread, once."""
+"""The result of a rehearsal with its log or pictures, and the report of a rollout, are posted in the thread once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def shared(desk: Desk) -> list[dict[str, Any]]:
-    """The files that were shared, each with the thread."""
+    """Return the files that were shared, each with its thread."""
     return [
         {"thread_ts": one["thread_ts"], **file}
         for one in desk.slack.said
@@ -38,7 +38,7 @@ def shared(desk: Desk) -> list[dict[str, Any]]:
 
 
 def rehearsed(desk: Desk, text: str = "upgrade client-x") -> Any:
-    """Ask for something that is rehearsed first; the rehearsal, as it ended and was told of."""
+    """Request something that is rehearsed first; return the rehearsal, after its result was posted."""
     bench: Bench = desk.bench
     desk.command(text, OPERATOR)
     bench.finish()
@@ -47,7 +47,7 @@ def rehearsed(desk: Desk, text: str = "upgrade client-x") -> Any:
     return bench.context.operations.select("command = 'rehearse' AND parent = 0", order="id DESC")[0]
 
 
-def test_one_that_fails_is_the_answer_with_its_step_mautics_words_and_the_log(desk: Desk) -> None:
+def test_a_failed_rehearsal_is_posted_with_its_step_the_error_of_mautic_and_the_log(desk: Desk) -> None:
     simulated_tenant.change(desk.bench.lxd, "client-x", breaks=FAULT)
     rehearsal = rehearsed(desk)
     assert rehearsal.state == "failed"
@@ -71,7 +71,7 @@ def test_one_that_fails_is_the_answer_with_its_step_mautics_words_and_the_log(de
     assert len(shared(desk)) == 1, "once"
 
 
-def test_the_log_in_the_thread_shows_no_contacts_address_and_the_file_is_whole(desk: Desk) -> None:
+def test_the_log_in_the_thread_masks_addresses_of_contacts_and_the_file_is_complete(desk: Desk) -> None:
     said = "Expected response code 250 but got 550 for anna.mueller@private-clinic.de"
     simulated_tenant.change(desk.bench.lxd, "client-x", breaks={"migrate": said})
     rehearsal = rehearsed(desk)
@@ -81,7 +81,7 @@ def test_the_log_in_the_thread_shows_no_contacts_address_and_the_file_is_whole(d
     assert said in (files(desk.bench.context.settings, rehearsal.id) / LOG).read_text()
 
 
-def test_what_it_advises_then_works_and_the_upgrade_is_requested(desk: Desk) -> None:
+def test_a_retry_that_passes_requests_the_upgrade(desk: Desk) -> None:
     simulated_tenant.change(desk.bench.lxd, "client-x", breaks=FAULT)
     rehearsal = rehearsed(desk)
     simulated_tenant.change(desk.bench.lxd, "client-x", breaks={})
@@ -92,14 +92,14 @@ def test_what_it_advises_then_works_and_the_upgrade_is_requested(desk: Desk) -> 
     assert [one.state for one in desk.bench.context.operations.select("command = 'upgrade'")] == ["awaiting_approval"]
 
 
-def test_a_log_is_cut(desk: Desk) -> None:
+def test_a_long_log_is_cut(desk: Desk) -> None:
     words = "\n".join(f"line {number} of many" for number in range(20_000))
     simulated_tenant.change(desk.bench.lxd, "client-x", breaks={"migrate": words})
     rehearsal = rehearsed(desk)
     assert (files(desk.bench.context.settings, rehearsal.id) / LOG).stat().st_size < 130_000
 
 
-def test_a_log_that_slack_does_not_take_is_said_to_be_kept(desk: Desk) -> None:
+def test_a_log_that_slack_refuses_is_kept_and_its_path_posted(desk: Desk) -> None:
     simulated_tenant.change(desk.bench.lxd, "client-x", breaks=FAULT)
     desk.slack.fail("files.completeUploadExternal", "file_uploads_disabled")
     rehearsal = rehearsed(desk)
@@ -110,7 +110,7 @@ def test_a_log_that_slack_does_not_take_is_said_to_be_kept(desk: Desk) -> None:
     assert str(path) in said
 
 
-def test_of_many_those_that_fail_are_told_in_the_thread_of_all(desk: Desk) -> None:
+def test_failed_rehearsals_of_a_rollout_are_posted_in_its_thread(desk: Desk) -> None:
     simulated_tenant.change(desk.bench.lxd, "client-x", breaks=FAULT)
     batch = rehearsed(desk, "rollout 6.0.10 --all")
     told = [one for one in notes(desk.bench, batch) if "failed on a copy" in one]
@@ -120,21 +120,21 @@ def test_of_many_those_that_fail_are_told_in_the_thread_of_all(desk: Desk) -> No
     assert file["thread_ts"] == batch.message_ts
     (rollout,) = desk.bench.context.operations.select("command = 'rollout'")
     assert rollout.plan["facts"]["Rehearsals"] == "1 passed, within a day"
-    # Without the colours that a terminal would show.
+    # Without the colour codes for a terminal.
     why = "The migrations failed: SQLSTATE[42S21]: Column already exists"
     failed = f"client-x: the rehearsal of client-x did not pass: {why}"
     assert failed in rollout.plan["remarks"]["Left out"]
     assert f"*Left out*\n{failed}" in notes(desk.bench, rollout)[0]
 
 
-def test_pages_are_a_table_before_and_after(desk: Desk) -> None:
+def test_pages_are_shown_in_a_table_before_and_after(desk: Desk) -> None:
     said = notes(desk.bench, rehearsed(desk))[-1]
     assert "Pages, before and after: all as before\n```" in said
     assert "Login " in said
-    assert said.index("Client offline") < said.index("Pages, before"), "what a person asks first comes first"
+    assert said.index("Client offline") < said.index("Pages, before"), "what people ask first comes first"
 
 
-def test_a_rollout_ends_with_a_report_each_time_it_ends(desk: Desk) -> None:
+def test_a_rollout_posts_a_report_each_time_it_ends(desk: Desk) -> None:
     bench = desk.bench
     rehearsed(desk, "rollout 6.0.10 --all")
     (rollout,) = bench.context.operations.select("command = 'rollout'")
@@ -163,8 +163,8 @@ def test_a_rollout_ends_with_a_report_each_time_it_ends(desk: Desk) -> None:
     assert reports[1].startswith(":rocket: *Rollout of Mautic 6.0.10: 2 of 2 tenants run it now.*")
 
 
-def test_a_copy_by_hand_keeps_nothing_from_the_other_tenants(desk: Desk) -> None:
-    """Its name is taken twice, so that nobody can tell which of the two is meant; others are offered all the same."""
+def test_a_manual_copy_of_one_tenant_does_not_block_offers_for_the_others(desk: Desk) -> None:
+    """Two containers claim its name, so that nobody can tell which one is meant; others are still offered."""
     bench = desk.bench
     for name in ("client-x", "client-y"):
         desk.command(f"upgrade {name}", OPERATOR)
@@ -176,7 +176,7 @@ def test_a_copy_by_hand_keeps_nothing_from_the_other_tenants(desk: Desk) -> None
     assert "The upgrade is not requested" in notes(bench, first)[-1]
 
 
-def test_a_server_that_is_silent_keeps_nothing_from_the_tenants_of_others(tmp_path: Path) -> None:
+def test_a_silent_server_does_not_block_offers_for_tenants_of_the_others(tmp_path: Path) -> None:
     far = SimulatedLxd()
     bench = make_bench(tmp_path, others={"far": far})
     add_blueprint(far)
@@ -195,7 +195,7 @@ def test_a_server_that_is_silent_keeps_nothing_from_the_tenants_of_others(tmp_pa
     assert [one.tenant for one in bench.context.operations.select("command = 'upgrade'")] == ["client-y", "client-x"]
 
 
-def test_a_log_that_was_attached_before_a_kill_is_not_attached_again(
+def test_a_log_that_was_attached_before_a_crash_is_not_attached_again(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulated_tenant.change(desk.bench.lxd, "client-x", breaks=FAULT)

@@ -1,4 +1,4 @@
-"""What is kept of tenants goes for good when the policy's days are over, and no day sooner."""
+"""What is kept of tenants is deleted for good when the days of the policy are over, and no day sooner."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def tick(bench: Bench) -> None:
 
 
 def seen_before(bench: Bench) -> None:
-    """It was looked at hours ago: nothing goes at the first look that finds its days over."""
+    """Run the job, and let hours pass: the first look that finds the days over deletes nothing."""
     with suppress(LxdUnavailable):
         tick(bench)
     bench.clock.move(LOOK_AGAIN)
 
 
-def test_an_archive_goes_when_its_days_are_over(bench: Bench) -> None:
+def test_an_archive_is_deleted_when_its_days_are_over(bench: Bench) -> None:
     bench.done("delete client-x", OPERATOR)
     bench.clock.move(30 * DAY - 1)
     tick(bench)
@@ -69,7 +69,7 @@ def test_an_archive_goes_when_its_days_are_over(bench: Bench) -> None:
 
 @pytest.mark.parametrize("while_it_is_wrong", [True, False])
 @pytest.mark.parametrize("days", [40, 4000, -40])
-def test_no_clock_alone_ends_what_is_kept(bench: Bench, days: int, while_it_is_wrong: bool) -> None:
+def test_a_wrong_clock_alone_deletes_nothing(bench: Bench, days: int, while_it_is_wrong: bool) -> None:
     bench.clock.move(DAY)
     if while_it_is_wrong:
         bench.clock.set(days * DAY)
@@ -85,7 +85,7 @@ def test_no_clock_alone_ends_what_is_kept(bench: Bench, days: int, while_it_is_w
 
 
 @pytest.mark.parametrize("days", [40, -40])
-def test_once_the_clock_is_right_and_the_days_were_lived_through_it_goes(bench: Bench, days: int) -> None:
+def test_an_archive_is_deleted_once_the_clock_is_right_and_its_days_have_elapsed(bench: Bench, days: int) -> None:
     bench.clock.move(DAY)
     bench.done("delete client-x", OPERATOR)
     bench.clock.move(20 * DAY)
@@ -96,14 +96,14 @@ def test_once_the_clock_is_right_and_the_days_were_lived_through_it_goes(bench: 
     bench.clock.set(-days * DAY)
     bench.clock.move(15)
     tick(bench)
-    # One that was back has had the moment of the archive twice, and the later one counts.
+    # A clock that was set back had the time of the archive twice, and the later one counts.
     bench.clock.move((10 if days > 0 else 30) * DAY + 1)
     seen_before(bench)
     tick(bench)
     assert containers(bench) == set()
 
 
-def test_a_clock_ahead_for_an_hour_of_the_last_day_ends_nothing(bench: Bench) -> None:
+def test_a_clock_that_is_ahead_on_the_last_day_deletes_nothing(bench: Bench) -> None:
     bench.done("delete client-x", OPERATOR)
     bench.clock.move(29 * DAY)
     bench.clock.set(2 * DAY)
@@ -113,9 +113,7 @@ def test_a_clock_ahead_for_an_hour_of_the_last_day_ends_nothing(bench: Bench) ->
     assert containers(bench) == {"client-x--archived"}
 
 
-def test_what_is_kept_in_a_database_that_knew_of_no_clocks_is_kept_for_its_days_from_then_on(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_without_a_recorded_uptime_an_archive_is_kept_for_its_days_from_now_on(bench: Bench, tmp_path: Path) -> None:
     bench.done("delete client-x", OPERATOR)
     bench.clock.move(60 * DAY)
     with bench.context.database.transaction() as transaction:
@@ -129,7 +127,7 @@ def test_what_is_kept_in_a_database_that_knew_of_no_clocks_is_kept_for_its_days_
         assert bool(containers(again)) is kept
 
 
-def test_what_is_kept_for_no_days_is_never_removed_by_itself(tmp_path: Path) -> None:
+def test_with_a_retention_of_zero_days_nothing_is_deleted_automatically(tmp_path: Path) -> None:
     never = {"MAUTIC_OPS_RETENTION__ARCHIVE_DAYS": "0", "MAUTIC_OPS_RETENTION__FORMER_DAYS": "0"}
     bench = make_bench(tmp_path, **never)
     bench.done("new client-x")
@@ -155,7 +153,7 @@ def test_what_is_kept_for_no_days_is_never_removed_by_itself(tmp_path: Path) -> 
     assert containers(bench) == kept - {"client-y--archived"}
 
 
-def test_what_a_restore_replaced_goes_and_the_tenant_stays(bench: Bench) -> None:
+def test_a_container_that_a_restore_replaced_is_deleted_and_the_tenant_stays(bench: Bench) -> None:
     bench.done("snapshot client-x", OPERATOR)
     (snapshot,) = bench.lxd.snapshots("client-x")
     until = bench.context.renderer.moment(bench.clock() + 7 * DAY)
@@ -173,7 +171,7 @@ def test_what_a_restore_replaced_goes_and_the_tenant_stays(bench: Bench) -> None
     assert live(bench)
 
 
-def test_what_a_restore_replaced_stays_with_the_snapshots_that_somebody_wants_kept(bench: Bench) -> None:
+def test_a_container_that_a_restore_replaced_is_kept_if_it_has_a_protected_snapshot(bench: Bench) -> None:
     bench.done("snapshot client-x --keep", OPERATOR)
     bench.clock.move(60)
     bench.done("snapshot client-x", OPERATOR)
@@ -191,7 +189,8 @@ def test_what_a_restore_replaced_stays_with_the_snapshots_that_somebody_wants_ke
     assert containers(bench) == {"client-x--4", "client-x--5"}
 
 
-def test_what_was_moved_took_its_snapshots_along_and_goes(tmp_path: Path) -> None:
+def test_the_source_of_a_move_is_deleted_even_if_it_has_a_protected_snapshot(tmp_path: Path) -> None:
+    """The move has copied the snapshots."""
     bench = make_bench(tmp_path, others={"solo": SimulatedLxd()})
     for text in ("new client-x --host local", "snapshot client-x --keep", "migrate client-x solo"):
         assert bench.done(text, OPERATOR).state == "succeeded"
@@ -201,9 +200,10 @@ def test_what_was_moved_took_its_snapshots_along_and_goes(tmp_path: Path) -> Non
     assert containers(bench) == set()
 
 
-def test_a_tenant_that_is_busy_or_comes_back_loses_nothing(bench: Bench) -> None:
+def test_an_archive_that_is_about_to_come_back_is_not_deleted(bench: Bench) -> None:
     bench.done("delete client-x", OPERATOR)
     bench.clock.move(31 * DAY)
+    seen_before(bench)
     operation = bench.ask("unarchive client-x", OPERATOR)
     tick(bench)
     assert containers(bench) == {"client-x--archived"}
@@ -214,7 +214,7 @@ def test_a_tenant_that_is_busy_or_comes_back_loses_nothing(bench: Bench) -> None
     assert live(bench)
 
 
-def test_what_cannot_be_removed_now_is_tried_again_later(bench: Bench) -> None:
+def test_a_purge_that_fails_is_tried_again_later(bench: Bench) -> None:
     bench.done("delete client-x", OPERATOR)
     bench.clock.move(31 * DAY)
     seen_before(bench)
@@ -228,7 +228,7 @@ def test_what_cannot_be_removed_now_is_tried_again_later(bench: Bench) -> None:
     assert containers(bench) == set()
 
 
-def test_a_server_that_is_silent_keeps_nothing_on_the_others(tmp_path: Path) -> None:
+def test_a_silent_server_does_not_stop_the_purge_on_the_others(tmp_path: Path) -> None:
     silent = SimulatedLxd()
     bench = make_bench(tmp_path, others={"solo": silent})
     bench.done("new client-x --host local")
@@ -246,7 +246,7 @@ def test_a_server_that_is_silent_keeps_nothing_on_the_others(tmp_path: Path) -> 
     assert containers(bench) == set()
 
 
-def test_what_was_not_found_may_be_where_nobody_answers(tmp_path: Path) -> None:
+def test_a_purge_of_a_missing_copy_is_refused_while_a_server_is_silent(tmp_path: Path) -> None:
     silent = SimulatedLxd()
     bench = make_bench(tmp_path, others={"solo": silent})
     silent.fail_next("instances", LxdUnavailable("LXD on solo does not answer."))
@@ -254,7 +254,7 @@ def test_what_was_not_found_may_be_where_nobody_answers(tmp_path: Path) -> None:
         bench.answer("purge client-x", OPERATOR)
 
 
-def test_one_that_cannot_be_asked_for_does_not_keep_the_others_waiting(bench: Bench) -> None:
+def test_a_purge_that_cannot_be_requested_does_not_delay_the_others(bench: Bench) -> None:
     bench.done("new client-y")
     for tenant in ("client-x", "client-y"):
         bench.done(f"delete {tenant}", OPERATOR)
@@ -275,7 +275,7 @@ def test_one_that_cannot_be_asked_for_does_not_keep_the_others_waiting(bench: Be
 
 
 def cut_before_the_end_of_a_move(bench: Bench) -> None:
-    """Its page was seen, and the old container is not retired yet."""
+    """Kill the bot when the new page was seen and the old container is not retired yet."""
 
     def die(moment: str) -> None:
         if moment == "before 8":
@@ -287,14 +287,14 @@ def cut_before_the_end_of_a_move(bench: Bench) -> None:
 
 
 def guarded(bench: Bench, text: str) -> None:
-    """Ask for an operation, past the guards."""
+    """Request an operation, after the guards were asked."""
     command, arguments = bench.context.registry.parse(text)
     Guards(bench.context).refuse(Moment.REQUEST, Change(command.name, arguments["tenant"], OPERATOR))
     bench.answer(text, OPERATOR)
 
 
-def test_a_candidate_that_serves_outlives_the_database_that_knows_of_it(tmp_path: Path) -> None:
-    """And the old one goes on only when somebody has said that what was written to the candidate is not wanted."""
+def test_a_candidate_that_serves_survives_the_loss_of_the_database(tmp_path: Path) -> None:
+    """The old container starts again only after somebody has deleted the candidate, with what clients wrote to it."""
     other = SimulatedLxd()
     bench = make_bench(tmp_path / "lost", others={"solo": other})
     bench.done("new client-x --host local")
@@ -332,7 +332,8 @@ def test_a_candidate_that_serves_outlives_the_database_that_knows_of_it(tmp_path
     assert live(again)
 
 
-def test_a_candidate_that_serves_outlives_its_request_in_yesterdays_database(tmp_path: Path) -> None:
+def test_a_candidate_that_serves_survives_a_return_to_the_database_of_yesterday(tmp_path: Path) -> None:
+    """In that database the request has not been approved, and expires."""
     other = SimulatedLxd()
     bench = make_bench(tmp_path / "today", others={"solo": other})
     bench.done("new client-x --host local")
@@ -349,7 +350,7 @@ def test_a_candidate_that_serves_outlives_its_request_in_yesterdays_database(tmp
     assert live(again)
 
 
-def test_what_a_move_left_where_nobody_answered_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_move_left_on_a_silent_server_is_deleted_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bot.engine.cutover.ANSWER", 0.2)
     other = SimulatedLxd()
     bench = make_bench(tmp_path, others={"solo": other})
@@ -370,11 +371,11 @@ def test_what_a_move_left_where_nobody_answered_goes(tmp_path: Path, monkeypatch
     assert bench.approve(waiting).state == "queued"
 
 
-def test_what_cannot_be_retired_yet_is_recorded_once(tmp_path: Path) -> None:
+def test_a_container_that_cannot_be_retired_yet_is_recorded_once(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, members=("node1", "node2"))
     bench.done("new client-x --host node1")
     assert bench.done("migrate client-x node2").state == "succeeded"
-    # As where its host was silent at the end of the move.
+    # As if its host had been silent at the end of the move.
     bench.lxd.update("client-x", as_labels(role="tenant", state="moving"))
     bench.lxd.fail_next("update", LxdError("LXD could not update it: the quota is exceeded."), times=3)
     for _ in range(5):
@@ -387,7 +388,7 @@ def test_what_cannot_be_retired_yet_is_recorded_once(tmp_path: Path) -> None:
 
 
 def cut_in_a_rehearsal(bench: Bench, text: str = "rehearse client-x") -> set[str]:
-    """The bot dies when the copies are made; return their names."""
+    """Kill the bot when the copies of a rehearsal are made; return their names."""
     add_releases(bench, "6.0.10")
     add_newer_base(bench)
     before = containers(bench)
@@ -410,7 +411,7 @@ def cut_in_a_rehearsal(bench: Bench, text: str = "rehearse client-x") -> set[str
 
 
 @pytest.mark.parametrize(("text", "copies"), [("rehearse client-x", 1), ("rehearse client-x --base", 2)])
-def test_the_copies_of_a_rehearsal_that_the_database_no_longer_knows_go(
+def test_the_copies_of_a_rehearsal_that_the_database_does_not_know_are_deleted(
     bench: Bench, tmp_path: Path, text: str, copies: int
 ) -> None:
     assert len(cut_in_a_rehearsal(bench, text)) == copies
@@ -424,7 +425,7 @@ def test_the_copies_of_a_rehearsal_that_the_database_no_longer_knows_go(
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_the_copy_of_a_rehearsal_that_was_given_up_goes_and_not_before(bench: Bench, frozen: bool) -> None:
+def test_the_copy_of_a_rehearsal_is_deleted_only_once_the_rehearsal_is_given_up(bench: Bench, frozen: bool) -> None:
     add_releases(bench, "6.0.10")
     bench.lxd.fail_next("delete", LxdError("LXD could not delete it: dataset is busy."), times=9)
     stuck = bench.done("rehearse client-x", OPERATOR)
@@ -442,7 +443,7 @@ def test_the_copy_of_a_rehearsal_that_was_given_up_goes_and_not_before(bench: Be
 
 
 @pytest.mark.parametrize("text", ["rehearse client-x", "rehearse client-x,client-y"])
-def test_the_copy_of_a_rehearsal_that_is_under_way_stays(bench: Bench, text: str) -> None:
+def test_the_copy_of_a_running_rehearsal_is_kept(bench: Bench, text: str) -> None:
     assert bench.done("new client-y").state == "succeeded"
     copies = cut_in_a_rehearsal(bench, text)
     purge(bench.context)
@@ -454,7 +455,7 @@ def test_the_copy_of_a_rehearsal_that_is_under_way_stays(bench: Bench, text: str
     assert containers(bench) == {"client-x", "client-y"}
 
 
-def test_a_rehearsal_that_ends_while_the_fleet_is_read_was_none_that_is_left(
+def test_the_copy_of_a_rehearsal_that_ends_while_the_fleet_is_read_is_no_leftover(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut_in_a_rehearsal(bench)
@@ -472,14 +473,14 @@ def test_a_rehearsal_that_ends_while_the_fleet_is_read_was_none_that_is_left(
     assert containers(bench) == {"client-x"}
 
 
-def test_the_copy_of_a_rehearsal_stays_while_its_tenant_may_be_where_nobody_answers(tmp_path: Path) -> None:
+def test_the_copy_of_a_rehearsal_is_kept_while_its_tenant_may_be_on_a_silent_server(tmp_path: Path) -> None:
     other = SimulatedLxd()
     bench = make_bench(tmp_path / "lost", others={"solo": other})
     bench.done("new client-x --host local")
     copies = cut_in_a_rehearsal(bench)
     again = make_bench(tmp_path / "new", other, others={"solo": bench.lxd})
     id_floor(again.context)
-    # As where it was moved since the rehearsal was left.
+    # As if it had been moved after the rehearsal was interrupted.
     bench.lxd.update("client-x", as_labels(tenant="client-y"))
 
     def answer(*_: Any) -> None:

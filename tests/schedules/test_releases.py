@@ -18,7 +18,7 @@ from tests.support.judge import mrkdwn
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    """With two releases in the settings, one of which is another than its checksum says."""
+    """Return a bench with two releases in the settings, one of which does not match its checksum."""
     text = ""
     for version in ("6.0.10+double", "7.2.2+double"):
         file = zipped(tmp_path / f"{version}.zip", released(version=version))
@@ -29,7 +29,7 @@ def bench(tmp_path: Path) -> Bench:
     return make_bench(tmp_path / "state", MAUTIC_OPS_CONFIG=str(config))
 
 
-def test_each_is_read_and_what_is_wrong_with_one_fails_the_job(bench: Bench) -> None:
+def test_every_release_is_read_and_a_wrong_one_fails_the_job(bench: Bench) -> None:
     with pytest.raises(Refused, match=r'^`releases\."7\.2\.2"`: .* has the sha256'):
         releases(bench.context)
     shown = "\n".join(mrkdwn(bench.answer("releases").blocks))
@@ -37,7 +37,7 @@ def test_each_is_read_and_what_is_wrong_with_one_fails_the_job(bench: Bench) -> 
     assert '`releases."7.2.2"` was not read yet' in shown
 
 
-def test_what_a_killed_build_left_is_removed_and_not_what_may_be_under_way(bench: Bench) -> None:
+def test_leftovers_of_a_killed_build_are_deleted_unless_it_may_still_be_running(bench: Bench) -> None:
     left = left_by_a_kill(bench.lxd)
     bench.clock.at = time.time()
     with pytest.raises(Refused):

@@ -1,4 +1,4 @@
-"""Each remedy that an incident names is tried while its trouble is real, and the next sweep finds nothing more."""
+"""Each remedy that an incident names is tried on a real problem, and the next sweep finds nothing more."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sweep(bench: Bench) -> dict[str, str]:
-    """One sweep; what is wrong then."""
+    """Run a sweep; return the open incidents by kind."""
     bench.clock.move(300)
     health(bench.context)
     return {one.kind: one.text for one in bench.context.incidents.open()}
 
 
 @pytest.mark.parametrize("kind", TROUBLES)
-def test_the_button_of_an_incident_helps(tmp_path: Path, kind: str) -> None:
+def test_the_restart_button_of_an_incident_solves_the_problem(tmp_path: Path, kind: str) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
     bench.done("new client-x")
     change(bench.lxd, "client-x", **TROUBLES[kind])
@@ -54,7 +54,7 @@ def test_the_button_of_an_incident_helps(tmp_path: Path, kind: str) -> None:
     assert sweep(bench) == {}
 
 
-def test_a_container_that_does_not_run_is_started_by_what_is_said(tmp_path: Path) -> None:
+def test_the_command_in_the_incident_starts_a_container_that_stopped(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     bench.lxd.stop("client-x")
@@ -64,7 +64,7 @@ def test_a_container_that_does_not_run_is_started_by_what_is_said(tmp_path: Path
     assert sweep(bench) == {}
 
 
-def test_the_button_that_starts_a_container_is_the_command_that_is_said(tmp_path: Path) -> None:
+def test_the_button_that_starts_a_container_runs_the_command_in_the_incident(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
     bench.done("new client-x")
     bench.lxd.stop("client-x")
@@ -91,7 +91,7 @@ def test_a_button_that_its_incident_does_not_have_does_nothing(tmp_path: Path) -
     assert len(bench.context.operations.select("1 = 1")) == known
 
 
-def test_a_full_disk_that_stopped_it_is_enlarged_before_it_is_started(tmp_path: Path) -> None:
+def test_a_container_that_stopped_with_a_full_disk_is_enlarged_and_then_started(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="900GiB", subnet="10.70.0.1/24")
     bench.done("new client-x")
@@ -103,11 +103,11 @@ def test_a_full_disk_that_stopped_it_is_enlarged_before_it_is_started(tmp_path: 
     for text in advice:
         operation = bench.done(text, OPERATOR)
         assert operation.state == "succeeded", operation.outcome
-    # That its database comes back with the container the simulation does not know.
+    # The simulation does not bring the database back with the container.
     assert not {"stopped", "disk"} & set(sweep(bench))
 
 
-def test_the_snapshot_that_is_named_can_be_removed(tmp_path: Path) -> None:
+def test_the_snapshot_named_in_the_incident_can_be_deleted(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="900GiB", subnet="10.70.0.1/24")
     bench.done("new client-x")
@@ -123,7 +123,7 @@ def test_the_snapshot_that_is_named_can_be_removed(tmp_path: Path) -> None:
     assert oldest not in [one.name for one in bench.lxd.snapshots("client-x")]
 
 
-def test_a_full_pool_is_relieved_by_the_move_that_is_named(tmp_path: Path) -> None:
+def test_the_move_named_in_the_incident_relieves_a_full_pool(tmp_path: Path) -> None:
     other = SimulatedLxd(pool_bytes=100 * GIB)
     bench = make_bench(tmp_path, others={"solo": other})
     for name in ("client-x", "client-y"):
@@ -140,14 +140,14 @@ def test_a_full_pool_is_relieved_by_the_move_that_is_named(tmp_path: Path) -> No
     assert sweep(bench) == {}
 
 
-def test_no_move_is_named_to_a_host_in_distress(tmp_path: Path) -> None:
+def test_no_move_to_an_overloaded_host_is_named(tmp_path: Path) -> None:
     other = SimulatedLxd(pool_bytes=100 * GIB)
     bench = make_bench(tmp_path, others={"solo": other})
     bench.done("new client-x --host local")
     bench.lxd.fill("client-x", 27 * GIB)
     other.load = 10_000.0
     for _ in range(2):
-        # The first one measures what client-x uses.
+        # The first sweep measures what client-x uses.
         told = sweep(bench)
         assert {"pool", "strain"} <= set(told)
         assert "/mautic" not in told["pool"]
@@ -155,7 +155,7 @@ def test_no_move_is_named_to_a_host_in_distress(tmp_path: Path) -> None:
     assert "`/mautic migrate client-x solo` moves a tenant away" in sweep(bench)["pool"]
 
 
-def test_where_no_host_has_room_no_move_is_named(tmp_path: Path) -> None:
+def test_no_move_is_named_if_no_host_has_free_space(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, others={"solo": SimulatedLxd(pool_bytes=2 * GIB)})
     bench.done("new client-x --host local")
     bench.lxd.fill("client-x", 27 * GIB)
@@ -163,7 +163,7 @@ def test_where_no_host_has_room_no_move_is_named(tmp_path: Path) -> None:
     assert "Enlarge the pool." in sweep(bench)["pool"]
 
 
-def test_more_memory_is_given_by_what_is_said(tmp_path: Path) -> None:
+def test_the_command_in_the_incident_gives_more_memory(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.done("new client-x")
     change(bench.lxd, "client-x", memory=int(2.9 * GIB))
@@ -173,7 +173,7 @@ def test_more_memory_is_given_by_what_is_said(tmp_path: Path) -> None:
     assert sweep(bench) == {}
 
 
-def test_where_no_plan_is_larger_the_settings_are_named(tmp_path: Path) -> None:
+def test_if_no_plan_is_larger_the_incident_says_so(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.lxd.ensure_project(pool_driver="btrfs", pool_size="900GiB", subnet="10.70.0.1/24")
     bench.done("new client-x --plan large")

@@ -1,4 +1,4 @@
-"""What snapshots hold is counted and limited: nobody's past takes the room that all on a host need to go on."""
+"""The space that snapshots use is measured and limited, so that no tenant's snapshots fill a pool for all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def hour(bench: Bench) -> None:
-    """An hour of the schedule, by the minute at its begin."""
+    """Let an hour pass, then run the schedule three times."""
     bench.clock.move(HOUR)
     for _ in range(3):
         snapshots(bench.context)
@@ -48,8 +48,8 @@ def incidents(bench: Bench) -> dict[tuple[str, str], str]:
     return {(one.subject, one.kind): one.text for one in bench.context.incidents.open()}
 
 
-def test_whoever_rewrites_its_disk_again_and_again_fills_no_pool_and_harms_no_other(bench: Bench) -> None:
-    """As six rounds of it once filled a pool of 12 GiB."""
+def test_a_tenant_that_rewrites_its_disk_again_and_again_fills_no_pool_and_harms_no_other(bench: Bench) -> None:
+    """Six rounds of it once filled a pool of 12 GiB."""
     for _ in range(24):
         hour(bench)
         bench.lxd.rewrite("client-x", 8 * GIB)
@@ -60,7 +60,7 @@ def test_whoever_rewrites_its_disk_again_and_again_fills_no_pool_and_harms_no_ot
     assert bench.done("stop client-y", OPERATOR).state == "succeeded"
 
 
-def test_what_they_hold_is_told_before_the_oldest_goes(bench: Bench) -> None:
+def test_a_warning_comes_before_the_oldest_snapshot_is_deleted(bench: Bench) -> None:
     hour(bench)
     bench.lxd.rewrite("client-x", 14 * GIB)
     hour(bench)
@@ -80,7 +80,7 @@ def test_what_they_hold_is_told_before_the_oldest_goes(bench: Bench) -> None:
     assert "plan allows" in prune.plan["remarks"]["Why"]
 
 
-def test_what_holds_nothing_does_not_go_for_what_holds_much(bench: Bench) -> None:
+def test_small_snapshots_are_not_deleted_in_place_of_a_large_one(bench: Bench) -> None:
     hour(bench)
     hour(bench)
     hour(bench)
@@ -93,7 +93,7 @@ def test_what_holds_nothing_does_not_go_for_what_holds_much(bench: Bench) -> Non
     assert set(before[:2]) < set(left)
 
 
-def test_a_pool_below_its_reserve_takes_no_snapshot_and_the_oldest_of_who_holds_most_go(bench: Bench) -> None:
+def test_below_the_reserve_of_the_pool_no_snapshot_is_taken_and_the_oldest_are_deleted(bench: Bench) -> None:
     for _ in range(4):
         hour(bench)
     bench.done("snapshot client-x --keep", OPERATOR)
@@ -119,8 +119,11 @@ def test_a_pool_below_its_reserve_takes_no_snapshot_and_the_oldest_of_who_holds_
         bench.answer("snapshot client-x", OPERATOR)
 
 
-def test_who_hides_what_its_snapshots_hold_is_found_by_what_it_writes(bench: Bench) -> None:
-    """Of what two of them share, neither's size tells: so who rewrites all every second hour seems to hold nothing."""
+def test_a_tenant_whose_snapshots_share_their_data_is_found_by_what_it_writes(bench: Bench) -> None:
+    """Data that two snapshots share counts for neither.
+
+    So a tenant that rewrites everything every second hour seems to use nothing.
+    """
     bench.lxd.fill("client-x", 25 * GIB)
     for _ in range(6):
         hour(bench)
@@ -139,7 +142,7 @@ def test_who_hides_what_its_snapshots_hold_is_found_by_what_it_writes(bench: Ben
     assert len(names(bench, "client-y")) >= len(others) - 1
 
 
-def test_a_person_is_told_why_there_is_no_snapshot_more(bench: Bench) -> None:
+def test_a_person_is_told_why_no_more_snapshots_are_taken(bench: Bench) -> None:
     hour(bench)
     bench.lxd.rewrite("client-x", 31 * GIB)
     metrics.note_snapshots(bench.context.database, "client-x", bench.clock.at, [31 * GIB])
@@ -147,7 +150,7 @@ def test_a_person_is_told_why_there_is_no_snapshot_more(bench: Bench) -> None:
         bench.answer("snapshot client-x", OPERATOR)
 
 
-def test_zeros_are_no_limits(tmp_path: Path) -> None:
+def test_zero_means_no_limit(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_SNAPSHOTS__RESERVE="0", MAUTIC_OPS_SNAPSHOTS__LIMIT="0")
     bench.done("new client-x", OPERATOR)
     hour(bench)
@@ -159,7 +162,7 @@ def test_zeros_are_no_limits(tmp_path: Path) -> None:
     assert "snapshots" not in {kind for _, kind in incidents(bench)}
 
 
-def test_who_was_left_standing_still_goes_on_and_whom_somebody_froze_does_not(bench: Bench) -> None:
+def test_a_container_left_frozen_by_a_crash_is_thawed_and_one_that_somebody_froze_is_not(bench: Bench) -> None:
     for name in ("client-x", "client-y"):
         bench.lxd.world.machines[name].status = "Frozen"
     bench.lxd.update("client-x", as_labels(taken=1))
@@ -169,14 +172,14 @@ def test_who_was_left_standing_still_goes_on_and_whom_somebody_froze_does_not(be
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_snapshot_under_which_files_vanish_is_tried_again_at_once(bench: Bench, times: int) -> None:
+def test_a_snapshot_during_which_files_vanish_is_tried_again_at_once(bench: Bench, times: int) -> None:
     bench.lxd.restless["client-x"] = times
     done = bench.done("snapshot client-x", OPERATOR)
     assert done.state == "succeeded"
     assert names(bench, "client-x") == [done.steps[0].note.partition(",")[0]]
 
 
-def test_one_whose_files_come_and_go_all_the_time_stands_still_at_last(bench: Bench) -> None:
+def test_a_tenant_whose_files_vanish_all_the_time_is_frozen_for_its_snapshot(bench: Bench) -> None:
     bench.lxd.restless["client-x"] = 10
     done = bench.done("snapshot client-x", OPERATOR)
     assert done.state == "succeeded"
@@ -184,7 +187,7 @@ def test_one_whose_files_come_and_go_all_the_time_stands_still_at_last(bench: Be
     assert names(bench, "client-x") == [done.steps[0].note.partition(",")[0]]
 
 
-def test_settings_from_before_are_taken(tmp_path: Path) -> None:
+def test_settings_of_an_earlier_version_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / "old.toml"
     file.write_text("[snapshots]\nhourly = 2\n[health]\npool = 90\n")
     settings = load(file, {})

@@ -1,4 +1,4 @@
-"""The schedule of snapshots over a simulated LXD: due ones are taken, surplus ones go, and nothing waits for long."""
+"""The schedule of snapshots over a simulated LXD: due ones are taken, surplus ones pruned, and none waits for long."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLICY = {f"MAUTIC_OPS_SNAPSHOTS__{tier}": str(count) for tier, count in (("HOUR
 
 
 def add_tenant(lxd: SimulatedLxd, name: str) -> None:
-    """A tenant as it stands, without the steps that make one."""
+    """Create a tenant directly, without the steps of `new`."""
     config = as_labels(role="tenant", tenant=name, domain=f"{name}.mautic.localhost", state="live", operation=0)
     lxd.create(name, "base", config=config, devices={})
     lxd.start(name)
@@ -41,7 +41,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def tick(bench: Bench) -> list[Operation]:
-    """One look of the schedule, and what it asked for, done."""
+    """Run the job once, and what it requested; return those operations."""
     last = max((one.id for one in bench.context.operations.select("1 = 1")), default=0)
     snapshots(bench.context)
     bench.finish()
@@ -49,20 +49,20 @@ def tick(bench: Bench) -> list[Operation]:
 
 
 def hours(bench: Bench, name: str) -> list[str]:
-    """When the tenant's snapshots were taken, by the hours that are its own."""
+    """Return the day and hour of each of the tenant's snapshots; its hours begin at a minute of its own."""
     late = spread(name).total_seconds()
     taken = [datetime.strptime(one.name[2:17], "%Y%m%d-%H%M%S") for one in bench.lxd.snapshots(name)]
     return [f"{datetime.fromtimestamp(one.replace(tzinfo=UTC).timestamp() - late, UTC):%d %H}" for one in taken]
 
 
-def test_its_name_is_short_enough_to_be_typed(bench: Bench) -> None:
-    """Though the numbers of what the bot does by itself have ten digits."""
+def test_the_name_of_a_scheduled_snapshot_is_short_enough_to_be_typed(bench: Bench) -> None:
+    """The numbers of maintenance have ten digits all the same."""
     tick(bench)
     (taken,) = ours(bench.lxd.snapshots("client-x"))
     assert re.fullmatch(r"s-\d{8}-\d{6}-m1", taken.name)
 
 
-def test_days_go_by_and_what_is_kept_is_as_the_policy_says(bench: Bench) -> None:
+def test_after_some_days_exactly_what_the_policy_says_is_kept(bench: Bench) -> None:
     add_tenant(bench.lxd, "client-y")
     bench.clock.at = datetime(2027, 1, 30, 20, 30, tzinfo=UTC).timestamp()
     away = range(30, 36)
@@ -70,7 +70,7 @@ def test_days_go_by_and_what_is_kept_is_as_the_policy_says(bench: Bench) -> None
         for _ in range(0 if hour in away else 3):
             tick(bench)
         bench.clock.move(HOUR)
-    # From the 30th, 20:30, to the 1st, 15:30; of February there is no more than a day, so that it is the month's too.
+    # From the 30th, 20:30, to the 1st, 15:30. February has one day so far, whose snapshot is the monthly one, too.
     for name in ("client-x", "client-y"):
         last = 15 if spread(name).total_seconds() <= HOUR / 2 else 14
         own = [f"01 {hour}" for hour in range(last - 3, last + 1)]
@@ -80,17 +80,17 @@ def test_days_go_by_and_what_is_kept_is_as_the_policy_says(bench: Bench) -> None
     assert {(one.requester, one.channel) for one in operations} == {("system", "")}
     for operation in operations[:3]:
         rows = bench.context.database.read("SELECT event FROM audit WHERE operation = ? ORDER BY seq", operation.id)
-        assert rows == [], "one row tells of the whole run"
+        assert rows == [], "one row sums up the whole run"
     told = bench.context.database.read("SELECT detail FROM audit WHERE event = 'maintenance.run'")
     assert sum(json.loads(row["detail"]).get("snapshot", {}).get("succeeded", 0) for row in told) > 2
 
 
-def test_it_takes_one_request_a_server_however_many_tenants_there_are(bench: Bench) -> None:
+def test_the_schedule_needs_one_request_per_server_however_many_tenants_there_are(bench: Bench) -> None:
     for number in range(30):
         add_tenant(bench.lxd, f"client-{number}")
     bench.lxd.calls.clear()
     snapshots(bench.context)
-    # And where something is due, one small one a host: one overloaded is left alone.
+    # Where something is due there are small ones per host, too: an overloaded host is left alone.
     assert dict(bench.lxd.calls) == {"full_instances": 1, "members": 1, "resources": 1, "pool": 1}
     asked = bench.context.operations.select("state = 'queued'")
     assert len(asked) == AT_ONCE
@@ -101,7 +101,7 @@ def test_it_takes_one_request_a_server_however_many_tenants_there_are(bench: Ben
     assert tick(bench) == []
 
 
-def test_tenants_are_due_at_moments_of_their_own(bench: Bench) -> None:
+def test_each_tenant_is_due_at_its_own_minute_of_the_hour(bench: Bench) -> None:
     for number in range(6):
         add_tenant(bench.lxd, f"client-{number}")
     bench.clock.move(HOUR - 1)
@@ -117,10 +117,10 @@ def test_tenants_are_due_at_moments_of_their_own(bench: Bench) -> None:
     assert all(0 <= minute * 60 - spread(name).total_seconds() < 60 for name, minute in seen.items())
 
 
-def test_a_fleet_that_is_too_big_for_a_look_has_its_turn_as_a_whole(
+def test_in_a_fleet_that_is_too_big_for_one_run_every_tenant_gets_its_turn(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Room for 5 of 8 in a look, and an hour of two looks: all are snapshotted, though all have something to prune."""
+    """A run takes 5 of 8, and there are two runs an hour: all get snapshots, although all have something to prune."""
     monkeypatch.setattr(maintenance, "AT_ONCE", 5)
     for number in range(7):
         add_tenant(bench.lxd, f"client-{number}")
@@ -132,7 +132,7 @@ def test_a_fleet_that_is_too_big_for_a_look_has_its_turn_as_a_whole(
         assert ours(bench.lxd.snapshots(name))[-1].at >= bench.clock() - HOUR, name
 
 
-def test_a_busy_tenant_is_passed_over_and_taken_at_the_next_look(bench: Bench) -> None:
+def test_a_tenant_with_an_approved_operation_is_passed_over(bench: Bench) -> None:
     bench.context.operations.request(
         "delete",
         bench.answer("delete client-x", OPERATOR),
@@ -146,7 +146,7 @@ def test_a_busy_tenant_is_passed_over_and_taken_at_the_next_look(bench: Bench) -
     assert [one.command for one in bench.context.operations.select("1 = 1")] == ["delete"]
 
 
-def test_a_request_that_waits_for_its_approval_keeps_no_tenant_from_its_snapshots(bench: Bench) -> None:
+def test_a_request_that_awaits_approval_stops_prunes_but_no_snapshots(bench: Bench) -> None:
     tick(bench)
     request = bench.ask("stop client-x", OPERATOR)
     for _ in range(6):
@@ -166,7 +166,7 @@ def test_a_tenant_whose_snapshot_failed_is_left_alone_for_a_while(bench: Bench) 
     assert [one.state for one in tick(bench)] == ["succeeded"]
 
 
-def test_a_silent_server_holds_up_no_other_and_is_told(bench: Bench) -> None:
+def test_a_silent_server_delays_no_other_and_fails_the_job(bench: Bench) -> None:
     seen = bench.context.fleet.full_inventory()
     fleet = bench.context.fleet
     fleet.full_inventory = lambda: FullInventory(seen.tenants, {"far": "`far` does not answer."})  # type: ignore[method-assign]
@@ -175,13 +175,13 @@ def test_a_silent_server_holds_up_no_other_and_is_told(bench: Bench) -> None:
     assert len(bench.context.operations.select("state = 'queued'")) == 1
 
 
-def test_nobody_is_told_of_it_in_a_channel(bench: Bench) -> None:
+def test_a_scheduled_snapshot_is_not_posted(bench: Bench) -> None:
     tick(bench)
     assert bench.context.database.read("SELECT * FROM notes") == []
     assert bench.context.operations.select("announced < revision") == []
 
 
-def test_a_policy_of_nothing_takes_nothing_and_removes_nothing(tmp_path: Path) -> None:
+def test_a_policy_of_zeros_takes_nothing_and_deletes_nothing(tmp_path: Path) -> None:
     nothing = {f"MAUTIC_OPS_SNAPSHOTS__{tier}": "0" for tier in ("HOURLY", "DAILY", "WEEKLY", "MONTHLY")}
     bench = make_bench(tmp_path, **nothing)
     add_tenant(bench.lxd, "client-x")
@@ -191,7 +191,8 @@ def test_a_policy_of_nothing_takes_nothing_and_removes_nothing(tmp_path: Path) -
     assert len(bench.lxd.snapshots("client-x")) == 2
 
 
-def test_what_a_killed_snapshot_left_is_gone_with_the_next_and_who_pauses_a_tenant_then_is_heeded(bench: Bench) -> None:
+def test_the_next_snapshot_removes_the_labels_that_a_killed_one_left(bench: Bench) -> None:
+    """With those labels, a container that somebody freezes later would be thawed."""
     left = as_labels(taken=int(bench.clock()), why="schedule", by="system")
     bench.lxd.update("client-x", left)
     tick(bench)
@@ -202,7 +203,7 @@ def test_what_a_killed_snapshot_left_is_gone_with_the_next_and_who_pauses_a_tena
     assert bench.lxd.instance("client-x").status == "Frozen"
 
 
-def test_a_scheduled_snapshot_that_was_taken_before_a_kill_is_not_taken_again(bench: Bench) -> None:
+def test_a_scheduled_snapshot_that_was_taken_before_a_crash_is_not_taken_again(bench: Bench) -> None:
     class Killed(BaseException):
         pass
 

@@ -1,4 +1,4 @@
-"""What a killed bot left is removed: on servers by a job, in a tenant by the tool at its next call."""
+"""What a killed bot left is deleted: on servers by a job, in a tenant by `mautic-ctl` at its next call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schedules.sweep import sweep
 from tests.support.bot import make_bench
 
 
-def test_every_server_is_swept_though_one_is_silent(tmp_path: Path) -> None:
+def test_every_server_is_swept_even_if_one_is_silent(tmp_path: Path) -> None:
     bench = make_bench(tmp_path)
     bench.context.fleet.servers["another"] = bench.lxd
     bench.lxd.fail_next("sweep", LxdUnavailable("LXD does not answer."))
@@ -21,7 +21,9 @@ def test_every_server_is_swept_though_one_is_silent(tmp_path: Path) -> None:
     assert bench.lxd.calls["sweep"] == 2
 
 
-def test_request_files_of_a_killed_call_go_with_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_call_deletes_the_request_files_of_a_killed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lock = tmp_path / "mautic-ctl.lock"
     monkeypatch.setattr(tool, "LOCK", lock)
     for name in ("mautic-ctl.lock", "mautic-ctl.identity", "mautic-ctl.identity.in", "other.in"):

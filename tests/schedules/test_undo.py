@@ -1,4 +1,4 @@
-"""What could not be taken back while a host was silent is taken back when it answers."""
+"""What could not be rolled back while a host was silent is rolled back when the host answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def other() -> SimulatedLxd:
 
 @pytest.fixture
 def bench(tmp_path: Path, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Two servers, with a tenant on the first."""
+    """Return a bench with two servers, and a tenant on the first."""
     monkeypatch.setattr("bot.engine.steps.PATIENCE", 0.1)
     monkeypatch.setattr("bot.engine.steps.DEADLINE", 0.1)
     made = make_bench(tmp_path, others={"solo": other})
@@ -34,7 +34,7 @@ def tick(bench: Bench) -> None:
     bench.finish()
 
 
-def test_a_source_that_was_silent_goes_on_by_itself(bench: Bench) -> None:
+def test_a_move_is_rolled_back_by_itself_when_its_silent_source_answers(bench: Bench) -> None:
     down = switch(bench.lxd)
 
     def fail(moment: str) -> None:
@@ -56,7 +56,7 @@ def test_a_source_that_was_silent_goes_on_by_itself(bench: Bench) -> None:
     assert bench.lxd.instance("client-x").running
 
 
-def test_a_host_that_answers_and_does_nothing_is_told_of_once(bench: Bench) -> None:
+def test_a_host_that_answers_but_starts_nothing_is_reported_once(bench: Bench) -> None:
     def fail(moment: str) -> None:
         if moment == "before 5":
             raise LxdError("LXD could not.")
@@ -98,7 +98,7 @@ def test_a_candidate_that_clients_may_have_written_to_is_left_to_a_person(
     assert bench.context.operations.get(stuck.id).state == "succeeded"
 
 
-def test_what_failed_for_another_reason_is_left_to_a_person(bench: Bench, other: SimulatedLxd) -> None:
+def test_a_rollback_that_failed_for_another_reason_is_left_to_a_person(bench: Bench, other: SimulatedLxd) -> None:
     def fail(moment: str) -> None:
         if moment == "before 5":
             raise LxdError("LXD could not.")
@@ -111,10 +111,10 @@ def test_what_failed_for_another_reason_is_left_to_a_person(bench: Bench, other:
     assert bench.context.operations.get(stuck.id).state == "needs_attention"
 
 
-def test_what_clients_wrote_for_hours_while_the_bot_was_away_is_a_persons_decision(
+def test_what_clients_wrote_while_the_bot_was_down_is_left_to_a_person(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kill at the switch leaves the candidate open; one late page must not delete it then."""
+    """A crash at the cutover leaves the candidate open: a page that is late after the restart must not delete it."""
 
     class Killed(BaseException):
         pass
@@ -146,13 +146,13 @@ def test_what_clients_wrote_for_hours_while_the_bot_was_away_is_a_persons_decisi
     with monkeypatch.context() as patched:
         patched.setattr(bench.context.edge, "probe", lambda _: Probe(502, False))
         bench.finish()
-    assert bench.lxd.instance(f"client-x--{restore.id}").running, "a retry that fails deletes it no more"
+    assert bench.lxd.instance(f"client-x--{restore.id}").running, "a failed retry does not delete it either"
     recovery.retry(bench.context.operations, bench.context.operations.get(restore.id), OPERATOR.id)
     bench.finish()
     assert bench.context.operations.get(restore.id).state == "succeeded"
 
 
-def test_a_silent_server_may_hold_what_clients_wrote_for_hours(
+def test_what_clients_may_have_written_on_a_silent_server_is_left_to_a_person(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old container must not serve again beside a candidate that nobody can look at."""
@@ -187,7 +187,7 @@ def test_a_silent_server_may_hold_what_clients_wrote_for_hours(
     assert bench.context.operations.get(moved.id).state == "succeeded"
 
 
-def test_a_server_that_has_nothing_to_do_with_it_holds_nothing_up(
+def test_an_unrelated_silent_server_does_not_delay_the_rollback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bot.engine.steps.PATIENCE", 0.1)

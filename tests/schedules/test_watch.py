@@ -1,4 +1,4 @@
-"""After an upgrade a tenant is held against the day before."""
+"""After an upgrade a tenant is compared with the day before."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def told(look: Look) -> str:
     return with_remedies("upgraded", found, look.values).text if found else ""
 
 
-def test_what_is_as_before_is_no_trouble() -> None:
+def test_what_is_as_before_the_upgrade_is_no_problem() -> None:
     assert told(WELL) == ""
-    assert told(replace(WELL, page=Page(True, "", 0.45, valid_until=9e9))) == "", "it is quick all the same"
+    assert told(replace(WELL, page=Page(True, "", 0.45, valid_until=9e9))) == "", "it is still quick"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_is_as_before_is_no_trouble() -> None:
         ),
     ],
 )
-def test_what_is_worse_is_told_with_the_way_back_for_as_long_as_it_is_watched(worse: Look, why: str) -> None:
+def test_what_is_worse_is_reported_with_the_rollback_command_while_the_tenant_is_watched(worse: Look, why: str) -> None:
     assert why in told(worse)
     assert "`/mautic rollback client-x`" in told(worse)
     assert told(replace(worse, before=None)) == ""
@@ -64,7 +64,7 @@ def bench(tmp_path: Path) -> Bench:
     return made
 
 
-def test_only_what_was_upgraded_of_late_is_watched(bench: Bench) -> None:
+def test_only_a_recently_upgraded_tenant_is_watched(bench: Bench) -> None:
     inventory = bench.context.fleet.full_inventory()
     assert health_checks.at_tenants(bench.context, inventory.tenants, fresh=False)["client-x"].before is None
     operation = bench.ask("restart client-x", OPERATOR)

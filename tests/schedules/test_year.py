@@ -1,6 +1,6 @@
-"""A simulated year of snapshots: ten tenants, both changes of the clock, downtimes, and a clock that is set.
+"""A simulated year of snapshots: ten tenants, both changes to and from summer time, downtimes, and clock jumps.
 
-The models beside it are written another way: they read the calendar as text.
+The models to compare with are written in another way: they read the calendar as text.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ COUNTS = SnapshotSettings(hourly=24, daily=7, weekly=4, monthly=6)
 TIERS = (24, 7, 4, 6)
 TENANTS = [f"client-{number}" for number in range(50)]
 of_some = pytest.mark.parametrize("many", [10, pytest.param(len(TENANTS), marks=pytest.mark.long)])
-"""How many of them, each with its own moment of the hour."""
+"""The number of tenants, each with its own moment of the hour."""
 JUMPS = {1000: 5, 2500: -3, 4000: 400 * 24, 4030: -400 * 24, 6000: -20 * 24, 7500: 1}
 """Hours of the year at which the clock is set, and by how many hours."""
 PRUNED = 0.03
-"""How often it is pruned: whenever that is, what is left has to be the same."""
+"""The chance of a prune in each hour: whenever it happens, the same has to be left."""
 
 
 def away(chance: random.Random) -> set[int]:
-    """Hours of the year in which the bot is away: often for some hours, sometimes for days, once for weeks."""
+    """Return the hours of the year in which the bot is down: often some hours, sometimes days, once weeks."""
     hours: set[int] = set()
     for longest, times in ((6, 40), (6 * 24, 5), (45 * 24, 1)):
         for _ in range(times):
@@ -44,14 +44,14 @@ def away(chance: random.Random) -> set[int]:
 
 @lru_cache(500)
 def labels(late: float, at: int) -> tuple[str, ...]:
-    """The hour, day, week and month of a moment in writing, for a tenant whose hours begin so many seconds later."""
+    """Return the hour, day, week and month of a moment as text, for a tenant whose hours begin `late` seconds later."""
     local = datetime.fromtimestamp(at - late, BERLIN)
     text = local.isoformat(timespec="hours")
     return text, text[:10], local.strftime("%G-%V"), text[:7]
 
 
 def stays(late: float, existing: Iterable[int], now: int) -> set[int]:
-    """The model: from the newest to the oldest, those that begin one of the last so many hours, days, weeks, months."""
+    """Return what the model keeps: from new to old, the first of each of the last hours, days, weeks and months."""
     left: set[int] = set()
     newest_first = sorted(existing, reverse=True)
     for side in ([at for at in newest_first if at <= now], [at for at in newest_first if at > now]):
@@ -66,8 +66,8 @@ def stays(late: float, existing: Iterable[int], now: int) -> set[int]:
 
 
 @of_some
-def test_a_year_by_a_true_clock_is_as_the_model_says(many: int) -> None:
-    """The model keeps a ledger of all that was ever taken, and knows of no pruning."""
+def test_a_year_with_a_correct_clock_agrees_with_the_model(many: int) -> None:
+    """The model keeps a ledger of every snapshot that was ever taken, and does not prune."""
     chance = random.Random(2026)
     downtime = away(chance)
     for tenant in TENANTS[:many]:
@@ -97,7 +97,7 @@ def test_a_year_by_a_true_clock_is_as_the_model_says(many: int) -> None:
 
 
 @of_some
-def test_a_year_by_a_clock_that_is_set_is_as_the_model_says(many: int) -> None:
+def test_a_year_with_clock_jumps_agrees_with_the_model(many: int) -> None:
     chance = random.Random(2027)
     downtime = away(chance)
     for tenant in TENANTS[:many]:

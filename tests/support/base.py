@@ -1,6 +1,6 @@
-"""Debian as the tests' blueprints have it, put together early: `make test` does so while its quick part waits.
+"""Builds the Debian images of the tests' blueprints early: `make test` runs this in the background at its start.
 
-Nothing is said where it cannot be: the tests that need it say so.
+A failure is not reported here: the tests that need the images report it.
 """
 
 from __future__ import annotations

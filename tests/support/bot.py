@@ -1,4 +1,4 @@
-"""A bot without Slack: real database, registry, runner and templates over a simulated LXD, and a clock to turn."""
+"""A bot without Slack: real database, registry, runner and templates over a simulated LXD, and a clock to set."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ OPERATOR = Actor("U0OPERATOR", frozenset({"requester", "operator"}))
 LEAD = Actor("U0OPSLEAD", frozenset({"requester", "operator", "approver"}))
 LEAD_2 = Actor("U0OPSLEAD2", frozenset({"requester", "operator", "approver"}))
 _registry = functools.cache(Registry)
-"""One for all benches: it has no state, and takes as long to make as all the rest of a bench."""
+"""One for all benches: it has no state, and building it takes as long as all the rest of a bench."""
 
 
 @functools.cache
 def _migrated() -> bytes:
-    """The file of a bot that has just been started for the first time: its making takes longer than the test of it."""
+    """Return a new bot's database file, cached because making it takes longer than a test of it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "bot.db"
         database = Database(file)
@@ -67,7 +67,7 @@ def _migrated() -> bytes:
 
 
 class Clock:
-    """Epoch seconds that stand still until they are moved: with what is lived through, or set without it."""
+    """Epoch seconds that stand still: `move` lets time elapse, `set` changes the clock without elapsed time."""
 
     def __init__(self) -> None:
         self.at = 1_800_000_000.0
@@ -77,7 +77,7 @@ class Clock:
         return str(id(self)), self.uptime
 
     def set(self, seconds: float) -> None:
-        """Set it ahead, or back: nothing of that is lived through."""
+        """Set the clock forward, or back, without elapsed time."""
         self.at += seconds
 
     def __call__(self) -> float:
@@ -89,20 +89,20 @@ class Clock:
 
 
 CONFIG = "mautic-ops.toml"
-"""A file of settings in a bench's folder counts, also after a restart."""
+"""The name of a settings file that a bench reads if it is in its folder, also after a restart."""
 _archives = functools.cache(lambda: Path(tempfile.mkdtemp(prefix="mautic-ops-releases-")))
 
 
 @functools.cache
 def release(version: str) -> tuple[Path, str]:
-    """The archive of a release of the double, and its sha256."""
+    """Return the archive of a release of the double, and its sha256."""
     path = _archives() / f"{version}.zip"
     atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
     return path, build(path, version)
 
 
 def add_releases(bench: Bench, *versions: str) -> None:
-    """Put releases into the settings of a bench, and of those in its folder after it."""
+    """Put releases into the settings of a bench, and of later benches in its folder."""
     config = bench.context.settings.state / CONFIG
     told = ((version, *release(version)) for version in versions)
     config.write_text(
@@ -114,16 +114,16 @@ def add_releases(bench: Bench, *versions: str) -> None:
 
 
 def settings_in(folder: Path, **environment: str) -> Settings:
-    """The shipped settings with their state in a folder."""
+    """Return the shipped settings with their state in a folder."""
     own = {"MAUTIC_OPS_CONFIG": str(folder / CONFIG)} if (folder / CONFIG).exists() else {}
     return load(
         environment=own
         | {
             "MAUTIC_OPS_BOT__STATE": str(folder),
             "MAUTIC_OPS_LXD__ENDPOINT": "simulated",
-            # Nobody waits for a turn to start: a test that is about that says so.
+            # No tenant waits for its turn to start; tests of that wait set another value.
             "MAUTIC_OPS_CAPACITY__START_DELAY": "0",
-            # Nor for a browser.
+            # There is no browser to wait for.
             "MAUTIC_OPS_PICTURES__CHROMIUM": "/nowhere/chromium",
         }
         | environment
@@ -131,11 +131,11 @@ def settings_in(folder: Path, **environment: str) -> Settings:
 
 
 ROOM_FOR_MANY = {"MAUTIC_OPS_LXD__SUBNET": "10.70.0.1/21"}
-"""Setting of a bridge that has addresses for 2,000 tenants."""
+"""The setting of a bridge that has addresses for 2,000 tenants."""
 
 
 def add_newer_base(bench: Bench, version: str = "5.2.12+double") -> str:
-    """Put a blueprint with packages of today on a simulated host; return its name."""
+    """Put a blueprint with today's packages on a simulated host; return its name."""
     at = int(bench.context.now()) - 60
     return put_blueprint(bench.lxd, version, created=at, on_demand=True, name=f"blueprint--of-{at}")
 
@@ -153,7 +153,7 @@ def add_blueprint(lxd: SimulatedLxd, version: str = "5.2.12+double") -> None:
 
 @dataclass
 class Bench:
-    """The parts, and short ways to ask, decide and run."""
+    """A bot's parts, and short methods to ask, decide and run."""
 
     context: Context
     lxd: SimulatedLxd
@@ -162,12 +162,12 @@ class Bench:
     slack: FakeSlack
 
     def answer(self, text: str, actor: Actor = ASKER) -> Any:
-        """What a command gives: a Plan, a Message or a Modal. Raises Refused."""
+        """Return what a command answers: a Plan, a Message or a Modal. Raises Refused."""
         command, arguments = self.context.registry.parse(text)
         return call(command, replace(self.context, actor=actor, channel="C0OPS"), arguments)
 
     def ask(self, text: str, actor: Actor = ASKER, key: str = "") -> Operation:
-        """Ask for an operation, as the invocation does."""
+        """Request an operation as the invocation does."""
         command, _ = self.context.registry.parse(text)
         plan = self.answer(text, actor)
         return self.context.operations.request(
@@ -181,7 +181,7 @@ class Bench:
         )
 
     def approve(self, operation: Operation, actor: Actor = LEAD) -> Operation:
-        """Approve it, with the step-up if there is one; what needs no approval is queued already."""
+        """Approve an operation, with the step-up if it has one; if it needs no approval, it is queued already."""
         if operation.state == "queued":
             return operation
         return self.context.approvals.decide(
@@ -189,12 +189,12 @@ class Bench:
         )
 
     def finish(self) -> None:
-        """Run what is queued to its end."""
+        """Run all queued operations to their ends."""
         while self.runner.run_one():
             pass
 
     def done(self, text: str, actor: Actor = ASKER) -> Operation:
-        """Ask, have approved, run; the operation as it ended."""
+        """Ask, approve and run; return the operation as it ended."""
         operation = self.approve(self.ask(text, actor), LEAD if actor.id != LEAD.id else LEAD_2)
         self.finish()
         return self.context.operations.get(operation.id)
@@ -202,12 +202,12 @@ class Bench:
 
 @dataclass(frozen=True)
 class Case:
-    """How an operation command is asked for in tests, and what is true at its ends.
+    """How tests ask for an operation command, and what holds when it has ended.
 
-    `before`: the operations that prepare the world; `after`/`untouched`: the containers beside the blueprint when it
-    was done, and when it came to nothing; `live`: whether the tenant's page answers when it was done.
-    `members`: of the cluster that the host is, if it is one. `furniture`: what the tenant's label says of it before.
-    `releases`: that the settings name beside the blueprint's. `ready`: what else is done before.
+    `before`: the operations that prepare the world. `after`, `untouched`: the containers beside the blueprint after a
+    success, and if nothing was changed. `live`: whether the tenant's page answers after a success. `members`: those of
+    the cluster, if the host is one. `furniture`: the version in the tenant's label before. `releases`: those that the
+    settings name beside the blueprint's. `ready`: called last, before the operation is asked for.
     """
 
     text: str
@@ -222,7 +222,7 @@ class Case:
     ready: Callable[[Bench], None] = lambda bench: None
 
     def prepare(self, bench: Bench) -> None:
-        """Bring a bench to where the operation can be asked for."""
+        """Prepare a bench so that the operation can be asked for."""
         if self.releases:
             add_releases(bench, *self.releases)
         for text in self.before:
@@ -233,13 +233,13 @@ class Case:
 
 
 def _rehearse_base(bench: Bench) -> None:
-    """Have a newer base, and the patch to it rehearsed."""
+    """Add a newer base, and rehearse the patch to it."""
     add_newer_base(bench)
     assert bench.done("rehearse client-x --base", OPERATOR).state == "succeeded"
 
 
 def _opt_out(bench: Bench) -> None:
-    """Let one of the contacts opt out since the upgrade, and one be deleted."""
+    """Have one contact opt out since the upgrade, and another one be deleted."""
     for name in ("client-x", "client-x--3"):
         simulated_tenant.change(bench.lxd, name, people={1: "ann@x.test", 2: "ben@x.test"})
     said = [(1, "email", 1, bench.clock())]
@@ -343,23 +343,23 @@ CASES = {
         ready=_opt_out,
     ),
 }
-"""Every operation command has its case: a new one fails the suite until it has one here."""
+"""A case for every operation command: the suite fails for a new command until it has one here."""
 BATCHES = frozenset({"rollout"})
-"""Operations that are always a batch, of another command's: `tests/bot/test_batch_durability.py` has a case of each."""
+"""Operations that are always a batch of another command's: `tests/bot/test_batch_durability.py` has a case of each."""
 
 
 def containers(bench: Bench) -> set[str]:
-    """The names of all instances but blueprints."""
+    """Return the names of all instances except blueprints."""
     return {one.name for one in bench.lxd.instances() if not one.name.startswith("blueprint--")}
 
 
 def live(bench: Bench, domain: str = "client-x.mautic.localhost") -> bool:
-    """Whether a tenant's login page answers at its domain."""
+    """Return whether a tenant's login page answers at its domain."""
     return bench.context.edge.probe(domain).login
 
 
 def as_it_was(bench: Bench, case: Case) -> bool:
-    """Whether all is as before the operation was asked for."""
+    """Return whether everything is as before the operation was asked for."""
     was_live = case.text.split()[0] not in ("new", "unarchive", "start", "resume")
     return containers(bench) == case.untouched and live(bench) == was_live
 
@@ -373,10 +373,10 @@ def make_bench(
     members: tuple[str, ...] = (),
     **environment: str,
 ) -> Bench:
-    """Build a bench in a folder; the same folder, LXD and Slack again is the bot after a restart.
+    """Build a bench in a folder; another one with the same folder, LXD and Slack is the bot after a restart.
 
-    `lxd` is the server `local`, with a blueprint of its own (`add_blueprint`); `others` are more servers by name;
-    `members`: it is a cluster of these.
+    `lxd` is the server `local`; by default it is made with a blueprint (`add_blueprint`), as a cluster of `members` if
+    any are given. `others` are further servers by name.
     """
     settings = settings_in(folder, **environment)
     if lxd is None:
@@ -403,22 +403,23 @@ def make_bench(
 
 
 def events(bench: Bench, operation: Operation) -> list[str]:
-    """The names of an operation's audit rows, in order."""
+    """Return the names of an operation's audit rows, in order."""
     rows = bench.context.database.read("SELECT event FROM audit WHERE operation = ? ORDER BY seq", operation.id)
     return [row["event"] for row in rows]
 
 
 def notes(bench: Bench, operation: Operation) -> list[str]:
-    """What an operation's thread is told, in order."""
+    """Return the texts for an operation's thread, in order."""
     rows = bench.context.database.read("SELECT text FROM notes WHERE operation = ? ORDER BY id", operation.id)
     return [row["text"] for row in rows]
 
 
 class FakeSlack:
-    """The few methods of Slack's Web API that the core calls; a message that Slack refuses is refused.
+    """The few methods of Slack's Web API that the core calls; it refuses messages that Slack would refuse.
 
-    `said` is what was posted: dicts with `method`, `channel`, `user`, `ts`, `thread_ts`, `text`, `blocks`.
-    `closed` are channels that nothing can be posted in; `people`, `channels` and `groups` answer who is who.
+    `said`: the posted messages, dicts with `method`, `channel`, `user`, `ts`, `thread_ts`, `text`, `blocks`.
+    `closed`: channels that accept no messages. `gone`: timestamps of messages that no longer exist. `people`,
+    `channels` and `groups`: what Slack says about them.
     """
 
     def __init__(self) -> None:
@@ -444,7 +445,7 @@ class FakeSlack:
             raise self.faults[method].pop(0)
 
     def fail(self, method: str, error: str | Exception, times: int = 1) -> None:
-        """Let the next calls of a method fail with an error of Slack's, or with an exception."""
+        """Make the next calls of a method fail with an error of Slack's, or with an exception."""
         raised = error if isinstance(error, Exception) else slack_error(error)
         self.faults.setdefault(method, []).extend([raised] * times)
 
@@ -498,7 +499,7 @@ class FakeSlack:
         }
 
     def chatter(self, messages: int, user: str = ASKER.id, **more: Any) -> None:
-        """Let somebody else say something in the channel, so many times."""
+        """Post so many messages of somebody else in the channel."""
         for _ in range(messages):
             ts = f"17{next(self._number):08}.000100"
             self.said.append(
@@ -549,17 +550,17 @@ class FakeSlack:
         raise slack_error("no_such_subteam")
 
     def to(self, user: str) -> list[str]:
-        """What only this person was told."""
+        """Return the texts that only this person was sent."""
         return [one["text"] for one in self.said if one.get("user") == user or one["channel"] == f"D{user}"]
 
 
 def group_id(handle: str) -> str:
-    """The id of a user group."""
+    """Return the id of a user group."""
     return "S0" + handle.replace("-", "").upper()
 
 
 def slack_error(error: str, status: int = 200) -> SlackApiError:
-    """What slack_sdk raises for an error of Slack's."""
+    """Return the exception that slack_sdk raises for an error of Slack's."""
     data = {"ok": False, "error": error}
     answer = SlackResponse(
         client=None, http_verb="POST", api_url="", req_args={}, data=data, headers={}, status_code=status
@@ -569,7 +570,7 @@ def slack_error(error: str, status: int = 200) -> SlackApiError:
 
 @dataclass
 class Desk:
-    """A bench with Slack's side: deliveries in, messages out. `announce()` says what is to be said."""
+    """A bench with Slack's side: deliveries in, messages out. `announce()` posts what is due."""
 
     bench: Bench
     slack: FakeSlack
@@ -581,7 +582,7 @@ class Desk:
         self.announcer.catch_up()
 
     def command(self, text: str, actor: Actor = ASKER, key: str = "", channel: str = "C0OPS") -> None:
-        """Deliver a slash command, and have it worked on."""
+        """Deliver a slash command, and have it handled."""
         payload = {
             "user": actor.id,
             "team": "T0OURS",
@@ -593,9 +594,9 @@ class Desk:
         self.invocations.handle("command", key or uuid4().hex, payload)
 
     def click(self, action: str, value: object, actor: Actor = LEAD, *, home: bool = False) -> None:
-        """Deliver a press of a button, of the Home tab or else in the channel, and have it worked on.
+        """Deliver a press of a button, in the Home tab or in the channel, and have it handled.
 
-        `value`: a button's own, or the number of what it is of.
+        `value`: the button's own, or the number of the operation or incident that it belongs to.
         """
         if isinstance(value, int) and not action.startswith("incident_"):
             value = self.bench.context.operations.get(value).mark
@@ -621,7 +622,7 @@ class Desk:
         edited: bool = False,
         thread_ts: str = "",
     ) -> None:
-        """Deliver a typed reply in an operation's thread, or the thread at a place, and have it worked on."""
+        """Deliver a typed reply in an operation's thread, or in that of `thread_ts`, and have it handled."""
         payload = {
             "user": actor.id,
             "team": "T0OURS",
@@ -634,7 +635,7 @@ class Desk:
         self.invocations.handle("reply", uuid4().hex, payload)
 
     def submit(self, callback: str, metadata: dict[str, Any], actor: Actor = ASKER, **values: str | None) -> None:
-        """Deliver a submitted modal, and have it worked on."""
+        """Deliver a submitted modal, and have it handled."""
         metadata = {"channel": "C0OPS"} | metadata
         payload = {
             "user": actor.id,
@@ -648,12 +649,12 @@ class Desk:
         self.invocations.handle("submission", uuid4().hex, payload)
 
     def last(self) -> Operation:
-        """The newest operation."""
+        """Return the newest operation."""
         return self.bench.context.operations.select("1 = 1", order="id DESC", limit=1)[0]
 
 
 def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
-    """Put Slack's side before a bench."""
+    """Add Slack's side to a bench."""
     slack = slack or bench.slack
     client = cast(WebClient, slack)
     context = bench.context
@@ -674,7 +675,7 @@ def make_desk(bench: Bench, slack: FakeSlack | None = None) -> Desk:
 
 
 def switch(lxd: SimulatedLxd) -> threading.Event:
-    """Let a server answer no more while this is set."""
+    """Return an event; while it is set, the server does not answer."""
     down = threading.Event()
 
     def call(method: str, arguments: object) -> None:
@@ -686,7 +687,7 @@ def switch(lxd: SimulatedLxd) -> threading.Event:
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait for a condition."""
+    """Wait until a condition is true, at most 60 seconds."""
     give_up = time.monotonic() + 60
     while not true():
         assert time.monotonic() < give_up, "it did not come in time"

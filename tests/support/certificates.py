@@ -1,4 +1,4 @@
-"""Certificates of the tests' own, each signed by itself."""
+"""Self-signed certificates for tests."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from cryptography.x509.oid import NameOID
 
 
 def self_signed(folder: Path, name: str, *, days: int = 1, domain: str = "") -> tuple[Path, Path]:
-    """Write `client.crt` and `client.key` there, and return their paths. `domain`: of a server, its own authority.
+    """Write `client.crt` and `client.key` into a folder, and return their paths.
 
-    It is good from yesterday on, for so many days.
+    The certificate is valid from yesterday until `days` days from now. `domain`: make it that of a server for this
+    domain, and its own authority.
     """
     key = ec.generate_private_key(ec.SECP384R1())
     who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -40,5 +41,5 @@ def self_signed(folder: Path, name: str, *, days: int = 1, domain: str = "") -> 
 
 
 def fingerprint(certificate: Path) -> str:
-    """What LXD calls a certificate."""
+    """Return the fingerprint by which LXD names a certificate."""
     return x509.load_pem_x509_certificate(certificate.read_bytes()).fingerprint(hashes.SHA256()).hex()

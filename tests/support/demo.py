@@ -1,4 +1,4 @@
-"""`make demo`: the README's story, driven without hands in the local workspace of `make up`, and printed as it goes."""
+"""`make demo`: plays the README's story by itself in the local workspace of `make up`, and prints it as it goes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHANNEL = "mautic-ops"
 
 
 class Story:
-    """One run of it: says what people and the bot say, and keeps the seconds of each part."""
+    """One run of the story: prints what people and the bot say, and measures the seconds of each part."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
@@ -25,14 +25,14 @@ class Story:
         self.began = time.monotonic()
 
     def part(self, title: str) -> None:
-        """End a part."""
+        """End a part, and record its seconds."""
         self.seconds[title] = time.monotonic() - self.began
         self.began = time.monotonic()
 
     def say(self, who: str, text: str) -> None:
         """Print a line of the conversation."""
         text = re.sub(r"<@(\w+)>", lambda found: "@" + self._name(found[1]), text)
-        # A date has what is shown where nobody knows better, a link what it leads to.
+        # A date becomes its fallback text, a link its target.
         text = html.unescape(re.sub(r"<(?:!date[^|>]*\|([^>]*)|(http[^|>]*)[^>]*)>", r"\1\2", text))
         print(f"{who:>16}: " + text.replace("\n", "\n" + " " * 18), flush=True)
 
@@ -40,7 +40,7 @@ class Story:
         return next((one["name"] for one in self.workspace.users() if one["id"] == user), user)
 
     def operation(self, who: str, words: str, approver: str, reply: str, done: str) -> str:
-        """Ask, have it approved by a typed reply in the thread (if it needs one), wait for the outcome."""
+        """Ask, have it approved by a typed reply in the thread (if `reply` is one), and return the outcome's text."""
         before = {message["ts"] for message in self.workspace.messages(CHANNEL)}
         self.command(who, words)
 
@@ -65,7 +65,7 @@ class Story:
         return text
 
     def query(self, who: str, words: str) -> None:
-        """Ask, and show the answer for one's own eyes."""
+        """Ask, and print the answer, which only this person sees."""
         before = {message["ts"] for message in self.workspace.messages(CHANNEL, who)}
         self.command(who, words)
 
@@ -87,7 +87,7 @@ class Story:
 
 
 def main() -> int:
-    """Run the story; 0 only when the tenant really answered, or when all is simulated and says so."""
+    """Run the story; return 0 only if the tenant really answered, or if everything is simulated and says so."""
     local_stack.refuse_a_real_team()
     local_stack.up()
     settings = load()

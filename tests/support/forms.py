@@ -1,4 +1,4 @@
-"""A form that visitors can send, in a tenant's database: what the editor of Mautic 5 makes, and the double takes."""
+"""Publishes a form in a tenant's database, as the editor of Mautic 5 makes it; the double accepts it too."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ INSERT INTO form_fields SET form_id = {id}, label = 'Email', show_label = 1, ali
 CREATE TABLE form_results_{id}_f (submission_id INT UNSIGNED NOT NULL PRIMARY KEY, form_id INT UNSIGNED NOT NULL,
   email LONGTEXT) DEFAULT CHARSET utf8mb4;
 """
-"""One field, which is the contact's address, and the table that Mautic makes for a form's results."""
+"""A form with one field, the contact's address, and the table that Mautic makes for a form's results."""
 
 
 def make_form(lxd: Lxd, instance: str, number: int = 1) -> None:
-    """Publish the form: `/form/submit?formId=<number>`."""
+    """Publish the form at `/form/submit?formId=<number>`."""
     ended = lxd.execute(instance, ["mariadb", "mautic", "-e", FORM.format(id=number)])
     assert ended.code == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""A move to another server that fails where the copy is to start, and cannot be taken back either."""
+"""A move to another server that fails when the copy should start, and cannot be undone either."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.simulated_lxd import SimulatedLxd
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is tried for long, and a sweep finds at once what would have to last."""
+    """Steps give up at once, and a sweep reports at once a problem that would have to last for a while."""
     monkeypatch.setattr("bot.engine.steps.PATIENCE", 0.0)
     monkeypatch.setattr("bot.engine.steps.DEADLINE", 0.1)
     monkeypatch.setattr("schedules.health.AGAIN", 0.0)
@@ -22,12 +22,12 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def other() -> SimulatedLxd:
-    """The server `solo` that `half_moved` moves to, beside the bench's own."""
+    """The server to which `half_moved` moves a tenant, for a bench that has it under the name `solo`."""
     return SimulatedLxd()
 
 
 def starts(yes: bool, *servers: SimulatedLxd) -> None:
-    """Say whether containers start on these servers."""
+    """Set whether containers start on these servers."""
 
     def call(method: str, _: object) -> None:
         if method == "start":
@@ -38,12 +38,12 @@ def starts(yes: bool, *servers: SimulatedLxd) -> None:
 
 
 def broken() -> NoReturn:
-    """Fail as a container that LXD does not start."""
+    """Raise the error of a container that LXD could not start."""
     raise LxdError("LXD could not start it: dataset is busy.")
 
 
 def half_moved(bench: Bench, other: SimulatedLxd) -> Operation:
-    """Move client-x to `solo` while containers start nowhere, which goes on; the operation, which needs attention."""
+    """Move client-x to `solo` while no container starts, now and later; return the operation, which needs attention."""
     starts(False, bench.lxd, other)
     operation = bench.done("migrate client-x solo", OPERATOR)
     assert operation.state == "needs_attention"

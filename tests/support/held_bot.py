@@ -1,6 +1,6 @@
-"""A bot that waits at the beginning of a step while `hold` in its state folder names it: `started 4`.
+"""A bot that waits at the start of a step while the file `hold` in its state folder names that moment: `started 4`.
 
-So a test can break something just then, however slow the machine is.
+So a test can break something at exactly that moment, however slow the machine is.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from bot.engine.runner import Runner
 
 
 class HeldRunner(Runner):
-    """The bot's, with a fault that only waits."""
+    """The bot's runner, with a fault function that only waits."""
 
     def __init__(self, context: Context, workers: int) -> None:
         super().__init__(context, workers, lambda moment: wait(context.settings.state / "hold", moment))
 
 
 def wait(hold: Path, moment: str) -> None:
-    """Wait as long as the file names the moment, and no longer than a test may take that has died meanwhile."""
+    """Wait while the file names the moment, at most 600 seconds: the test may have died meanwhile."""
     give_up = time.monotonic() + 600
     with suppress(FileNotFoundError):
         while hold.read_text() == moment and time.monotonic() < give_up:

@@ -1,7 +1,7 @@
-"""Incus for the tests, beside whatever is installed: Debian's packages, unpacked into a folder and put into the PATH.
+"""Incus for the tests without installing it: unpacks Debian's packages into a folder and puts that into the PATH.
 
-Debian 12 has Incus in its backports, which nobody need enable for this: apt is asked with a list and folders of its
-own, checks the signatures as always, and changes nothing on the machine.
+Debian 12 has Incus in its backports, which need not be enabled: apt runs with its own list of sources and folders,
+checks signatures as always, and changes nothing on the machine.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from bot.lxd.protocol import LxdUnavailable
 
 FOLDER = Path("/tmp/mautic-ops-tests-incus")
 LIBRARIES = ("libcowsql0", "libraft0")
-"""What `incus-base` needs that LXD's package has not brought already."""
+"""Libraries that `incus-base` needs and LXD's package does not install."""
 _SECONDS = 120
 
 
 @contextmanager
 def in_path() -> Iterator[None]:
-    """Let `incusd` and `incus` be found, whether they are installed or not."""
+    """Make `incusd` and `incus` available in the PATH, whether they are installed or not."""
     before = {key: os.environ.get(key) for key in ("PATH", "LD_LIBRARY_PATH")}
     try:
         if shutil.which(INCUS.daemon, path=f"{os.environ['PATH']}:/usr/libexec/incus") is None:
@@ -46,7 +46,7 @@ def in_path() -> Iterator[None]:
 
 
 def _unpacked() -> Path:
-    """Return the folder that the packages are unpacked in; it is made once, and kept as a cache is."""
+    """Return the folder with the unpacked packages; it is made once and kept as a cache."""
     FOLDER.mkdir(exist_ok=True)
     root = FOLDER / "root"
     with (FOLDER / "packages.lock").open("w") as lock:
@@ -73,7 +73,7 @@ def _fetch(folder: Path) -> None:
     if release.get("VERSION_CODENAME") != "bookworm":
         _run("apt-get", "-q", "download", *packages, cwd=folder)
         return
-    # From the mirror that the machine uses, with Debian's own keys.
+    # From the machine's own mirror, with Debian's keys.
     (folder / "backports.list").write_text(
         f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {_mirror()} bookworm-backports main\n"
     )
@@ -93,7 +93,7 @@ def _fetch(folder: Path) -> None:
 
 
 def _mirror() -> str:
-    """Where the machine has Debian's main archive from."""
+    """Return the mirror from which the machine gets Debian's main archive."""
     told = _run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Origin: Debian")
     return next((line for line in told.splitlines() if "security" not in line), "http://deb.debian.org/debian")
 

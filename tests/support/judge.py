@@ -1,4 +1,4 @@
-"""Judges a message: would Slack take it, and does nothing in it come alive that is not the bot's own?"""
+"""Judges a message: would Slack accept it, and are all mentions and marks in it the bot's own?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ZERO_WIDTH = "\N{ZERO WIDTH SPACE}"
 
 
 def judge(message: Message, mentions: frozenset[str] = frozenset()) -> None:
-    """Raise when Slack would refuse the message, or more than the given people are mentioned in it."""
+    """Raise if Slack would refuse the message, or if it mentions anybody but the given people."""
     block_kit.message_content(message.arguments())
     judge_text(message.text, mentions)
     for text in mrkdwn(message.blocks):
@@ -23,7 +23,7 @@ def judge(message: Message, mentions: frozenset[str] = frozenset()) -> None:
 
 
 def mrkdwn(value: Any) -> list[str]:
-    """Every text in blocks that Slack reads as mrkdwn."""
+    """Return every text in blocks that Slack reads as mrkdwn."""
     if isinstance(value, list):
         return [text for one in value for text in mrkdwn(one)]
     if not isinstance(value, dict):
@@ -34,14 +34,14 @@ def mrkdwn(value: Any) -> list[str]:
 
 
 def judge_text(text: str, mentions: frozenset[str]) -> None:
-    """Raise when a text has marks that are not the bot's own, bare `& < >`, or formatting that does not close."""
+    """Raise if a text has marks that are not the bot's own, bare `& < >`, or formatting that is not closed."""
     for user in re.findall(r"<@([^>]*)>", text):
         assert user in mentions, f"a mention of {user} in {text!r}"
     rest = OWN_MARK.sub("", text)
     assert "<" not in rest, f"a mark or a bare < in {text!r}"
     assert ">" not in rest, f"a mark or a bare > in {text!r}"
     assert not re.search(r"&(?!amp;|lt;|gt;)", rest), f"a bare & in {text!r}"
-    # Within a block of code nothing formats.
+    # Formatting has no effect within a code block.
     shown = re.sub(ZERO_WIDTH + r"[*_~`]", "", re.sub(r"```.*?```", "", rest, flags=re.S))
     for line in shown.splitlines():
         assert line.count("`") % 2 == 0, f"code does not close in {line!r}"

@@ -1,12 +1,12 @@
-"""A lab on one machine: a cluster of three and two servers that stand alone, each in namespaces of its own.
+"""A lab on one machine: a cluster of three members and two standalone servers, each in its own namespaces.
 
-All are LXD; for the tests that want it an Incus server stands beside them.
+All are LXD; tests that need Incus add a server of it.
 
     python -m tests.support.lab up | down          (`make lab`, `make lab-down`)
 
-Every daemon sees a machine of its own: a network namespace, joined to the others by a bridge, and a mount namespace. So
-it can be killed, and its network cut, as if it stood elsewhere. All state is under `ROOT`; all processes carry `_MARK`
-in their environment, so that also what a killed run left is found, and nothing else.
+Every daemon sees its own machine: a network namespace, connected to the others by a bridge, and a mount namespace. So
+it can be killed, and its network cut, as if it were elsewhere. All state is under `ROOT`; all processes have `_MARK` in
+their environment, so that those left by a killed run are found, and no others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SINGLE = ("solo1", "solo2")
 ADDRESS = {name: f"10.88.0.{101 + number}" for number, name in enumerate(MEMBERS + SINGLE)}
 INCUS_NODE = ("incus1", "10.88.0.106")
 SUBNET = "10.70.0.1/24"
-"""Of the tenants' bridge, inside each namespace."""
+"""The subnet of the tenants' bridge, inside each namespace."""
 _BY_HAND = ROOT / "by-hand"
 _MARK = f"MAUTIC_OPS_LAB={ROOT}"
 _SECONDS = 60
@@ -59,7 +59,7 @@ exec sleep infinity
 
 
 class Node:
-    """One machine of the lab: its namespaces, its daemon, and its cable."""
+    """One machine of the lab: its namespaces, its daemon, and its network cable."""
 
     def __init__(self, name: str, address: str = "", product: Product = LXD) -> None:
         self.name = name
@@ -73,7 +73,7 @@ class Node:
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def boot(self) -> None:
-        """Make the namespaces, plug the cable in, start the daemon."""
+        """Make the namespaces, plug in the cable, and start the daemon."""
         (self.folder / self.product.key).mkdir(parents=True, mode=0o711)
         self._holder = subprocess.Popen(
             ["unshare", "--mount", "--net", "sh", "-c", _ALONE],
@@ -114,17 +114,17 @@ class Node:
         self.lxd(*waitready, "waitready", f"--timeout={_SECONDS}")
 
     def kill(self) -> None:
-        """kill -9 the daemon; its containers go on."""
+        """Kill the daemon with SIGKILL; its containers keep running."""
         assert self._daemon
         self._daemon.kill()
         self._daemon.wait()
 
     def cut(self) -> None:
-        """Pull the cable out."""
+        """Unplug the cable."""
         _run("ip", "link", "set", self._cable, "down")
 
     def restore(self) -> None:
-        """Plug the cable in again, and wait until it carries: a neighbour that was away counts as gone for a moment."""
+        """Plug the cable in again, and wait until it works: neighbours that were away count as gone for a moment."""
         _run("ip", "link", "set", self._cable, "up")
         assert self._holder
         inside = ["nsenter", "--net", "--target", str(self._holder.pid)]
@@ -138,7 +138,7 @@ class Node:
 
     @contextmanager
     def slow(self, megabits: int) -> Iterator[None]:
-        """Let the cable carry in no more than this a second."""
+        """Limit the incoming traffic of the cable to so many megabits per second."""
         _run(*f"tc qdisc add dev {self._cable} root tbf rate {megabits}mbit burst 256k latency 100ms".split())
         try:
             yield
@@ -146,25 +146,25 @@ class Node:
             _run(*f"tc qdisc del dev {self._cable} root".split())
 
     def listen(self, on: bool) -> None:
-        """Let the server be asked over the network, or at its socket only."""
+        """Have the server listen on the network, or at its socket only."""
         self.lxd("lxc", "config", "set", "core.https_address", f"{self.address}:8443" if on else "")
 
     def fetch(self, url: str, domain: str) -> bytes:
-        """Ask for a page of a domain from within the machine; nothing where there is none."""
+        """Request a page of a domain from within the machine; return its body, empty if there is none."""
         assert self._holder
         inside = ["nsenter", "--net", "--target", str(self._holder.pid)]
         command = [*inside, "curl", "--silent", "--max-time", "10", "--header", f"Host: {domain}", url]
         return subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout
 
     def stored(self, instance: str, snapshot: str = "") -> Path:
-        """The folder of an instance, or of its snapshot, in the pool, as the daemon sees it."""
+        """Return the folder of an instance, or of its snapshot, in the pool as the daemon sees it."""
         assert self._daemon
         pool = self.folder.relative_to("/") / "lxd" / "storage-pools" / "mautic-ops"
         kind = "containers-snapshots" if snapshot else "containers"
         return Path(f"/proc/{self._daemon.pid}/root", pool, kind, f"mautic-ops_{instance}", snapshot)
 
     def settle(self) -> None:
-        """Wait until what was deleted of the pool is gone: until then btrfs may hold up whatever is written down."""
+        """Wait until deleted data is gone from the pool; until then btrfs may delay every sync to disk."""
         assert self._daemon
         pool = "/" / self.stored("").parent.parent.relative_to(f"/proc/{self._daemon.pid}/root")
         for command in ("filesystem", "subvolume"):
@@ -172,7 +172,7 @@ class Node:
 
     @contextmanager
     def full(self, beside: str) -> Iterator[None]:
-        """Let the pool that an instance is in be filled to its last block, and have room again afterwards."""
+        """Fill the pool that an instance is in to its last block, and free the space again afterwards."""
         filler = self.stored(beside).parent / "filler"
         with filler.open("wb") as file:
             for size in (1 << 28, 1 << 24, 1 << 20, 1 << 12):
@@ -187,33 +187,33 @@ class Node:
 
     @contextmanager
     def sending(self, instance: str, snapshot: str) -> Iterator[None]:
-        """Send a snapshot to somebody who never takes it, as LXD does when a cable is cut."""
+        """Send a snapshot to a receiver that never reads it, as LXD does when a cable is cut."""
         assert self._daemon
         inside = ["nsenter", "--mount", "--target", str(self._daemon.pid)]
         path = "/" / self.stored(instance, snapshot).relative_to(f"/proc/{self._daemon.pid}/root")
         with subprocess.Popen([*inside, "btrfs", "send", "--quiet", path], stdout=subprocess.PIPE) as sender:
             assert sender.stdout
-            # The pipe is far too small for what follows the first byte.
+            # The pipe is far too small for the data after the first byte, so the sender blocks.
             sender.stdout.read(1)
             yield
 
     def received(self) -> int:
-        """The bytes that came in by the cable so far."""
+        """Return the bytes that have come in over the cable so far."""
         return int(Path("/sys/class/net", self._cable, "statistics", "tx_bytes").read_text())
 
     def lxd(self, *command: str, text: str = "") -> str:
-        """Run a command of the product's own against this daemon; what it prints."""
+        """Run one of the product's own commands against this daemon; return its output."""
         return _run(*command, text=text, environment={self.product.folder: str(self.folder / self.product.key)})
 
     def let_go(self) -> None:
-        """Let the processes outlive this one."""
+        """Let the machine's processes outlive this one."""
         for process in (self._holder, self._daemon):
             if process:
                 process.returncode = 0
 
 
 class Lab:
-    """The five machines, and the doors to their three servers."""
+    """The five machines, and gateways to their three servers."""
 
     def __init__(self) -> None:
         self.nodes = {name: Node(name) for name in ADDRESS}
@@ -221,11 +221,11 @@ class Lab:
 
     @property
     def cluster(self) -> LxdGateway:
-        """The door to the cluster, by way of node1."""
+        """The gateway to the cluster through node1."""
         return self.gateway("node1")
 
     def gateway(self, name: str) -> LxdGateway:
-        """A new door to the server of one machine, over the network as the bot's."""
+        """Return a new gateway to the server of one machine, over the network like the bot's."""
         return LxdGateway(
             self.nodes[name].url,
             certificate=(str(ROOT / "client.crt"), str(ROOT / "client.key")),
@@ -233,11 +233,11 @@ class Lab:
         )
 
     def host(self, name: str) -> LxdGateway:
-        """The door to one host: a server that stands alone, or a member of the cluster."""
+        """Return the gateway to one host: a standalone server, or a member of the cluster."""
         return self.cluster.at(name) if name in MEMBERS else self.gateway(name)
 
     def up(self) -> None:
-        """Bring all up, with the bot's project and the tiny image on each server."""
+        """Start everything, with the bot's project and the tiny image on each server."""
         clean()
         with local_lxd.alone():
             local_shared.raise_limits(print)
@@ -277,7 +277,7 @@ class Lab:
         lxd.import_image(str(ROOT / "tiny.tar.gz"), TINY, {"os": "tiny"})
 
     def add_incus(self) -> Node:
-        """Bring up the Incus server beside the others, as `up` does them, unless it is there."""
+        """Start the Incus server beside the others, and set it up like them, unless it is there already."""
         name, address = INCUS_NODE
         if name not in self.nodes:
             node = Node(name, address, INCUS)
@@ -291,12 +291,12 @@ class Lab:
         return self.nodes[name]
 
     def down(self) -> None:
-        """Take all away."""
+        """Remove everything."""
         clean()
         self.let_go()
 
     def let_go(self) -> None:
-        """Let the processes be nobody's children."""
+        """Let the processes of all machines outlive this one."""
         for node in self.nodes.values():
             node.let_go()
 
@@ -309,7 +309,7 @@ class Lab:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One lab at a time, whoever wants one."""
+    """Allow one lab at a time on this machine."""
     with ROOT.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _BY_HAND.exists():
@@ -319,7 +319,7 @@ def _alone() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """The lab, for the time of the session.
+    """The lab, for the whole session.
 
     Skips where no LXD can run; fails instead under REQUIRE_LXD=1.
     """
@@ -337,23 +337,23 @@ def lab() -> Iterator[Lab]:
 
 
 def clean() -> None:
-    """Take the lab away, also one that a killed run left: its processes, its bridge and cables, its files."""
+    """Remove the lab, even one that a killed run left: its processes, its bridge and cables, its files."""
     end(_processes())
     for link in (BRIDGE, *(f"{BRIDGE}{address[-1]}" for address in (*ADDRESS.values(), INCUS_NODE[1]))):
         if Path("/sys/class/net", link).exists():
             _run("ip", "link", "delete", link)
     for group in (found for depth in ("", "*/") for found in Path("/sys/fs/cgroup").glob(f"{depth}lxc.*.mautic-ops_*")):
         for folder, _, _ in os.walk(group, topdown=False):
-            # One that is in use, by a bot beside the lab, cannot be removed.
+            # A group that is in use, by a bot beside the lab, cannot be removed.
             with suppress(OSError):
                 os.rmdir(folder)
     shutil.rmtree(ROOT, ignore_errors=True)
-    # A server beside the lab may have ended before it, and left that to it.
+    # A server beside the lab may have ended earlier, and left what they share to the lab.
     local_lxd.leave()
 
 
 def end(pids: Sequence[int]) -> None:
-    """Kill processes, frozen ones too, and wait for their end."""
+    """Kill processes, including frozen ones, and wait for their end."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -366,7 +366,7 @@ def end(pids: Sequence[int]) -> None:
 
 
 def _thaw(pid: int) -> None:
-    """Let go on what stands still for a snapshot: with control groups of version 1 it would not hear that it ends."""
+    """Thaw a process that is frozen for a snapshot: with control groups of version 1 it would not get its SIGKILL."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)
@@ -375,9 +375,9 @@ def _thaw(pid: int) -> None:
 
 
 def _processes() -> list[int]:
-    """The lab's: those with the mark, and the first processes of its containers, whose monitors have it.
+    """Return the lab's processes: those with the mark, and the init processes of containers whose monitors have it.
 
-    Incus starts its monitors without our environment: they are known by the folder that they name.
+    Incus starts its monitors without our environment: they are recognised by the folder in their command line.
     """
     marked, parents, here = [], {}, os.readlink("/proc/self/ns/pid")
     for path in Path("/proc").glob("[0-9]*"):
@@ -418,7 +418,7 @@ def _run(*command: str, text: str = "", environment: dict[str, str] | None = Non
 
 
 def configuration(lab: Lab, single: Iterable[str] = SINGLE) -> str:
-    """A mautic-ops.toml for a bot over the lab; `single`: which of the servers that stand alone it has."""
+    """Return a mautic-ops.toml for a bot over the lab; `single`: its standalone servers."""
 
     def door(name: str) -> str:
         return (
@@ -434,7 +434,7 @@ def configuration(lab: Lab, single: Iterable[str] = SINGLE) -> str:
 
 
 def main(verb: str) -> None:
-    """Bring the lab up to stay, or take it away."""
+    """Start the lab so that it stays, or remove it."""
     if verb == "down":
         clean()
         return

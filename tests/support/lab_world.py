@@ -1,4 +1,4 @@
-"""A bot over the whole lab: a cluster and two servers of their own, an edge on each host, a client that writes."""
+"""A bot over the whole lab: a cluster and two standalone servers, an edge on each host, and a client that writes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BASE_DOMAIN = "lab.localhost"
 
 
 class LabWorld(World):
-    """The world of a bot that has several servers."""
+    """The world of a bot with several servers."""
 
     bot_command = (sys.executable, "-m", "tests.support.held_bot")
 
@@ -43,7 +43,7 @@ class LabWorld(World):
         self.lab = lab
 
     def instances_of(self, tenant: str) -> list[str]:
-        """The containers that are, or were, this tenant's, as `host/name role status`."""
+        """Return the present and previous containers of a tenant, as `host/name role status`."""
         return [
             f"{one.location or server}/{one.name} {label_of(one.config, 'role')} {one.status}"
             for server, lxd in self.servers.items()
@@ -53,14 +53,14 @@ class LabWorld(World):
 
     @staticmethod
     def seen(lxd: LxdGateway) -> list[Instance]:
-        """The instances of a server, none when it is out of reach."""
+        """Return the instances of a server, none if it cannot be reached."""
         try:
             return lxd.instances()
         except LxdError:
             return []
 
     def remove(self, *tenants: str) -> None:
-        """Delete what is left of tenants; the bot is ended first, as it may be at work on one where a test failed."""
+        """Delete what is left of tenants; the bot is killed first, as it may still work on one after a failed test."""
         self.kill()
         for lxd in self.servers.values():
             for one in lxd.instances():
@@ -71,11 +71,11 @@ class LabWorld(World):
         real_edges(self.settings, self.servers).apply()
 
     def operation(self) -> str:
-        """The state of the newest operation."""
+        """Return the state of the newest operation."""
         return str(self.bot.rows("SELECT state FROM operations ORDER BY id DESC LIMIT 1")[0]["state"])
 
     def serves(self, tenant: str) -> str:
-        """The one host whose container serves the tenant; fails when more than one runs, or it has no page."""
+        """Return the one host whose container serves the tenant; fail if several run, or if no page answers."""
         running = [one for one in self.instances_of(tenant) if one.endswith("Running")]
         assert len(running) == 1, running
         assert " tenant " in running[0], running
@@ -84,7 +84,7 @@ class LabWorld(World):
 
 
 def environment_of(state: Path) -> dict[str, str]:
-    """What makes a bot one of the lab's."""
+    """Return the environment of a bot over the lab."""
     return {
         "MAUTIC_OPS_CONFIG": str(ROOT / "mautic-ops.toml"),
         "MAUTIC_OPS_BOT__STATE": str(state),
@@ -135,7 +135,7 @@ def lab_world_with_incus(fleet: Lab, tmp_path: Path) -> Iterator[LabWorld]:
 
 @dataclass
 class Client:
-    """A client that submits a form of a tenant, again and again, by way of the front edge."""
+    """A client that submits a tenant's form again and again through the front edge."""
 
     edge: str
     authority: str
@@ -145,7 +145,7 @@ class Client:
     gaps: list[float] = field(default_factory=list)
     """Seconds between one acknowledgement and the next."""
     name: str = "writer"
-    """What its addresses begin with."""
+    """The beginning of its e-mail addresses."""
 
     def __post_init__(self) -> None:
         self._over = threading.Event()
@@ -172,8 +172,8 @@ class Client:
             time.sleep(0.02)
 
     def _submit(self, email: str) -> bool:
-        """Whether the submission was acknowledged."""
-        # As by Mautic's own script in a page: without it a real one answers with a way to another page, sent or not.
+        """Submit the form; return whether the submission was acknowledged."""
+        # As Mautic's own script does: without `messenger` a real Mautic answers with a redirect, accepted or not.
         body = f"mauticform%5BformId%5D=1&mauticform%5Bemail%5D={email}&mauticform%5Bmessenger%5D=1"
         with suppress(OSError, http.client.HTTPException):
             connection = http.client.HTTPSConnection(self.domain, timeout=10, context=self._trust)

@@ -1,4 +1,4 @@
-"""The database of a tenant, large or small, by a MariaDB of its own: the double's schema, filled as real ones are."""
+"""A tenant's database, large or small, in its own MariaDB: the double's schema, filled like a real one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.workspace import eventually
 
 DOUBLE = Path(__file__).parents[1] / "mautic_double/tree/app/double"
 HUNDREDTH = 10_000
-"""Contacts of a tenant with a hundredth of what a large one has, which has 1,000,000 and 5,000,000 mails."""
+"""The contacts of a tenant with 1 % of a large one's data, which are 1,000,000 contacts and 5,000,000 mails."""
 FILL = """
 SET unique_checks = 0, foreign_key_checks = 0;
 INSERT INTO roles (id, name, is_admin) VALUES (1, 'Admin', 1);
@@ -65,7 +65,7 @@ ANALYZE TABLE leads, email_stats, lead_lists_leads, campaign_lead_event_log, mes
 
 
 class LargeTenant:
-    """A MariaDB with a database `mautic`; `now` is when it was filled, as SQL. `buffer_pool` as the smallest plan's."""
+    """A MariaDB with a database `mautic`; `now`: when it was filled (SQL). The default pool is the smallest plan's."""
 
     def __init__(self, folder: Path, contacts: int = HUNDREDTH, buffer_pool: str = "768M") -> None:
         need("mariadbd")
@@ -73,7 +73,7 @@ class LargeTenant:
         self.socket = folder / "s.sock"
         self.contacts = contacts
         self.home = folder
-        """What a client finds the database by: `HOME`, with a `.my.cnf`."""
+        """The `HOME` of a client, whose `.my.cnf` names the database's socket."""
         (folder / ".my.cnf").write_text(f"[client]\nsocket = {self.socket}\n")
         data = folder / "data"
         made = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"]
@@ -112,27 +112,27 @@ class LargeTenant:
         self.sql(FILL.format(contacts=self.contacts, now=self.now))
 
     def sql(self, statements: str, database: str = "mautic") -> list[list[str]]:
-        """Execute statements; all rows."""
+        """Execute statements; return all rows."""
         ended = subprocess.run(self._client(database), input=statements, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr
         return [line.split("\t") for line in ended.stdout.splitlines()]
 
     def seconds(self, statement: str) -> float:
-        """How long a statement takes, by the database's own clock."""
+        """Execute a statement; return its seconds by the database's own clock."""
         timed = f"SET @began = SYSDATE(6); {statement}; SELECT TIMESTAMPDIFF(MICROSECOND, @began, SYSDATE(6));"
         return int(self.sql(timed)[-1][0]) / 1e6
 
     def stop(self) -> None:
-        """End it at once, and take away its gigabytes."""
+        """Kill the database, and delete its gigabytes of data."""
         self.process.kill()
         self.process.wait()
         shutil.rmtree(self.home / "data", ignore_errors=True)
 
 
 def statements() -> dict[str, str]:
-    """What the bot asks of a tenant's large tables, by a name; a look at the last day, where it asks since a time.
+    """Return the queries that the bot makes of a tenant's large tables, by name; those since a time cover the last day.
 
-    Without the segment emails that wait, for which each contact has to be looked at: see `outbound.IN_SERVICE`.
+    The query of waiting segment emails is left out, as it has to look at each contact: see `outbound.IN_SERVICE`.
     """
     since = int(time.time()) - 86_400
     asked = {

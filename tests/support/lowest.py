@@ -1,8 +1,8 @@
-"""The suite's quick part with the lowest versions that `pyproject.toml` allows: `make lowest`.
+"""`make lowest`: runs the suite's quick part with the lowest versions that `pyproject.toml` allows.
 
     python -m tests.support.lowest [pytest's arguments]
 
-Only what the bot depends on itself is low: the tools of the tests are those of uv.lock.
+Only the bot's own direct dependencies have their lowest versions: the tools of the tests are those of uv.lock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ QUICK = ["-n", "4", "--dist", "loadfile", "-m", "not edge and not lab"]
 
 
 def main(words: list[str]) -> int:
-    """Make an environment of its own, say what is in it, and run; pytest's exit code."""
+    """Make a separate environment, print its packages, and run the tests; return pytest's exit code."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     locked = {one["name"]: one["version"] for one in tomllib.loads((ROOT / "uv.lock").read_text())["package"]}
     bounds = [*project["project"]["dependencies"]]

@@ -1,7 +1,7 @@
-"""The suite keeps to its own: it reads no configuration of whoever runs it, and takes away what a killed run left.
+"""Isolates the suite: it reads no configuration of the person who runs it, and ends what a killed run left behind.
 
-Every process that a run starts has the run's mark in its environment. So the next one finds, and ends, what is left of
-a run that nobody could clean up after (`kill -9` of pytest, or of the `make` above it), and nothing else.
+Every process that a run starts has the run's mark in its environment. So the next run finds, and ends, the processes of
+a run that could not clean up (after `kill -9` of pytest, or of the `make` that started it), and no others.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MARK = "MAUTIC_OPS_TEST_RUN"
-"""The run that a process belongs to: pid and start of who ends it, which is `make` (a pid alone) or pytest."""
+"""Names the run of a process: pid and start time of what ends the run, `make` (at first its pid alone) or pytest."""
 FOREIGN = ("MAUTIC_OPS_", "SLACK_", "LXD_", "INCUS_", "WORKSPACE_")
 OURS = "MAUTIC_OPS_TEST_"
-"""What is said to the suite itself."""
+"""The prefix of variables for the suite itself."""
 _DAEMON = {b"LXD_DIR", b"INCUS_DIR", b"MAUTIC_OPS_LAB"}
 _SECONDS = 30
 
 
 def keep_to_it() -> None:
-    """Forget what the environment says of bots, Slack and LXD, and give this run's children their mark."""
+    """Delete the variables for bots, Slack and LXD from the environment, and set the mark for this run's children."""
     for name in set(os.environ):
         if name.startswith(FOREIGN) and not name.startswith(OURS):
             del os.environ[name]
@@ -36,20 +36,20 @@ def keep_to_it() -> None:
 
 
 def leave_the_checkout() -> None:
-    """Work in an empty folder: `./mautic-ops.toml` and `./.state` may be those of a bot that people rely on."""
+    """Change to an empty folder: `./mautic-ops.toml` and `./.state` may be those of a bot that people rely on."""
     empty = tempfile.mkdtemp(prefix="mautic-ops-test-")
     atexit.register(shutil.rmtree, empty, ignore_errors=True)
     os.chdir(empty)
 
 
 def end_killed_runs() -> list[int]:
-    """End the processes of runs that are over without having ended them; return their pids.
+    """Kill the processes of runs that are over; return their pids.
 
-    LXD's daemons are left to `local_lxd.remove` and to the lab's `clean`, which take their mounts and bridges away too.
+    LXD's daemons are left to `local_lxd.remove` and to the lab's `clean`, which remove their mounts and bridges too.
     """
     seen = {pid: run for pid, run in _marked().items() if not _lives(run)}
     if seen:
-        # Twice, as one that has just begun may not be what it seems.
+        # Looked at twice, as a process that has just begun may not be what it seems.
         time.sleep(0.5)
         again = _marked()
         seen = {pid: run for pid, run in seen.items() if again.get(pid) == run and not _lives(run)}
@@ -65,7 +65,7 @@ def end_killed_runs() -> list[int]:
 
 
 def _marked() -> dict[int, str]:
-    """The runs of all processes that have a mark, by pid; those of containers count pids of their own."""
+    """Return the runs of all marked processes by pid, except in containers, where marks name other pids."""
     found, here = {}, os.readlink("/proc/self/ns/pid")
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
@@ -79,12 +79,12 @@ def _marked() -> dict[int, str]:
 
 def _lives(run: str) -> bool:
     pid, _, start = run.partition(":")
-    # What `make` starts has its pid alone, until pytest is there.
+    # Processes that `make` starts have its pid alone, until pytest has started.
     return bool(_start(int(pid))) and start in ("", _start(int(pid)))
 
 
 def _start(pid: int) -> str:
-    """When a process was started, in ticks since the machine was; "" when there is none, or only a zombie."""
+    """Return when a process was started, in ticks since boot; "" if there is none, or only a zombie."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

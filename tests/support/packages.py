@@ -1,9 +1,9 @@
-"""The one list of what the suite, the bench, the lab and the demo need of the distribution.
+"""The one list of packages that the suite, the bench, the lab and the demo need from the distribution.
 
     python -m tests.support.packages [--required]          (`make test`, `make bench`, `make lab`)
 
-What is missing is installed where it can be. Where it cannot, one sentence says so: tests that need it are skipped, or
-fail under REQUIRE_LXD=1; with `--required` nothing begins.
+Missing packages are installed if possible. If not, one sentence says so, and the tests that need them are skipped, or
+fail under REQUIRE_LXD=1; with `--required` nothing is started.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BUSYBOX = Path("/bin/busybox")
 
 
 def _static() -> bool:
-    """Whether there is a busybox that runs where there is no C library, as in the tiny image."""
+    """Return whether there is a busybox that runs without a C library, as in the tiny image."""
     return BUSYBOX.exists() and subprocess.run(["ldd", str(BUSYBOX)], capture_output=True, check=False).returncode != 0
 
 
@@ -37,24 +37,24 @@ def _atomic() -> bool:
 LXD = Package("lxd", ("lxd", "lxc"))
 SUITE = (
     *PYTHON,
-    # What the tiny image is made of; Debian's other busybox wants a C library.
+    # The tiny image is made of it; Debian's other busybox needs a C library.
     Package("busybox-static", ("busybox",), also=_static),
-    # The browser of the chat page's tests.
+    # The browser for the tests of the chat page.
     Package("chromium", ("chromium",)),
-    # The node that playwright brings along.
+    # For the node that comes with playwright.
     Package("libatomic1", also=_atomic),
-    # Looks at pages from within a machine of the lab.
+    # Requests pages from within a machine of the lab.
     Package("curl", ("curl",)),
-    # The second client of the workspace, and Slack's types.
+    # For the second client of the workspace, and for Slack's types.
     Package("npm", ("npm", "node")),
-    # A database of its own for the questions that are asked of large tenants.
+    # A separate database for the queries of large tenants.
     Package("mariadb-server-core", ("mariadbd", "mariadb-install-db")),
     Package("mariadb-client-core", ("mariadb",)),
-    # A key with a password.
+    # Makes a key with a password.
     Package("openssl", ("openssl",)),
     *TOOLS,
     LXD,
-    # Debian's LXD brings it along; a snap has one of its own.
+    # It comes with Debian's LXD; a snap has its own.
     Package("lxcfs", ("lxcfs",)),
 )
 # fmt: off
@@ -68,20 +68,20 @@ BASE = frozenset(
     }
 )
 # fmt: on
-"""What a Debian without any other package has, of what we start."""
+"""Programs that we start and that every Debian has without further packages."""
 ASKED_FOR = frozenset({"git", "make"})
-"""What the README asks for beside Python."""
+"""Programs that the README requires besides Python."""
 UNPACKED = frozenset({"incus", "incusd"})
-"""What `incus_packages.py` puts into the PATH for the time of a test."""
+"""Programs that `incus_packages.py` puts into the PATH for a test."""
 
 
 def known(program: str) -> bool:
-    """Whether a program is given by a package of the list, or by Debian itself."""
+    """Return whether a program comes from a package of the list, or from Debian itself."""
     return program in BASE | ASKED_FOR | UNPACKED or any(program in package.programs for package in SUITE)
 
 
 def install() -> None:
-    """Install what is missing of the list, LXD last. Raises CannotInstall."""
+    """Install the missing packages of the list, LXD last. Raises CannotInstall."""
     names = missing(SUITE)
     if not names:
         return
@@ -91,7 +91,7 @@ def install() -> None:
     if tools := [name for name in names if name != LXD.name]:
         packages.install(tools)
     if LXD.name in names:
-        # Ubuntu has LXD as a snap only.
+        # On Ubuntu LXD is available only as a snap.
         packages.install([LXD.name], snap=bool(shutil.which("snap")) and Path("/run/systemd/system").exists())
 
 

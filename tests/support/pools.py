@@ -1,4 +1,4 @@
-"""The btrfs pool under a real server: made to count whatever earlier tests left, and made to stop counting."""
+"""Controls the btrfs pool of a real server: makes its quotas count again after earlier tests, or stop counting."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from tests.support.workspace import eventually
 
 
 def folder(lxd: LxdGateway) -> Path:
-    """The pool's folder, of a server that has its own beside its socket."""
+    """Return the pool's folder, for a server that keeps it beside its socket."""
     return Path(lxd.endpoint).parent / "storage-pools" / lxd._pool
 
 
 def count_anew(lxd: LxdGateway) -> None:
-    """Have the pool count, and go on counting: what others have deleted is gone first, as it may end that.
+    """Make the pool's quotas count, and keep counting: deletions by earlier tests, which may stop that, finish first.
 
-    An instance must have been given a size by then: the server has no quotas before.
+    An instance must have a size by then: before, the pool has no quotas.
     """
     settle(lxd)
     _btrfs("quota", "rescan", "-w", str(folder(lxd)))
 
 
 def settle(lxd: LxdGateway) -> None:
-    """Wait until what was deleted of the pool is gone: until then btrfs may hold up whatever is written down."""
+    """Wait until deleted data is gone from the pool; until then btrfs may delay every sync to disk."""
     _delete_now(str(folder(lxd)))
 
 
 def mark_inconsistent(lxd: LxdGateway, name: str) -> None:
-    """Have the kernel mark the pool's quotas inconsistent, and leave nothing else behind.
+    """Make the kernel mark the pool's quotas inconsistent, without any other lasting change.
 
-    A group above that of a running instance, which shares what it has with its image, makes it want a scan.
+    A group above that of a running instance, which shares data with its image, makes a rescan necessary.
     """
     root = lxd.root_path(name)
     group = f"0/{_btrfs('inspect-internal', 'rootid', root).strip()}"
@@ -45,9 +45,9 @@ def mark_inconsistent(lxd: LxdGateway, name: str) -> None:
 
 @contextmanager
 def stops_counting(lxd: LxdGateway, name: str) -> Iterator[None]:
-    """Let a snapshot of an instance be deleted as a kernel does that counts no big deletion to its end: it stops.
+    """Delete a snapshot of an instance so that the kernel stops counting, as it does after a deletion that is too big.
 
-    That is what happens to big tenants since Linux 6.12, with the kernel's own threshold; here it is the lowest.
+    Since Linux 6.12 this happens to big tenants with the kernel's default threshold; here the threshold is the lowest.
     """
     quotas = lxd.quotas(name)
     assert quotas
@@ -66,11 +66,11 @@ def stops_counting(lxd: LxdGateway, name: str) -> Iterator[None]:
 
 
 def _delete_now(place: str) -> None:
-    """Wait until what was deleted of a pool is gone; without the first the kernel lets it lie for half a minute."""
+    """Wait until deleted data is gone from a pool; without the first command it stays for half a minute."""
     _btrfs("filesystem", "sync", place)
     _btrfs("subvolume", "sync", place)
 
 
 def _btrfs(*words: str) -> str:
-    # Of the same words some versions say in exit code 1 that a scan is needed, which is what is wanted here.
+    # For the same arguments some versions exit with 1 because a rescan is needed, which is intended here.
     return subprocess.run(["btrfs", *words], check=True, capture_output=True, text=True).stdout

@@ -1,4 +1,4 @@
-"""Watches which programs the suite starts: each is to be on the list, or a fresh machine would lack it."""
+"""Watches which programs the suite starts: each must be on the list of packages, or a fresh machine would lack it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.support.own import ROOT
 from tests.support.packages import known
 
 _OURS = (str(ROOT), sys.prefix, sys.base_prefix, tempfile.gettempdir(), "/proc/self/fd", "/no/such/")
-"""Where programs are that need no package; the last is where the contract of commands looks for one in vain."""
+"""Folders of programs that need no package; in the last one a contract test looks for a program that is missing."""
 strangers: list[str] = []
-"""What was started since the last look, and is given neither by a package of the list nor by Debian itself."""
+"""Programs started since the last `look` that come neither from a package of the list nor from Debian itself."""
 
 
 def _started(event: str, arguments: tuple[object, ...]) -> None:
@@ -25,12 +25,12 @@ def _started(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def watch() -> None:
-    """Watch from now on, for the whole life of this process."""
+    """Start watching, until this process ends."""
     sys.addaudithook(_started)
 
 
 def look() -> list[str]:
-    """What was seen since the last look."""
+    """Return what was seen since the last call, and forget it."""
     seen = sorted(set(strangers))
     strangers.clear()
     return seen

@@ -1,7 +1,7 @@
-"""Real servers for the tests that need one, LXD and Incus: one daemon of each for all sessions of this machine.
+"""Real LXD and Incus servers for the tests that need one: one daemon of each for all test sessions on this machine.
 
-The server that `MAUTIC_OPS_TEST_LXD` (or `…_INCUS`) names, a unix socket, is used when it is set; else one that is
-found or brought up here. The last process that uses it takes everything away again, a daemon of its own included.
+If `MAUTIC_OPS_TEST_LXD` (or `…_INCUS`) names a unix socket, that server is used, else one that is found or started
+here. The last process that uses a server removes everything again, including a daemon that was started here.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from tests.support.workspace import free_port
 SHARED = Path("/tmp/mautic-ops-tests")
 _IS_BESIDE = bool(os.environ.get("MAUTIC_OPS_TEST_BESIDE"))
 PROJECT = "mautic-ops-test-beside" if _IS_BESIDE else "mautic-ops-test"
-"""Also the name of the pool and of the profile. On a machine with an LXD of its own both halves have that one."""
+"""The project, its pool and its profile. The names differ because both halves of a run may share the machine's LXD."""
 TINY = "tiny"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the tests of one product are, apart from the other's: both daemons run on one machine.
+    """Folder, network and addresses for the tests of one product, as the daemons of both run on one machine.
 
     `named`: the variable that names a server to use. `other`: a bridge for a second project, and its subnet. `listen`:
-    the address of its edge.
+    the address of the edge.
     """
 
     product: Product
@@ -54,7 +54,7 @@ class Place:
     programs: Callable[[], AbstractContextManager[None]]
 
     def gateway(self, endpoint: str) -> LxdGateway:
-        """The door to the tests' project."""
+        """Return the gateway to the tests' project."""
         return LxdGateway(endpoint, project=PROJECT, pool=PROJECT, network=self.network, profile=PROJECT)
 
 
@@ -78,7 +78,7 @@ BESIDE = replace(
     listen="127.0.0.76",
     named="MAUTIC_OPS_TEST_LXD_BESIDE",
 )
-"""Where half of what shares one edge runs, beside the other half: `make test` sets MAUTIC_OPS_TEST_BESIDE for it."""
+"""The place for half of the tests that share an edge: `make test` sets MAUTIC_OPS_TEST_BESIDE for that half."""
 LXD_PLACE = BESIDE if _IS_BESIDE else _FIRST
 INCUS_PLACE = Place(
     INCUS,
@@ -105,7 +105,7 @@ def real_lxd() -> Iterator[LxdGateway]:
 
 @pytest.fixture(scope="session")
 def real_incus() -> Iterator[LxdGateway]:
-    """The same of Incus; its packages are fetched from Debian's backports where it is not installed."""
+    """The same for Incus; if it is not installed, its packages are fetched from Debian's backports."""
     yield from _served(INCUS_PLACE)
 
 
@@ -119,7 +119,7 @@ def _served(place: Place) -> Iterator[LxdGateway]:
                 if os.environ.get("REQUIRE_LXD") != "1" and daemon is None and _named(place) == "":
                     raise LxdUnavailable(f"{place.product.name} is not installed (`make up` does that).")
                 if _alone(in_use):
-                    # Whatever is there is a killed run's.
+                    # Anything that exists was left by a killed run.
                     _remove(place)
                 fcntl.flock(in_use, fcntl.LOCK_SH)
                 lxd = place.gateway(_named(place) or local_lxd.up(place.folder, lambda _: None, place.product).socket)
@@ -137,35 +137,35 @@ def _served(place: Place) -> Iterator[LxdGateway]:
 
 @pytest.fixture
 def real_name(real_lxd: LxdGateway) -> Iterator[Callable[[], str]]:
-    """Makes names that nobody else uses; the instances of these names are deleted after the test."""
+    """A function that returns unused names; the instances of these names are deleted after the test."""
     with names_at(real_lxd) as name:
         yield name
 
 
 @pytest.fixture(params=PLACES, ids=lambda place: place.product.name)
 def place(request: pytest.FixtureRequest) -> Place:
-    """Either product."""
+    """The place of each product in turn."""
     found: Place = request.param
     return found
 
 
 @pytest.fixture
 def lxd(place: Place, request: pytest.FixtureRequest) -> LxdGateway:
-    """A real server of either product."""
+    """A real server of each product in turn."""
     found: LxdGateway = request.getfixturevalue(place.fixture)
     return found
 
 
 @pytest.fixture
 def new_name(lxd: LxdGateway) -> Iterator[Callable[[], str]]:
-    """As `real_name`."""
+    """The same as `real_name`, for the server of `lxd`."""
     with names_at(lxd) as name:
         yield name
 
 
 @contextmanager
 def names_at(lxd: Lxd) -> Iterator[Callable[[], str]]:
-    """Makes names that nobody else uses; the instances of these names are deleted at the end."""
+    """Yield a function that returns unused names; the instances of these names are deleted at the end."""
     names: list[str] = []
 
     def name() -> str:
@@ -182,7 +182,7 @@ def names_at(lxd: Lxd) -> Iterator[Callable[[], str]]:
 
 @contextmanager
 def listening(lxd: LxdGateway, place: Place, at: str = "127.0.0.1") -> Iterator[str]:
-    """Let a server listen for a while at an address of this machine, which is yielded; it has but one at a time."""
+    """Make a server listen at an address of this machine, and yield its URL; it listens at one address at a time."""
     with (place.folder / "https.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         address = f"{at}:{free_port()}"
@@ -200,14 +200,14 @@ def listening(lxd: LxdGateway, place: Place, at: str = "127.0.0.1") -> Iterator[
 
 
 def without_lxd(error: LxdUnavailable, product: Product = LXD) -> NoReturn:
-    """Skip for want of a server, or fail where it is required."""
+    """Skip the test because there is no server, or fail if one is required."""
     if os.environ.get("REQUIRE_LXD") == "1":
         pytest.fail(f"REQUIRE_LXD is set, and there is no {product.name}: {error}")
     pytest.skip(f"NO REAL {product.name.upper()}: {error}")
 
 
 def need(program: str) -> None:
-    """Skip for want of a program, or fail where all of the list is required."""
+    """Skip the test if a program is missing, or fail if all programs of the list are required."""
     without = missing(package for package in SUITE if program in package.programs)
     if without and os.environ.get("REQUIRE_LXD") == "1":
         pytest.fail(f"REQUIRE_LXD is set, and {program} is not installed (apt-get install {without[0]}).")
@@ -216,7 +216,7 @@ def need(program: str) -> None:
 
 
 def cleared(place: Place, in_use: TextIO) -> bool:
-    """Take away the server of a run that was killed; tell whether nobody used it, so that it is gone."""
+    """Remove the server of a killed run if nobody uses it; return whether it was removed."""
     with _turn(place), place.programs():
         if not _alone(in_use):
             return False
@@ -230,7 +230,7 @@ def _named(place: Place) -> str:
 
 
 def _remove(place: Place) -> None:
-    """Take all of it away; nothing happens where there is nothing."""
+    """Remove all that the tests have at a place, if there is anything."""
     if _named(place):
         place.gateway(_named(place)).remove_project()
     else:
@@ -239,14 +239,14 @@ def _remove(place: Place) -> None:
 
 @contextmanager
 def _turn(place: Place) -> Iterator[None]:
-    """One process at a time looks whether it is alone, and acts on it."""
+    """Let one process at a time check whether it is alone, and act on that."""
     with (place.folder / "users.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _alone(in_use: TextIO) -> bool:
-    """Whether no other living process uses the server: each has a share of this lock, and the dead have none."""
+    """Return whether no other process uses the server: each living user holds a shared lock on this file."""
     with suppress(BlockingIOError):
         fcntl.flock(in_use, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True

@@ -1,4 +1,4 @@
-"""The simulated LXD with what tests do to it: faults, counts and delays, and a world that goes its own ways."""
+"""The simulated LXD with what tests need: faults, counts of calls, delays, and changes that the bot did not make."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from bot.lxd.simulated.world import Machine, World
 from bot.lxd.wire import NIC
 
 START_SECONDS = 0.3
-"""What a start takes: after a boot LXD starts one after the other."""
+"""The seconds that a start takes: after a boot LXD starts instances one after the other."""
 
 
 class SimulatedLxd(simulated_lxd.SimulatedLxd):
-    """What the bot is shipped with, in the hands of a test; `mautic-ctl` is played in its instances.
+    """The simulated LXD that the bot is shipped with, under a test's control; it simulates `mautic-ctl` in instances.
 
-    `calls` counts the calls by method; `latency` is the seconds that every call takes, or that one method takes
-    (`{"copy": 0.2}`); `on_call` is called with (method, arguments) before each call and may raise; `memory_of` tells
-    the bytes of memory that a running instance of a name takes; `killed` counts how often there was too little; `load`
-    is each host's; `product` is what the server says it is; `deaf` are instances that do not end by themselves,
-    `restless` those under which files vanish in so many snapshots. `world` is what the server knows.
+    `calls`: the number of calls by method. `latency`: the seconds that every call takes, or those of single methods
+    (`{"copy": 0.2}`). `on_call`: called with (method, arguments) before each call; it may raise. `memory_of`: the bytes
+    of memory that a running instance of a name takes. `killed`: how often LXD was killed for lack of memory. `load`:
+    each host's. `product`: what the server says it is. `deaf`: instances that do not stop without force. `restless`:
+    instances from which files vanish during so many snapshots. `world`: what the server knows.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -44,18 +44,18 @@ class SimulatedLxd(simulated_lxd.SimulatedLxd):
         self._faults: list[tuple[str, Exception, bool]] = []
 
     def fail_next(self, method: str, error: Exception, times: int = 1, *, after: bool = False) -> None:
-        """Let the next calls of a method raise; `after`: only when the change is done, as when an answer is lost."""
+        """Make the next calls of a method raise; `after`: after the change was made, as if the answer were lost."""
         with self.lock:
             self._faults.extend([(method, error, after)] * times)
 
     def forgive(self) -> None:
-        """Let no call fail that was to fail and was not made."""
+        """Forget the faults that have not been raised yet."""
         with self.lock:
             self._faults.clear()
 
     @contextmanager
     def call(self, method: str, *arguments: object) -> Iterator[World]:
-        """One call: counted, delayed, and made to fail when a test wants that."""
+        """Count a call, delay it, and make it fail if a test wants that."""
         if self.on_call is not None:
             self.on_call(method, arguments)
         if delay := self._delay(method):
@@ -75,14 +75,14 @@ class SimulatedLxd(simulated_lxd.SimulatedLxd):
     def _delay(self, method: str) -> float:
         return self.latency if isinstance(self.latency, (int, float)) else self.latency.get(method, 0.0)
 
-    # -- calls that go otherwise --------------------------------------------------------------------------------
+    # -- calls that differ --------------------------------------------------------------------------------------
 
     def resources(self) -> Resources:
-        """As late as `latency` says."""
+        """Report the delay that `latency` gives for the call."""
         return replace(super().resources(), seconds=self._delay("resources"))
 
     def stop(self, name: str, *, timeout: int = 60, force: bool = False) -> None:
-        """Not one that is deaf, but by force."""
+        """Stop an instance; one that is deaf stops only by force."""
         if force or name not in self.deaf:
             super().stop(name, timeout=timeout, force=force)
             return
@@ -100,7 +100,7 @@ class SimulatedLxd(simulated_lxd.SimulatedLxd):
         still: bool = False,
         closed: bool = False,
     ) -> None:
-        """Not of one that is restless, while it runs and is not held still."""
+        """Take a snapshot; it fails for a restless instance that runs and is not held still."""
         machine = self.world.machines.get(name)
         if machine is None or machine.status != "Running" or still or self.restless[name] <= 0:
             super().snapshot(name, snapshot, config=config, within=within, still=still, closed=closed)
@@ -112,7 +112,7 @@ class SimulatedLxd(simulated_lxd.SimulatedLxd):
             raise Vanished(f"LXD could not {doing}: files went away while it was taken.")
 
     def execute(self, name: str, command: list[str], *, timeout: int = 120, **more: Any) -> ExecResult:
-        """Within its time, or not."""
+        """Run a command; it fails if its delay is longer than `timeout`."""
         if self._delay("execute") > timeout:
             raise LxdUnavailable(f"LXD did not run `{Path(command[0]).name}` in `{name}` within {timeout} seconds.")
         return super().execute(name, command, timeout=timeout, **more)
@@ -120,31 +120,31 @@ class SimulatedLxd(simulated_lxd.SimulatedLxd):
     def talk(
         self, name: str, command: list[str], *, timeout: float = 120, limit: int
     ) -> AbstractContextManager[Talking]:
-        """Within its time, or not."""
+        """Talk to a command; it fails if its delay is longer than `timeout`."""
         if self._delay("execute") > timeout:
             raise TenantAnswerError(f"`{name}` did not answer within {timeout:.0f} seconds.")
         return super().talk(name, command, timeout=timeout, limit=limit)
 
     def boot(self, machine: Machine, at: int) -> None:
-        """Counted where the kernel takes LXD's memory."""
+        """Boot a machine; count it if LXD is killed for lack of memory."""
         try:
             super().boot(machine, at)
         except LxdUnavailable:
             self.killed += 1
             raise
 
-    # -- what happens to a server by itself ---------------------------------------------------------------------
+    # -- changes of a server that the bot does not make ----------------------------------------------------------
 
     def set_online(self, member: str, online: bool) -> None:
-        """Let a member of the cluster go silent or come back; its containers go on meanwhile."""
+        """Take a member of the cluster offline, or back online; its containers keep running."""
         with self.lock:
             others = [name for name in self.world.offline if name != member]
             self.world.offline = others if online else [*others, member]
 
     def reboot(self) -> list[tuple[float, str]]:
-        """Start a host anew, and LXD its instances as it does; return each one's second since then, and its name.
+        """Reboot a host and have LXD start its instances; return for each the seconds since the boot, and its name.
 
-        One after the other, by `boot.autostart.priority`, and after each it waits for `boot.autostart.delay` seconds.
+        LXD starts them one by one by `boot.autostart.priority`, and waits `boot.autostart.delay` seconds after each.
         """
         with self.lock:
             self.down = False
@@ -163,29 +163,29 @@ class SimulatedLxd(simulated_lxd.SimulatedLxd):
             return started
 
     def unclose(self) -> None:
-        """Let the bridge be as an earlier bot made it."""
+        """Set the bridge up as an earlier version of the bot did."""
         with self.lock:
             self.world.closed = False
 
     def stop_counting(self, member: str = "") -> None:
-        """Let the quotas of a pool be inconsistent, as a kernel does that has deleted much, until they are counted."""
+        """Make a pool's quotas inconsistent until they are counted, as a kernel does after a large deletion."""
         with self.lock:
             self.world.uncounted.append(member)
 
-    # -- what happens to an instance by itself ------------------------------------------------------------------
+    # -- changes of an instance that the bot does not make -------------------------------------------------------
 
     def unpin(self, name: str) -> None:
-        """Let it be as one from a time when LXD alone gave addresses."""
+        """Remove the instance's fixed address, as if it were from the time when LXD assigned addresses."""
         with self.lock:
             del self.world.find(name, f"update `{name}`").devices[NIC]
 
     def claim(self, name: str, address: str) -> None:
-        """Let an instance take an address inside; the network goes on as before."""
+        """Let an instance take an address from the inside; the network keeps its own."""
         with self.lock:
             self.world.find(name, f"update `{name}`").address = address
 
     def fill(self, name: str, amount: int) -> None:
-        """Let an instance's own bytes be so many; more than its limit lets it have are not taken."""
+        """Set an instance's own bytes, up to what its limit allows."""
         with self.lock:
             machine = self.world.find(name, f"fill `{name}`")
             machine.bytes = amount
@@ -193,9 +193,9 @@ class SimulatedLxd(simulated_lxd.SimulatedLxd):
             machine.bytes -= max(0, used - limit) if used and limit else 0
 
     def rewrite(self, name: str, amount: int, *, shared: bool = False) -> None:
-        """Let an instance write so many bytes anew: its newest snapshot alone still has the old ones.
+        """Overwrite so many bytes of an instance, so that only its newest snapshot still has the old ones.
 
-        `shared`: it and the one before have them, so that no size tells of them.
+        `shared`: the snapshot before has them too, so that no size shows them.
         """
         with self.lock:
             machine = self.world.find(name, f"fill `{name}`")

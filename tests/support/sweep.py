@@ -1,4 +1,4 @@
-"""One sweep of the health job over a bench, and what it said."""
+"""Runs one sweep of the health job over a bench, and reads what was posted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support.bot import Bench
 
 
 def look(bench: Bench) -> list[tuple[str, str]]:
-    """One sweep, told; what is wrong then."""
+    """Run one sweep and post its incidents; return subject and kind of each open one."""
     bench.clock.move(300)
     health(bench.context)
     incidents(bench.context)
@@ -16,5 +16,5 @@ def look(bench: Bench) -> list[tuple[str, str]]:
 
 
 def heads(bench: Bench) -> list[str]:
-    """What was posted and is in no thread."""
+    """Return the texts that were posted outside of threads."""
     return [one["text"] for one in bench.slack.said if one["method"] == "chat.postMessage" and not one["thread_ts"]]

@@ -1,4 +1,4 @@
-"""A bot over a real LXD whose settings name a release that tenants are upgraded to, and what people do with it."""
+"""A bot over a real LXD whose settings name a release to upgrade tenants to, and helpers for such upgrades."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEW = "6.0.10"
 
 
 def to_upgrade_to(cache: Path) -> Archive:
-    """The release to upgrade to: the double's, or as `make bench TO=… TO_SHA256=…`, which is fetched into a folder."""
+    """Return the release to upgrade to: the double's, or that of `make bench TO=… TO_SHA256=…`, kept in `cache`."""
     if named := os.environ.get("MAUTIC_OPS_TEST_TO", ""):
         return open_archive(named, os.environ.get("MAUTIC_OPS_TEST_TO_SHA256", ""), cache)
     path, sha256 = release(NEW)
@@ -28,14 +28,14 @@ def to_upgrade_to(cache: Path) -> Archive:
 
 
 def as_settings(archive: Archive) -> str:
-    """What names a release in a bot's settings, as TOML."""
+    """Return the settings that name a release, as TOML."""
     version = archive.version.partition("+")[0]
     return f'[releases."{version}"]\narchive = "{archive.path}"\nsha256 = "{archive.sha256}"\n'
 
 
 @contextmanager
 def upgrading(lxd: LxdGateway, folder: Path, more: str = "") -> Iterator[World]:
-    """A fresh bot and workspace that know the release; `more` settings, as TOML."""
+    """Yield a fresh bot and workspace whose settings name the release; `more`: further settings, as TOML."""
     config = folder / "own.toml"
     config.write_text(as_settings(to_upgrade_to(folder / "cache")) + more)
     _, environment = settings_for(lxd.endpoint, folder / "state")
@@ -51,7 +51,7 @@ def upgrading(lxd: LxdGateway, folder: Path, more: str = "") -> Iterator[World]:
 
 
 def card_of(world: World, words: str, seconds: float = 60) -> str:
-    """The ts of a card with these words, which may be requested only now."""
+    """Return the ts of a card with these words, waiting until it is posted."""
 
     def look() -> str:
         return next((str(one["ts"]) for one in world.workspace.cards(CHANNEL) if words in str(one)), "")
@@ -60,14 +60,14 @@ def card_of(world: World, words: str, seconds: float = 60) -> str:
 
 
 def upgrade_card(world: World, tenant: str) -> tuple[str, str]:
-    """Ask for an upgrade and let its rehearsal run: the ts of the rehearsal, and of the card that it asks for then."""
+    """Ask for an upgrade and wait for its rehearsal; return the ts of the rehearsal's and of the upgrade's card."""
     rehearsal = world.ask(f"upgrade {tenant} {NEW}", "operator")
     assert "Client offline for about" in world.wait_for(rehearsal, "Client offline|failed|not offered")
     return rehearsal, card_of(world, f"Upgrade tenant {tenant}")
 
 
 def sql(lxd: LxdGateway, instance: str, statements: str) -> list[str]:
-    """The words that statements answer with, by the client of a tenant's own MariaDB."""
+    """Execute statements with the MariaDB client in a tenant; return the words of the output."""
     argv = ["mariadb", "--batch", "--skip-column-names", "mautic", "-e", statements]
     ended = lxd.execute(instance, argv, timeout=60)
     assert ended.code == 0, ended.stderr
@@ -75,12 +75,12 @@ def sql(lxd: LxdGateway, instance: str, statements: str) -> list[str]:
 
 
 def fault(lxd: LxdGateway, instance: str, kind: str, migration: str = "20250801000000") -> None:
-    """Have the double break in one of the migrations of the release."""
+    """Make the double fail in one of the release's migrations."""
     text = f"<?php return ['doctrine:migrations:migrate' => ['{kind}' => '{migration}']];"
     lxd.push(instance, f"{MAUTIC}/config/double.php", text.encode(), mode=0o644)
 
 
 def version_of(lxd: LxdGateway, instance: str) -> str:
-    """The version of the code in an instance."""
+    """Return the version of the code in an instance."""
     found = lxd.pull(instance, f"{MAUTIC}/app/release_metadata.json").decode()
     return found.partition('"version"')[2].split('"')[1]

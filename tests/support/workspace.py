@@ -1,4 +1,4 @@
-"""A local workspace in a process of its own, and a client that does in it what people do."""
+"""A local workspace in its own process, and a client for what people do in it."""
 
 import json
 import os
@@ -27,7 +27,7 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def eventually(look: Callable[[], T], seconds: float = 60.0, pause: float = 0.02) -> T:
-    """The first truthy value of `look()`; AssertionError with the last one when there is none in time."""
+    """Wait for the first truthy value of `look()`, and return it; on timeout raise AssertionError with the last one."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         if time.monotonic() > deadline:
@@ -37,18 +37,18 @@ def eventually(look: Callable[[], T], seconds: float = 60.0, pause: float = 0.02
 
 
 class Workspace:
-    """The people's side of a local workspace at `url`. Users and channels by name or id."""
+    """The people's side of a local workspace at `url`. Users and channels are given by name or id."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     @property
     def api_url(self) -> str:
-        """For WebClient(base_url=…)."""
+        """The URL for WebClient(base_url=…)."""
         return f"{self.url}/api/"
 
     def web_client(self, token: str = BOT_TOKEN, **options: Any) -> WebClient:
-        """The app's side: a WebClient without retries unless `retry_handlers` says so."""
+        """Return the app's side: a WebClient without retries, unless `retry_handlers` are given."""
         options.setdefault("retry_handlers", [])
         return WebClient(token=token, base_url=self.api_url, **options)
 
@@ -58,21 +58,21 @@ class Workspace:
         return self.post("command", user=user, channel=channel, text=text)
 
     def message(self, user: str, channel: str, text: str, thread_ts: str | None = None, **more: Any) -> Json:
-        """`more`: `broadcast` (a reply with "Also send to #channel"), `file` (a name: with a file beside it)."""
+        """Write a message. `more`: `broadcast` ("Also send to #channel"), `file` (the name of an attached file)."""
         return self.post("message", user=user, channel=channel, text=text, thread_ts=thread_ts, **more)
 
     def edit(self, user: str, channel: str, ts: str, text: str) -> Json:
         return self.post("edit", user=user, channel=channel, ts=ts, text=text)
 
     def click(self, user: str, channel: str, ts: str, action_id: str, **chosen: Any) -> Json:
-        """`chosen`: `value` or `selected`, where there is something to choose."""
+        """Press a button of a message, or choose. `chosen`: `value` or `selected`, if there is something to choose."""
         return self.post("click", user=user, channel=channel, ts=ts, action_id=action_id, **chosen)
 
     def click_in_view(self, user: str, view_id: str, action_id: str, **chosen: Any) -> Json:
         return self.post("click", user=user, view_id=view_id, action_id=action_id, **chosen)
 
     def submit(self, user: str, view_id: str, values: Json | None = None) -> Json:
-        """`values`: {action_id: value} or {block_id: {action_id: value}}."""
+        """Submit a modal. `values`: {action_id: value} or {block_id: {action_id: value}}."""
         return self.post("submit", user=user, view_id=view_id, values=values or {})
 
     def close(self, user: str, view_id: str) -> Json:
@@ -82,11 +82,11 @@ class Workspace:
         return self.post("home", user=user)
 
     def set_group(self, group: str, users: list[str]) -> Json:
-        """Who is in a user group, by its handle or id."""
+        """Set the members of a user group, which is given by handle or id."""
         return self.post("group", group=group, users=users)
 
     def set_channel(self, channel: str, *, archived: bool = False, bot: bool = True) -> Json:
-        """Whether a channel is archived, and whether the bot is in it."""
+        """Set whether a channel is archived, and whether the bot is in it."""
         return self.post("channel", channel=channel, archived=archived, bot=bot)
 
     def faults(self, **faults: Any) -> Json:
@@ -99,7 +99,7 @@ class Workspace:
         return found
 
     def cards(self, channel: str) -> list[Json]:
-        """The messages that show an operation: the bot says more there, such as the digest at its first start."""
+        """Return the messages that show an operation; the bot also posts others, such as a first digest."""
         marks = [(one, (one.get("metadata") or {}).get("event_payload", {})) for one in self.messages(channel)]
         return [one for one, mark in marks if "id" in mark]
 
@@ -129,7 +129,7 @@ class Workspace:
         thread_ts: str = "",
         seconds: float = 60.0,
     ) -> Json:
-        """The newest message whose text or blocks contain `text`."""
+        """Wait for a message whose text or blocks contain `text`, and return the newest."""
 
         def look() -> Json | None:
             found = self.messages(channel, user, thread_ts)
@@ -138,7 +138,7 @@ class Workspace:
         return _certain(eventually(look, seconds))
 
     def wait_for_view(self, user: str, callback_id: str = "", seconds: float = 60.0) -> Json:
-        """The modal on top, once it is there (and of that callback_id)."""
+        """Wait for a modal (with that callback_id) on top, and return it."""
 
         def look() -> Json | None:
             top = self.views(user)[-1:]
@@ -161,7 +161,7 @@ class Workspace:
 
 
 class WorkspaceServer(Workspace):
-    """The same, with the process behind it; `start` after `stop` comes back at the same address."""
+    """The same with its server process; `start` after `stop` uses the same address."""
 
     def __init__(self, state: Path, *options: str) -> None:
         self.state = state
@@ -184,7 +184,7 @@ class WorkspaceServer(Workspace):
         self.port = urllib.parse.urlsplit(self.url).port or 0
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the process."""
         self.process.kill()
         self.process.wait()
         if self.process.stdout:
@@ -202,7 +202,7 @@ class WorkspaceServer(Workspace):
 
 
 def free_port() -> int:
-    """A port to listen at later: none of those that the kernel meanwhile gives to any connection that is made."""
+    """Return a port to listen at later, outside of the range from which the kernel takes ports for connections."""
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(first // 2, first)

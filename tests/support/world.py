@@ -1,4 +1,4 @@
-"""The whole thing on real parts: the bot's process, a local workspace, a real LXD with blueprint and edge."""
+"""The whole system on real parts: the bot's process, a local workspace, a real LXD with blueprint and edge."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ CHANNEL = "mautic-ops"
 TINY_VERSION = "0.0.1-tiny"
 LISTEN = LXD_PLACE.listen
 NO_SNAPSHOTS = {f"MAUTIC_OPS_SNAPSHOTS__{tier}": "0" for tier in ("HOURLY", "DAILY", "WEEKLY", "MONTHLY")}
-"""None but those that a test asks for: one bot would take them of the tenants of all."""
+"""No scheduled snapshots: each bot would take them of the tenants of all tests."""
 
 
 def archive() -> dict[str, str]:
-    """The release of Mautic that `make bench ARCHIVE=… SHA256=…` names, as settings; the double where it names none."""
+    """Return settings with the release that `make bench ARCHIVE=… SHA256=…` names; none for the double."""
     named = {key: os.environ.get(f"MAUTIC_OPS_TEST_{key}", "") for key in ("ARCHIVE", "SHA256")}
     return {f"MAUTIC_OPS_BLUEPRINT__{key}": value for key, value in named.items() if value}
 
 
 def settings_for(lxd_socket: str, state: Path, place: Place = LXD_PLACE) -> tuple[Settings, dict[str, str]]:
-    """The settings of a bot over the test's LXD project, and the environment that gives them to a process."""
+    """Return the settings of a bot over the tests' LXD project, and the environment that gives them to a process."""
     environment = {
         "MAUTIC_OPS_BOT__STATE": str(state),
         "MAUTIC_OPS_BOT__BASE_DOMAIN": "e2e.localhost",
-        # All worlds of a server have one pool.
+        # All worlds of a server share one pool.
         "MAUTIC_OPS_SNAPSHOTS__BALLAST": "0",
         "MAUTIC_OPS_LXD__ENDPOINT": lxd_socket,
         "MAUTIC_OPS_LXD__PROJECT": PROJECT,
@@ -76,7 +76,7 @@ class BotProcess:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it is connected."""
+        """Start the bot and wait until it is connected."""
         self.state.mkdir(parents=True, exist_ok=True)
         ready = self.state / "ready"
         ready.unlink(missing_ok=True)
@@ -91,19 +91,19 @@ class BotProcess:
         eventually(is_ready, 90)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the bot with SIGKILL."""
         assert self.process
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Stop the bot with SIGTERM; return its exit code."""
         assert self.process
         self.process.terminate()
         return self.process.wait(60)
 
     def rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
-        """Read the bot's database beside it."""
+        """Read the bot's database while the bot runs."""
         connection = sqlite3.connect(self.state / "bot.db", timeout=10)
         connection.row_factory = sqlite3.Row
         try:
@@ -128,23 +128,23 @@ class World:
         self.bot.start()
 
     def kill(self) -> None:
-        """End the bot at once, if it runs; a peaceful end has its own test."""
+        """Kill the bot if it runs; an orderly stop has its own test."""
         if self.bot.process and self.bot.process.poll() is None:
             self.bot.kill()
 
     def close(self) -> None:
-        """End both processes at once."""
+        """Kill both processes."""
         self.kill()
         self.workspace.kill()
 
     def credentials(self, tenant: str, user: str = "account-manager") -> dict[str, str]:
-        """Ask for the first credentials; what the modal shows, by label."""
+        """Ask for the first credentials; return what the modal shows, by label."""
 
         def shown() -> dict[str, str]:
             views = self.workspace.views(user)
             return dict(re.findall(r"\*([\w-]+):\* `([^`]+)`", str(views[-1]["blocks"]))) if views else {}
 
-        # Again, where Slack's three seconds for a window were over: none are given before it is shown.
+        # Retried, as Slack's three seconds for a modal may be over; none are revealed before it is shown.
         for _ in range(3):
             self.workspace.command(user, CHANNEL, f"/mautic credentials {tenant}")
             with suppress(AssertionError):
@@ -152,7 +152,7 @@ class World:
         raise AssertionError(f"the first credentials of {tenant} were not shown")
 
     def ask(self, text: str, user: str = "account-manager") -> str:
-        """Send a slash command that asks for an operation; the ts of its card."""
+        """Send a slash command that asks for an operation; return the ts of its card."""
         before = {message["ts"] for message in self.workspace.messages(CHANNEL)}
         self.workspace.command(user, CHANNEL, f"/mautic {text}")
 
@@ -162,21 +162,21 @@ class World:
         return eventually(card)
 
     def approve(self, ts: str, words: str = "approve", user: str = "ops-lead") -> None:
-        """Approve by a typed reply in the card's thread."""
+        """Approve an operation by a typed reply in its card's thread."""
         self.workspace.message(user, CHANNEL, words, thread_ts=ts)
 
     def thread(self, ts: str) -> list[str]:
-        """The texts of a thread, the card first."""
+        """Return the texts of a thread, the card first."""
         return [message["text"] for message in self.workspace.messages(CHANNEL, thread_ts=ts)]
 
     def wait_for(self, ts: str, pattern: str, seconds: float = 180) -> str:
-        """The first message in a thread that matches; the assertion shows the whole thread."""
+        """Wait for a matching message in a thread, and return it; on timeout the error shows the whole thread."""
 
         def look() -> str:
             return next((text for text in self.thread(ts) if re.search(pattern, text)), "")
 
         try:
-            # To read a thread takes both sides some milliseconds of a core, which what is waited for could use.
+            # Reading a thread costs CPU time, which the operation could use.
             return eventually(look, seconds, pause=0.2)
         except AssertionError:
             raise AssertionError(
@@ -184,12 +184,12 @@ class World:
             ) from None
 
     def card(self, ts: str) -> str:
-        """All that a card shows."""
+        """Return all that a card shows, as JSON."""
         found = next(one for one in self.workspace.messages(CHANNEL) if one["ts"] == ts)
         return json.dumps(found["blocks"], ensure_ascii=False)
 
     def done(self, text: str, pattern: str, user: str = "operator", approve: str = "approve") -> str:
-        """Ask, have it approved by `approve` (if anything), and wait for what the thread says; the card's ts."""
+        """Ask, approve with the words `approve` (if any), wait for `pattern` in the thread; return the card's ts."""
         card = self.ask(text, user)
         if approve:
             self.approve(card, approve)
@@ -197,7 +197,7 @@ class World:
         return card
 
     def begun(self, step: str) -> None:
-        """Wait until a step of the newest operation, by its key, is on record as begun."""
+        """Wait until the step with this key of the newest operation is recorded as begun."""
         sql = (
             "SELECT 1 FROM steps WHERE key = ? AND started IS NOT NULL AND operation = (SELECT max(id) FROM operations)"
         )
@@ -207,14 +207,14 @@ class World:
             time.sleep(0.002)
 
     def kill_in(self, step: str) -> None:
-        """Freeze the bot as soon as a step is on record as begun, then kill it."""
+        """Freeze the bot as soon as a step is recorded as begun, then kill it."""
         self.begun(step)
         assert self.bot.process
         self.bot.process.send_signal(signal.SIGSTOP)
         self.bot.kill()
 
     def whisper(self, user: str, pattern: str, thread: str = "") -> dict[str, Any]:
-        """The latest message for one person's eyes that matches, in the channel or in a thread."""
+        """Wait for a matching message that only this person sees, in the channel or in a thread; return the latest."""
 
         def look() -> dict[str, Any] | None:
             mine = [m for m in self.workspace.messages(CHANNEL, user, thread) if m.get("is_ephemeral")]
@@ -225,16 +225,16 @@ class World:
         return found
 
     def lxd_blueprint(self) -> str:
-        """The instance of the double's blueprint."""
+        """Return the instance of the double's blueprint."""
         built = [one for one in blueprints(self.lxd) if one.version != TINY_VERSION]
         return built[-1].instance
 
     def instances_of(self, tenant: str) -> list[str]:
-        """The instances that are, or were, this tenant's."""
+        """Return the names of a tenant's present and previous instances."""
         return [one.name for one in self.lxd.instances() if label_of(one.config, "tenant") == tenant]
 
     def present(self, tenant: str, lxd: LxdGateway | None = None) -> str:
-        """The name of the one container that is the tenant, on a server."""
+        """Return the name of the tenant's present container on a server."""
         (name,) = [
             one.name
             for one in (lxd or self.lxd).instances()
@@ -243,11 +243,11 @@ class World:
         return name
 
     def run_job(self, name: str) -> None:
-        """`/mautic schedule run`, to the end of a run that began after this was asked for."""
+        """Run a job with `/mautic schedule run`, and wait for the end of a run that began after this call."""
         since = time.time()
 
         def done() -> bool:
-            # Refused while an earlier run is under way.
+            # The command is refused while an earlier run is in progress.
             self.workspace.command("operator", CHANNEL, f"/mautic schedule run {name}")
             sql = "SELECT 1 FROM jobs WHERE name = ? AND started >= ? AND finished >= started AND outcome = 'done'"
             give_up = time.monotonic() + 5
@@ -258,7 +258,7 @@ class World:
         eventually(done, 120)
 
     def remove(self, *tenants: str) -> None:
-        """Delete what is left of tenants; the bot is ended first, as it may be at work on one where a test failed."""
+        """Delete what is left of tenants; the bot is killed first, as it may still work on one after a failed test."""
         self.kill()
         for tenant in tenants:
             for name in self.instances_of(tenant):
@@ -277,13 +277,13 @@ def host(real_lxd: LxdGateway) -> LxdGateway:
 
 @pytest.fixture(scope="session")
 def incus_host(real_incus: LxdGateway) -> LxdGateway:
-    """The session's Incus with the same."""
+    """The session's Incus, set up like `host`."""
     furnish(real_incus, INCUS_PLACE)
     return real_incus
 
 
 def furnish(lxd: LxdGateway, place: Place) -> None:
-    """Make the blueprints and the edge; Debian's base is in the one cache of both products."""
+    """Make the blueprints and the edge; both products share one cache of Debian images."""
     settings, _ = settings_for(lxd.endpoint, SHARED / "host", place)
     SHARED.mkdir(exist_ok=True)
     with (SHARED / "blueprint.lock").open("w") as lock:
@@ -294,13 +294,13 @@ def furnish(lxd: LxdGateway, place: Place) -> None:
 
 
 def make_tiny_blueprint(lxd: LxdGateway) -> None:
-    """A blueprint of the tiny image, for what does not need the stack: `new … --version 0.0.1-tiny`."""
+    """Make a blueprint of the tiny image, for tests that need no Mautic: `new … --version 0.0.1-tiny`."""
     name = "blueprint--tiny"
     try:
         lxd.instance(name)
     except NotFound:
         config = as_labels(role="blueprint", version=TINY_VERSION, double=True, created=1, furniture=FURNITURE)
-        # Its busybox cannot ask for its labels, and does not close itself.
+        # Its busybox cannot read its own labels, and does not close itself.
         config["security.devlxd" if lxd.server().product == "LXD" else "security.guestapi"] = "false"
         lxd.create(name, TINY, config=config, devices={})
         lxd.snapshot(name, "golden")

@@ -1,4 +1,4 @@
-"""What is taken for a Mautic release, and what is said of everything else."""
+"""Which archives are accepted as a Mautic release, and why others are refused."""
 
 import hashlib
 import io
@@ -82,18 +82,18 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     server.server_close()
 
 
-def test_a_release_zip_is_known_by_its_own_metadata(tmp_path: Path) -> None:
+def test_a_release_zip_is_recognised_by_its_metadata(tmp_path: Path) -> None:
     archive = opened(zipped(tmp_path / "mautic.zip", FILES))
     assert (archive.version, archive.is_zip, archive.double) == ("5.2.12", True, False)
 
 
 @pytest.mark.parametrize(("name", "prefix"), [("mautic.tar.gz", ""), ("mautic.tar.xz", "./")])
-def test_a_tar_of_the_same_layout_is_taken_too(tmp_path: Path, name: str, prefix: str) -> None:
+def test_a_tar_of_the_same_layout_is_accepted(tmp_path: Path, name: str, prefix: str) -> None:
     archive = opened(tarred(tmp_path / name, FILES, prefix))
     assert (archive.version, archive.is_zip) == ("5.2.12", False)
 
 
-def test_the_double_says_so(tmp_path: Path) -> None:
+def test_the_double_is_recognised_as_a_double(tmp_path: Path) -> None:
     assert opened(zipped(tmp_path / "mautic.zip", released(version="5.2.12+double"))).double
 
 
@@ -124,7 +124,7 @@ def test_the_double_says_so(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_cannot_be_used_is_refused_with_the_reason(
+def test_an_unusable_archive_is_refused_with_the_reason(
     tmp_path: Path, make: Callable[[Path], Any], reason: str
 ) -> None:
     path = tmp_path / "archive"
@@ -140,7 +140,7 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
         opened(path)
 
 
-def test_an_archive_is_taken_only_with_its_digest(tmp_path: Path) -> None:
+def test_an_archive_is_accepted_only_with_its_sha256(tmp_path: Path) -> None:
     path = zipped(tmp_path / "mautic.zip", FILES)
     with pytest.raises(ArchiveError, match="only with its sha256"):
         open_archive(str(path), "", tmp_path)
@@ -150,7 +150,7 @@ def test_an_archive_is_taken_only_with_its_digest(tmp_path: Path) -> None:
         open_archive(str(tmp_path / "absent.zip"), "0" * 64, tmp_path)
 
 
-def test_a_url_is_fetched_once_and_kept(served: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_url_is_downloaded_once_and_cached(served: tuple[str, Path], tmp_path: Path) -> None:
     url, behind = served
     sha256 = hashlib.sha256(behind.read_bytes()).hexdigest()
     first = open_archive(url, sha256, tmp_path / "cache")
@@ -158,7 +158,7 @@ def test_a_url_is_fetched_once_and_kept(served: tuple[str, Path], tmp_path: Path
     assert open_archive(url, sha256, tmp_path / "cache") == first
 
 
-def test_what_a_url_gives_is_kept_only_if_it_is_what_was_asked_for(served: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_download_is_cached_only_if_its_sha256_matches(served: tuple[str, Path], tmp_path: Path) -> None:
     url, _ = served
     with pytest.raises(ArchiveError, match="it is another file, or was changed"):
         open_archive(url, "0" * 64, tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Debian's images in their cache: put together once, whoever needs them first."""
+"""Debian's images are built once, by the first operation that needs them, and then come from the cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.simulated_lxd import SimulatedLxd
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The images that are put together, by their suite."""
+    """The suites of the images that were built, in order."""
     told: list[str] = []
 
     def build(suite: Suite, cache: Path, progress: Callable[[str], None], day: str = "") -> None:
@@ -28,7 +28,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return told
 
 
-def test_they_are_put_together_once_and_imported_from_the_cache(tmp_path: Path, built: list[str]) -> None:
+def test_images_are_built_once_and_imported_from_the_cache(tmp_path: Path, built: list[str]) -> None:
     told: list[str] = []
     lxd = SimulatedLxd()
     for _ in range(2):
@@ -37,7 +37,7 @@ def test_they_are_put_together_once_and_imported_from_the_cache(tmp_path: Path, 
     assert (built, told) == (["bookworm"], ["importing the edge image"])
 
 
-def test_one_with_older_packages_is_put_together_anew_and_kept_beside(tmp_path: Path, built: list[str]) -> None:
+def test_a_build_with_newer_packages_is_kept_beside_the_older_image(tmp_path: Path, built: list[str]) -> None:
     lxd = SimulatedLxd()
     first = base.ensure_base(lxd, "tenant", tmp_path, print)
     (old,) = tmp_path.glob("*-tenant-*.tar.zst")
@@ -45,13 +45,13 @@ def test_one_with_older_packages_is_put_together_anew_and_kept_beside(tmp_path: 
     assert base.ensure_base(lxd, "tenant", tmp_path, print, FIRST_SUITE, newer=5000.0) == first
     newer = base.ensure_base(lxd, "tenant", tmp_path, print, FIRST_SUITE, newer=10_001.0)
     assert newer.startswith(f"{first}-2")
-    assert base.ensure_base(lxd, "tenant", tmp_path, print) == newer, "who has no wish gets the newest"
+    assert base.ensure_base(lxd, "tenant", tmp_path, print) == newer, "without a minimum age the newest image is used"
     assert built == ["bookworm", "bookworm"]
     assert base.ensure_base(lxd, "tenant", tmp_path, print, SUITES[1]) not in (first, newer)
 
 
-def test_what_debian_is_put_together_with_is_installed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside a server that was there before the bot, or is on another machine, it is missing."""
+def test_the_programs_that_build_debian_are_installed_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are missing where the LXD server was there before the bot, or is on another machine."""
     asked: list[object] = []
     monkeypatch.setattr(tools, "provide", lambda wanted, _: asked.append(wanted))
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -60,7 +60,7 @@ def test_what_debian_is_put_together_with_is_installed_first(tmp_path: Path, mon
     assert asked == [tools.BUILDS]
 
 
-def test_it_is_written_down_which_versions_the_security_archive_has_of_what_is_installed(tmp_path: Path) -> None:
+def test_an_image_records_the_security_archives_versions_of_installed_packages(tmp_path: Path) -> None:
     (tmp_path / "var/lib/dpkg").mkdir(parents=True)
     (tmp_path / "var/lib/apt/lists").mkdir(parents=True)
     installed = "Package: {}\nStatus: {} ok {}\nVersion: {}\n\n"
@@ -78,8 +78,8 @@ def test_it_is_written_down_which_versions_the_security_archive_has_of_what_is_i
     assert (tmp_path / base.SECURITY_FILE).read_text() == "openssl 3.0.17-1~deb12u1\n"
 
 
-def test_what_installs_debian_is_told_nothing_of_our_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`make` says where ours lays what it compiles: Debian's laid it there too, in every tenant."""
+def test_the_build_of_debian_does_not_inherit_python_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make` sets PYTHONPYCACHEPREFIX for the bot; Debian's Python would leave its cache there in every tenant."""
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", "/somewhere/.venv/pycache")
     base._run(["sh", "-c", f"env > {tmp_path}/told"])
     told = (tmp_path / "told").read_text()

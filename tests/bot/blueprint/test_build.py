@@ -1,4 +1,4 @@
-"""Building a blueprint, as far as it can be seen without a real container."""
+"""Building a blueprint: what can be tested without a real container."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bot.lxd.protocol import LxdError
 from tests.support.simulated_lxd import SimulatedLxd
 
 
-def test_a_failure_at_the_very_end_tells_its_reason_and_leaves_nothing(
+def test_a_failure_at_the_last_step_is_reported_and_leaves_no_instance(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for part in ("install_packages", "_furnish", "_install"):

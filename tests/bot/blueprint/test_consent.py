@@ -1,4 +1,4 @@
-"""Who opted out, and who was erased: read in one database of a tenant, and said again in an earlier one."""
+"""Opt-outs and erasures are read from a tenant's present database and repeated in an earlier copy of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bot.guest.blueprint.mautic_ctl.system import CtlError
 from tests.support.large_tenant import LargeTenant
 
 UPGRADE = 1_790_000_000
-"""When the two parted."""
+"""The moment since which the two databases differ, in epoch seconds."""
 PEOPLE = {1: "ann@x.test", 2: "ben@x.test", 3: "cy@x.test", 4: "", 5: "ed@x.test", 6: "flo@x.test"}
 ODD = "a\ttab, a\nline, \\ and 'quotes' \N{SNOWMAN}"
 
@@ -40,14 +40,14 @@ def _asked_there(server: LargeTenant, tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def present(server: LargeTenant) -> Iterator[LargeTenant]:
-    """The database of the present container, which is that of the copy too once a test says `earlier`."""
+    """The database of the present container; a test that calls `earlier` turns it into that of the copy."""
     earlier(server)
     yield server
     server.sql(f"DROP TABLE IF EXISTS {consent.MERGES};")
 
 
 def earlier(server: LargeTenant) -> None:
-    """Be as at the upgrade."""
+    """Reset the database to its state at the upgrade."""
     tables = ("lead_donotcontact", "audit_log", "messenger_messages", "leads")
     server.sql(" ".join(f"DELETE FROM {table};" for table in tables))
     people = ", ".join(f"({id}, '2026-01-0{id}', '{email}')" for id, email in PEOPLE.items())
@@ -65,7 +65,7 @@ def opt_out(server: LargeTenant, contact: int, reason: int = 1, channel: str = "
 
 
 def erase(server: LargeTenant, *contacts: int, details: str | None = None) -> None:
-    """As Mautic does: each contact that goes has its row, with what it is called."""
+    """Delete contacts as Mautic does: each gets an audit row with its name."""
     for contact in contacts:
         ((first, last, email),) = server.sql(
             f"SELECT COALESCE(firstname, ''), COALESCE(lastname, ''), email FROM leads WHERE id = {contact};"
@@ -80,7 +80,7 @@ def erase(server: LargeTenant, *contacts: int, details: str | None = None) -> No
 
 
 def merge(server: LargeTenant, winner: int, loser: int, name: str) -> None:
-    """As Mautic does: the loser has a row by which the winner is known, and goes as one that is erased."""
+    """Merge contacts as Mautic does: a row links the loser to the winner, and the loser is deleted as if erased."""
     server.sql(
         f"CREATE TABLE IF NOT EXISTS {consent.MERGES} (id INT AUTO_INCREMENT PRIMARY KEY,"
         " contact_id BIGINT UNSIGNED NOT NULL, date_added DATETIME NOT NULL, merged_id INT NOT NULL, name VARCHAR(191),"
@@ -92,7 +92,7 @@ def merge(server: LargeTenant, winner: int, loser: int, name: str) -> None:
 
 
 class Php(dict[Any, Any]):
-    """An object of PHP's; `seen`: it stands there by the number of another, as one that was written before does."""
+    """A PHP object; `seen`: it is a back reference to the value of that number, which was serialised before it."""
 
     def __init__(self, name: str, properties: dict[Any, Any], seen: int = 0) -> None:
         super().__init__(properties)
@@ -101,7 +101,7 @@ class Php(dict[Any, Any]):
 
 
 def serialised(value: Any) -> bytes:
-    """Write what PHP's `serialize` writes."""
+    """Return what PHP's `serialize` writes."""
     if value is None:
         return b"N;"
     if isinstance(value, bool):
@@ -131,7 +131,7 @@ def address(text: str) -> Php:
 def queued(
     fields: dict[str, str], text: str = "", recipients: str = "", metadata: str = "", kind: str = "SendEmailMessage"
 ) -> bytes:
-    """Return a message as Symfony puts it there: `PhpSerializer`, of a mail of Mautic's."""
+    """Return the body of a queued message with a mail of Mautic's, as Symfony's `PhpSerializer` writes it."""
     header, headers = f"{MIME}Header\\MailboxListHeader", f"{MIME}Header\\Headers"
     lists = {
         name: [Php(header, {f"\0{header}\0addresses": [address(one) for one in of.split()], "\0*\0name": name})]
@@ -157,7 +157,7 @@ def queued(
 
 
 def slashed(text: bytes) -> bytes:
-    """Do as PHP's `addslashes`."""
+    """Escape a text as PHP's `addslashes` does."""
     for one, by in ((b"\\", b"\\\\"), (b"'", b"\\'"), (b'"', b'\\"'), (b"\0", b"\\0")):
         text = text.replace(one, by)
     return text
@@ -173,7 +173,7 @@ def left(server: LargeTenant) -> set[bytes]:
 
 
 def told(**asked: Any) -> dict[str, Any]:
-    """What is told, in the shape that the bot takes it in."""
+    """Return the answer of `withdrawals` in the shape that the bot accepts."""
 
     answer = {"ok": True, **consent.withdrawals({"since": UPGRADE, "page": 100, **asked})}
     return decode("t", "withdrawals", json.dumps(answer).encode())
@@ -183,7 +183,7 @@ def rows(server: LargeTenant) -> set[tuple[str, ...]]:
     return {tuple(row) for row in server.sql("SELECT lead_id, channel, reason FROM lead_donotcontact;")}
 
 
-def test_what_was_said_since_is_told_and_nothing_of_before(present: LargeTenant) -> None:
+def test_only_opt_outs_and_erasures_since_the_upgrade_are_reported(present: LargeTenant) -> None:
     opt_out(present, 1, comments=ODD)
     opt_out(present, 2, reason=3, channel="sms")
     erase(present, 3)
@@ -197,7 +197,7 @@ def test_what_was_said_since_is_told_and_nothing_of_before(present: LargeTenant)
     assert told(since=UPGRADE + 91)["erased"] == []
 
 
-def test_a_page_goes_on_where_the_one_before_ended(present: LargeTenant) -> None:
+def test_a_page_continues_where_the_previous_one_ended(present: LargeTenant) -> None:
     for contact in (1, 2, 4):
         opt_out(present, contact)
     erase(present, 3, 6)
@@ -214,14 +214,14 @@ def test_a_page_goes_on_where_the_one_before_ended(present: LargeTenant) -> None
     assert seen == [(1, 3), (2, 6), (4,)]
 
 
-def test_a_contact_that_was_merged_into_another_is_not_erased_unless_that_one_is(present: LargeTenant) -> None:
+def test_a_merged_contact_counts_as_erased_only_if_the_winner_was_erased(present: LargeTenant) -> None:
     merge(present, 2, 1, "ann@x.test")
     assert told()["erased"] == []
     erase(present, 2)
     assert [one["contact"] for one in told()["erased"]] == [1, 2]
 
 
-def test_it_is_said_in_the_copy_once_and_who_unsubscribed_stays_so(present: LargeTenant) -> None:
+def test_an_opt_out_is_repeated_in_the_copy_once_and_a_bounce_does_not_replace_it(present: LargeTenant) -> None:
     opt_out(present, 1, comments=ODD)
     opt_out(present, 2, reason=3, channel="sms")
     present.sql(
@@ -239,7 +239,7 @@ def test_it_is_said_in_the_copy_once_and_who_unsubscribed_stays_so(present: Larg
     assert rows(present) == {("1", "email", "1"), ("2", "sms", "3"), ("5", "email", "1")}
 
 
-def test_one_whose_address_changed_or_who_came_again_is_found(present: LargeTenant) -> None:
+def test_a_contact_is_found_after_a_change_of_address_or_a_new_entry(present: LargeTenant) -> None:
     present.sql("UPDATE leads SET email = 'ann@new.test' WHERE id = 1;")
     opt_out(present, 1)
     present.sql("INSERT INTO leads (id, date_added, email) VALUES (70, UTC_TIMESTAMP(), 'BEN@x.test');")
@@ -254,7 +254,7 @@ def test_one_whose_address_changed_or_who_came_again_is_found(present: LargeTena
     assert (done["opt_outs"], done["unknown"]) == (3, 1), "the one that came after the upgrade is not in the copy"
 
 
-def test_another_contact_with_the_number_is_left_alone(present: LargeTenant) -> None:
+def test_another_contact_with_the_same_id_is_left_alone(present: LargeTenant) -> None:
     opt_out(present, 1)
     page = told()
     earlier(present)
@@ -263,7 +263,7 @@ def test_another_contact_with_the_number_is_left_alone(present: LargeTenant) -> 
     assert rows(present) == {("5", "email", "2")}
 
 
-def test_who_was_erased_is_erased_in_the_copy_with_what_hangs_on_them_and_the_next_copy_can_know(
+def test_an_erasure_is_repeated_in_the_copy_with_dependent_rows_and_an_audit_row(
     present: LargeTenant,
 ) -> None:
     erase(present, 2, 5)
@@ -279,7 +279,7 @@ def test_who_was_erased_is_erased_in_the_copy_with_what_hangs_on_them_and_the_ne
     assert present.sql("SELECT COUNT(*) FROM audit_log;") == [["2"]]
 
 
-def test_what_integrations_know_of_who_was_erased_goes_too_and_of_no_other(present: LargeTenant) -> None:
+def test_an_erasure_deletes_integration_rows_of_that_contact_only(present: LargeTenant) -> None:
     present.sql(
         "CREATE TABLE sync_object_mapping (id INT AUTO_INCREMENT PRIMARY KEY, internal_object_name VARCHAR(191),"
         " internal_object_id INT);"
@@ -302,7 +302,7 @@ def test_what_integrations_know_of_who_was_erased_goes_too_and_of_no_other(prese
         present.sql("DROP TABLE sync_object_mapping, sync_object_field_change_report;")
 
 
-def test_mail_that_waits_for_them_is_dropped_and_no_other(present: LargeTenant) -> None:
+def test_only_mail_queued_for_withdrawn_contacts_is_dropped(present: LargeTenant) -> None:
     opt_out(present, 1)
     opt_out(present, 2, channel="sms")
     erase(present, 3)
@@ -319,8 +319,8 @@ def test_mail_that_waits_for_them_is_dropped_and_no_other(present: LargeTenant) 
     assert left == ['{"to":"ben@x.test"}', '{"to":"joann@x.test"', "x" * 20]
 
 
-def test_mail_from_them_is_none_to_them(present: LargeTenant) -> None:
-    """Who tries the link to unsubscribe has often the address that all mail of the client's is from."""
+def test_mail_from_a_withdrawn_address_is_not_mail_to_it(present: LargeTenant) -> None:
+    """Somebody who tries the unsubscribe link often has the address that all of the client's mail is sent from."""
     opt_out(present, 1)
     page = told()
     earlier(present)
@@ -347,19 +347,19 @@ def test_mail_from_them_is_none_to_them(present: LargeTenant) -> None:
     assert left(present) == to_others
 
 
-def test_an_address_that_php_wrote_before_is_known_by_its_number() -> None:
+def test_a_back_reference_to_an_address_is_resolved() -> None:
     ann = address("ann@x.test")
     header = Php(f"{MIME}Header\\MailboxListHeader", {"addresses": [Php("", {}, seen=8)]})
     headers = Php(f"{MIME}Header\\Headers", {"headers": {"to": [header]}})
     mail = Php(f"{MIME}Message", dict(enumerate([headers, None])))
     sent = Php(f"{MAILER}Messenger\\SendEmailMessage", {"envelope": None, "message": mail})
-    # Its number: the whole, stamps, two strings, a flag, a list, what it is of, itself.
+    # Its number, 8, counts the envelope, the stamps, two strings, a flag, a list, its null and the address itself.
     stamps = {"a": "x", "b": "y", "c": True, "d": [None, ann]}
     whole = serialised(Php("Symfony\\Component\\Messenger\\Envelope", {"stamps": stamps, "message": sent}))
     assert recipients.sent_to(slashed(whole)) == {"ann@x.test"}
 
 
-def test_an_apostrophe_in_an_address_is_read(present: LargeTenant) -> None:
+def test_an_address_with_an_apostrophe_is_read(present: LargeTenant) -> None:
     name = "UPDATE leads SET email = 'o\\'brien@x.test' WHERE id = 2;"
     present.sql(name)
     opt_out(present, 2)
@@ -373,7 +373,7 @@ def test_an_apostrophe_in_an_address_is_read(present: LargeTenant) -> None:
     assert left(present) == {kept}
 
 
-def test_mail_that_was_dropped_is_kept_and_not_brought_back_with_the_rest(present: LargeTenant) -> None:
+def test_mail_dropped_for_consent_is_kept_and_not_brought_back_with_the_rest(present: LargeTenant) -> None:
     opt_out(present, 1)
     page = told()
     earlier(present)
@@ -392,8 +392,8 @@ def test_mail_that_was_dropped_is_kept_and_not_brought_back_with_the_rest(presen
     assert present.sql("SELECT batch FROM mautic_ops_dropped;") == [["17"]]
 
 
-def test_who_has_the_number_of_an_erased_contact_is_left_alone_and_counted(present: LargeTenant) -> None:
-    """A snapshot of before was restored in between: the number was given to somebody else there."""
+def test_another_contact_with_the_id_of_an_erased_one_is_left_alone_and_counted(present: LargeTenant) -> None:
+    """An older snapshot was restored in between, and the present container gave the id to somebody else."""
     new = "INSERT INTO leads (id, date_added, email) VALUES (6, '2026-09-22 10:00:00', 'spam@bot.test');"
     present.sql(f"DELETE FROM leads WHERE id = 6; {new}")
     erase(present, 6)
@@ -407,7 +407,7 @@ def test_who_has_the_number_of_an_erased_contact_is_left_alone_and_counted(prese
     assert {row[0] for row in present.sql("SELECT id FROM leads;")} == {"1", "2", "3", "4", "6"}
 
 
-def test_a_contact_is_erased_by_any_name_that_mautic_gives_it(present: LargeTenant) -> None:
+def test_an_erased_contact_is_identified_by_any_name_that_mautic_notes(present: LargeTenant) -> None:
     known = "UPDATE leads SET firstname = 'Ann', lastname = 'O\\'Neil \N{SNOWMAN}' WHERE id = 1;"
     ip = "REPLACE INTO ip_addresses (id, ip_address) VALUES (77, '192.0.2.7');INSERT INTO lead_ips_xref VALUES (7, 77);"
     nameless = "INSERT INTO leads (id, date_added) VALUES (7, '2026-01-07');"
@@ -421,7 +421,7 @@ def test_a_contact_is_erased_by_any_name_that_mautic_gives_it(present: LargeTena
     assert [one["name"] for one in told()["erased"]] == [one["name"] for one in page["erased"]]
 
 
-def test_who_opted_out_did_so_too_for_whom_was_merged_into_them(present: LargeTenant) -> None:
+def test_an_opt_out_applies_to_contacts_that_were_merged_into_that_one(present: LargeTenant) -> None:
     present.sql("UPDATE leads SET firstname = 'Cy', lastname = 'Lee' WHERE id = 3;")
     merge(present, 2, 1, "ann@x.test")
     merge(present, 2, 3, "Cy Lee")
@@ -435,7 +435,7 @@ def test_who_opted_out_did_so_too_for_whom_was_merged_into_them(present: LargeTe
     assert consent.withdraw(page)["opt_outs"] == 0
 
 
-def test_who_has_the_number_of_a_merged_contact_by_now_did_not_opt_out(present: LargeTenant) -> None:
+def test_another_contact_with_the_id_of_a_merged_one_is_not_opted_out(present: LargeTenant) -> None:
     merge(present, 2, 1, "ann@x.test")
     merge(present, 2, 3, "Cy Lee")
     opt_out(present, 2)
@@ -445,7 +445,7 @@ def test_who_has_the_number_of_a_merged_contact_by_now_did_not_opt_out(present: 
     present.sql("UPDATE leads SET firstname = 'Else' WHERE id = 3; UPDATE leads SET email = 'ANN@x.test' WHERE id = 6;")
     present.sql("UPDATE leads SET date_added = '2025-05-05' WHERE id = 2;")
     done = consent.withdraw(page)
-    assert rows(present) == {("6", "email", "1"), ("5", "email", "2")}, "by the address that one of them has"
+    assert rows(present) == {("6", "email", "1"), ("5", "email", "2")}, "contact 6 has the address of a merged contact"
     assert (done["opt_outs"], done["unknown"]) == (1, 0)
 
 
@@ -462,15 +462,15 @@ def test_all_of_a_long_queue_is_read(present: LargeTenant, monkeypatch: pytest.M
     assert consent.withdraw(page) == {"opt_outs": 0, "erasures": 4, "unknown": 0, "mails": 1, "left": 0}
 
 
-def test_nothing_is_said_in_a_tenant_that_is_open(present: LargeTenant) -> None:
+def test_an_open_tenant_is_not_changed(present: LargeTenant) -> None:
     consent.CLOSED.unlink()
     with pytest.raises(CtlError, match="it is open"):
         consent.withdraw({"said": [], "erased": [{"contact": 1, "at": UPGRADE}]})
     assert len(present.sql("SELECT id FROM leads;")) == 6
 
 
-def test_what_is_hostile_in_a_row_stays_a_value(present: LargeTenant) -> None:
-    """Whatever another container says: it is put into the same client's database, as text and numbers."""
+def test_hostile_text_in_a_row_stays_a_value(present: LargeTenant) -> None:
+    """Whatever the other container sends goes into a database of the same client, as text and numbers only."""
     opt_out(present, 1)
     page = told()
     evil = "x'); DROP TABLE leads; -- \\"

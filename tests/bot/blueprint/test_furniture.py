@@ -1,4 +1,4 @@
-"""What we put into a tenant: its version, and how it is laid and brought up to date."""
+"""A tenant's furniture: its version, and how it is laid, updated and taken back."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def names(tar: bytes) -> set[str]:
         return set(found.getnames())
 
 
-def test_what_stands_in_a_tenant_has_a_version_of_its_own() -> None:
+def test_a_change_of_the_furniture_needs_a_new_version() -> None:
     assert (FURNITURE, furniture_digest()) == KNOWN
 
 
-def test_what_is_of_a_tenants_identity_and_size_is_only_a_blueprints() -> None:
+def test_files_that_depend_on_identity_or_size_are_only_in_a_blueprint() -> None:
     assert names(recipe_tar("tenant")) - names(furniture_tar()) == set(FIRST)
 
 
-def test_what_looks_lies_beside_the_conditions_that_it_shares() -> None:
+def test_mautic_look_is_shipped_with_the_conditions_of_mautic_ctl() -> None:
     guest = "usr/local/lib/mautic-ops/guest"
     assert {f"{guest}/mautic_look/rules.py", f"{guest}/mautic_ctl/due.py", f"{guest}/mautic_ctl/__init__.py"} <= names(
         furniture_tar()
@@ -49,7 +49,7 @@ def test_what_looks_lies_beside_the_conditions_that_it_shares() -> None:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tenant's root, without any furniture."""
+    """A tenant's root folder without any furniture."""
     monkeypatch.setattr(inside, "ROOT", tmp_path)
     monkeypatch.setattr(inside, "CRONTAB", tmp_path / "etc/cron.d/mautic")
     monkeypatch.setattr(outbound, "OFF", tmp_path / "off")
@@ -65,7 +65,7 @@ def lay() -> None:
         inside.lay(tar)
 
 
-def test_files_and_links_are_laid_and_those_that_are_right_are_left_alone(root: Path) -> None:
+def test_files_and_links_are_laid_and_correct_ones_are_left_alone(root: Path) -> None:
     program, link = root / "usr/local/bin/mautic-cron", root / "etc/systemd/system/apt-daily.timer"
     crontab, other = root / "etc/cron.d/mautic", root / "etc/nginx/nginx.conf"
     lay()
@@ -75,7 +75,7 @@ def test_files_and_links_are_laid_and_those_that_are_right_are_left_alone(root: 
     crontab.write_text("# of an older version\n")
     link.unlink()
     link.write_text("[Timer]\n")
-    # Who is root there may have led it elsewhere, and made it look right.
+    # Somebody who is root in the tenant may have replaced a file with a link to an identical one.
     other.rename(root / "elsewhere")
     other.symlink_to(root / "elsewhere")
     lay()
@@ -85,7 +85,7 @@ def test_files_and_links_are_laid_and_those_that_are_right_are_left_alone(root: 
     assert not other.is_symlink()
 
 
-def test_while_outbound_mail_is_off_a_new_crontab_sends_nothing_either(root: Path) -> None:
+def test_a_new_crontab_sends_nothing_while_outbound_mail_is_off(root: Path) -> None:
     lay()
     shipped = jobs((root / "etc/cron.d/mautic").read_text())
     outbound.OFF.touch()
@@ -95,7 +95,7 @@ def test_while_outbound_mail_is_off_a_new_crontab_sends_nothing_either(root: Pat
 
 @pytest.fixture
 def done(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is done in a tenant whose furniture has been pushed."""
+    """The commands that are run in a tenant whose furniture has been pushed, in order."""
     done: list[str] = []
     for name, path in (
         ("TAR", "furniture.tar"), ("SETTINGS", "settings"), ("STATE", "state"), ("DATABASE_PLAN", "90-plan.cnf"),
@@ -123,10 +123,10 @@ def done(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
-def test_a_tenant_gets_its_furniture_and_its_version_last(root: Path, done: list[str]) -> None:
+def test_a_tenant_gets_its_furniture_and_its_version(root: Path, done: list[str]) -> None:
     assert version.furniture_version() == 1
     assert inside.furnish({"version": 7, "every": 600}) == {"version": 7, "before": 1}
-    # The journal before anything is started: what begins while it ends dies, and cron would stay away.
+    # journald is restarted before anything starts: a service that starts meanwhile dies, and cron would stay down.
     journal = "systemctl try-restart systemd-journald"
     assert done[:5] == ["daemon-reload", journal, "start mariadb", "restart mariadb", "CREATE USER"]
     assert not any("journald" in one for one in done[2:])
@@ -135,7 +135,9 @@ def test_a_tenant_gets_its_furniture_and_its_version_last(root: Path, done: list
     assert not (root / "furniture.tar").exists()
 
 
-def test_the_pool_of_a_tenant_begins_small_from_then_on_and_may_grow_to_its_size(root: Path, done: list[str]) -> None:
+def test_a_furnished_tenants_buffer_pool_starts_small_and_can_grow_to_its_planned_size(
+    root: Path, done: list[str]
+) -> None:
     inside.furnish({"version": 7, "every": 600})
     assert (root / "90-plan.cnf").read_text().splitlines()[1:] == [
         f"# pool = {3 << 30}",
@@ -147,7 +149,7 @@ def test_the_pool_of_a_tenant_begins_small_from_then_on_and_may_grow_to_its_size
     assert sizes.planned_pool() == 3 << 30
 
 
-def test_again_it_changes_nothing_but_the_setting(root: Path, done: list[str]) -> None:
+def test_furnishing_again_changes_only_the_setting(root: Path, done: list[str]) -> None:
     inside.furnish({"version": 7, "every": 600})
     done.clear()
     (root / "furniture.tar").write_bytes(furniture_tar())
@@ -156,7 +158,7 @@ def test_again_it_changes_nothing_but_the_setting(root: Path, done: list[str]) -
     assert (root / "settings").read_text().splitlines()[-1] == "every=0"
 
 
-def test_a_database_that_goes_by_its_configuration_already_is_left_alone(root: Path, done: list[str]) -> None:
+def test_a_database_that_runs_with_its_current_configuration_is_not_restarted(root: Path, done: list[str]) -> None:
     inside.furnish({"version": 7, "every": 600})
     done.clear()
     (root / "furniture.tar").write_bytes(furniture_tar())
@@ -167,7 +169,7 @@ def test_a_database_that_goes_by_its_configuration_already_is_left_alone(root: P
     assert "daemon-reload" in done
 
 
-def test_what_was_cut_in_the_middle_is_done_again(root: Path, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_furnishing_is_done_again(root: Path, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: str) -> None:
         raise CtlError("the database refused a statement (ERROR 2002)")
 
@@ -181,7 +183,7 @@ def test_what_was_cut_in_the_middle_is_done_again(root: Path, done: list[str], m
 
 
 def stands(root: Path) -> dict[str, tuple[int, bytes]]:
-    """What stands in a tenant: modes and contents by path, links as what they say."""
+    """Return mode and content of each file in a tenant by its path; the content of a link is its target."""
     found = {}
     for path in sorted(root.rglob("*")):
         name = str(path.relative_to(root))
@@ -192,7 +194,7 @@ def stands(root: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def before_it(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Put some of an older version into a tenant; returns what stands there."""
+    """Put some files of an older version into a tenant, and return what it has then."""
     for name, text in (("etc/cron.d/mautic", b"# older \xff\n"), ("settings", b"every=60\n")):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(text)
@@ -201,7 +203,9 @@ def before_it(root: Path) -> dict[str, tuple[int, bytes]]:
     return stands(root)
 
 
-def test_what_cannot_be_laid_whole_is_put_back(root: Path, done: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_furnishing_that_fails_restores_the_older_version(
+    root: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = before_it(root)
 
     def refuse() -> None:
@@ -216,17 +220,17 @@ def test_what_cannot_be_laid_whole_is_put_back(root: Path, done: list[str], monk
     assert version.furniture_version() == 1
 
 
-def test_what_was_furnished_can_be_put_back_once(root: Path, done: list[str]) -> None:
+def test_furnishing_can_be_taken_back_once(root: Path, done: list[str]) -> None:
     before = before_it(root)
     inside.furnish({"version": 7, "every": 600, "slot": 130})
     assert stands(root) != before
-    assert inside.unfurnish({"version": 8}) == {"version": 7}, "it was not furnished with that one"
+    assert inside.unfurnish({"version": 8}) == {"version": 7}, "it was not furnished with version 8"
     assert inside.unfurnish({"version": 7}) == {"version": 1}
     assert stands(root) == before
     assert inside.unfurnish({"version": 7}) == {"version": 1}
 
 
-def test_what_was_cut_in_the_middle_is_put_back_to_what_was_before_that(
+def test_taking_back_after_an_interruption_restores_the_state_before_it(
     root: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = before_it(root)
@@ -252,7 +256,7 @@ def test_a_slot_moves_the_heavy_jobs_of_the_new_crontab(root: Path, done: list[s
     )
 
 
-def test_a_tenant_is_furnished_and_its_label_says_so() -> None:
+def test_a_furnished_tenant_has_the_version_in_its_label() -> None:
     lxd = SimulatedLxd()
     lxd.import_image(__file__, "base", {})
     lxd.create("client-x", "base", config={}, devices={})
@@ -266,7 +270,7 @@ def test_a_tenant_is_furnished_and_its_label_says_so() -> None:
 
 
 @pytest.mark.parametrize("label", ["", "1", "two"])
-def test_a_tenant_of_before_has_old_furniture(label: str) -> None:
+def test_a_tenant_without_a_valid_label_has_furniture_version_1(label: str) -> None:
     lxd = SimulatedLxd()
     lxd.import_image(__file__, "base", {})
     lxd.create("client-x", "base", config={"user.mautic-ops.furniture": label}, devices={})

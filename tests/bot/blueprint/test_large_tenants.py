@@ -1,4 +1,4 @@
-"""What is asked of a tenant's database goes by Mautic's own indices, and says what the plain question would."""
+"""The queries of a tenant's database use Mautic's own indices and give the same figures as plain ones."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ def tenant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LargeTenant]:
 @pytest.fixture(autouse=True)
 def _asked_there(tenant: LargeTenant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(system.ENVIRONMENT, "HOME", str(tenant.home))
-    # What is counted here is little, and this machine may be busy.
+    # There is little to count here, but this machine may be busy.
     monkeypatch.setattr(outbound, "IN_SERVICE", 30)
 
 
 @pytest.mark.parametrize("name", statements())
-def test_large_tables_are_read_in_an_index_or_in_part(tenant: LargeTenant, name: str) -> None:
+def test_large_tables_are_read_by_an_index_or_in_part(tenant: LargeTenant, name: str) -> None:
     asked = statements()[name]
     plan = tenant.sql(f"EXPLAIN {asked}")
     aliases = {"l": "campaign_lead_event_log", "m": "message_queue", "n": "webhook_queue", "q": "webhook_queue"}
     for _, _, table, kind, _, key, _, _, _, extra in plan:
         if (table if table in LARGE else aliases.get(table)) in LARGE:
-            # Whatever is dropped is taken from where it stands, some thousands at a time.
+            # Rows to drop are read in the order of the table, some thousands at a time.
             is_by_an_index = kind != "ALL" or name.startswith("drop")
-            # All contacts are counted, in an index from end to end, with nothing beside it.
+            # The count of all contacts reads one index from end to end, and no rows beside it.
             is_in_part = kind != "index" or (name == "health contacts" and extra == "Using index")
             assert is_by_an_index, (table, key, extra)
             assert is_in_part, (table, key, extra)
-            # Rows beside their index lie all over the disk, and some of them are mails as long as they get.
+            # Rows that are read beside an index are scattered over the disk, and some hold very long mails.
             assert "Using index" in extra.split("; ") or "LIMIT" in asked, (table, key, extra)
 
 
-def test_the_list_has_what_is_asked() -> None:
+def test_the_list_of_statements_has_the_expected_queries() -> None:
     assert {"health queue", "health emails_day", "counts last_write", "mail events", "sent"} <= set(statements())
     assert len(statements()) > 20
 
@@ -72,7 +72,7 @@ def labelled(found: list[list[str]]) -> dict[str, list[list[str]]]:
     return rows
 
 
-def test_health_says_what_the_plain_questions_would(tenant: LargeTenant) -> None:
+def test_health_gives_the_same_figures_as_plain_queries(tenant: LargeTenant) -> None:
     found = labelled(system.sql(health.HEALTH_SQL, "mautic"))
     day = "UTC_TIMESTAMP() - INTERVAL 1 DAY"
     plain = tenant.sql(
@@ -102,8 +102,8 @@ def in_health(label: str) -> list[str]:
     return labelled(system.sql(health.HEALTH_SQL, "mautic"))[label][0]
 
 
-def test_a_hit_that_failed_is_no_mail(tenant: LargeTenant) -> None:
-    """One of a contact that was merged or deleted meanwhile: nobody can do anything for it."""
+def test_a_failed_hit_notification_is_not_counted_as_mail(tenant: LargeTenant) -> None:
+    """It fails if its contact was merged or deleted meanwhile, and nobody can do anything about that."""
     kept, day = map(int, in_health("failed_mails"))
     for message in (
         r"Mautic\\MessengerBundle\\Message\\PageHitNotification",
@@ -123,8 +123,8 @@ def test_a_hit_that_failed_is_no_mail(tenant: LargeTenant) -> None:
         tenant.sql("DELETE FROM messenger_messages WHERE headers = ''")
 
 
-def test_what_a_clients_endpoint_refused_is_not_overdue(tenant: LargeTenant) -> None:
-    """As Mautic notes since 7."""
+def test_webhook_calls_that_the_clients_endpoint_refused_are_not_overdue(tenant: LargeTenant) -> None:
+    """Mautic has recorded refusals since version 7."""
     before = int(in_health("webhook_queue")[0])
     for statement in re.findall(r"'(ALTER TABLE webhook[^']+)'", OF_7.read_text()):
         tenant.sql(statement)
@@ -141,8 +141,8 @@ def test_what_a_clients_endpoint_refused_is_not_overdue(tenant: LargeTenant) -> 
         )
 
 
-def test_one_segment_that_is_never_built_is_not_stale_while_others_are_built(tenant: LargeTenant) -> None:
-    """Its filter names a field that is no more: it is nothing that the job leaves undone."""
+def test_a_single_unbuilt_segment_is_not_stale_while_others_are_built(tenant: LargeTenant) -> None:
+    """Its filter names a deleted field, so the job has not left any work undone."""
     of_yesterday = "UPDATE lead_lists SET date_added = {day}, last_built_date = {day} WHERE {which}"
     day = f"{tenant.now} - INTERVAL 1 DAY"
     try:
@@ -151,12 +151,12 @@ def test_one_segment_that_is_never_built_is_not_stale_while_others_are_built(ten
         tenant.sql(of_yesterday.format(day=day, which="TRUE"))
         assert in_health("stale_segments") == ["20"]
         tenant.sql("UPDATE lead_lists SET last_built_date = UTC_TIMESTAMP(), is_published = 0 WHERE id = 7")
-        assert in_health("stale_segments") == ["19"], "one that is not published tells nothing"
+        assert in_health("stale_segments") == ["19"], "an unpublished segment is no evidence that the job runs"
     finally:
         tenant.sql(f"UPDATE lead_lists SET date_added = {tenant.now}, last_built_date = {tenant.now}, is_published = 1")
 
 
-def test_a_queue_in_which_nothing_waits_but_what_is_delivered_is_none(tenant: LargeTenant) -> None:
+def test_a_queue_with_delivered_messages_only_is_not_reported(tenant: LargeTenant) -> None:
     tenant.sql(
         "INSERT INTO messenger_messages (body, headers, queue_name, created_at, available_at, delivered_at)"
         " VALUES ('', '', 'other', UTC_TIMESTAMP(), UTC_TIMESTAMP(), UTC_TIMESTAMP());"
@@ -170,7 +170,7 @@ def test_a_queue_in_which_nothing_waits_but_what_is_delivered_is_none(tenant: La
     tenant.sql("DELETE FROM messenger_messages WHERE queue_name = 'other'")
 
 
-def test_the_last_write_is_that_of_any_contact(tenant: LargeTenant) -> None:
+def test_the_last_write_is_the_newest_of_all_contacts(tenant: LargeTenant) -> None:
     def last() -> int:
         return int(counts.counts({"since": 0})["last_write"])
 
@@ -181,7 +181,7 @@ def test_the_last_write_is_that_of_any_contact(tenant: LargeTenant) -> None:
     tenant.sql(f"UPDATE leads SET date_modified = {tenant.now} WHERE id = 17")
 
 
-def test_mail_says_what_the_plain_questions_would(tenant: LargeTenant) -> None:
+def test_mail_gives_the_same_figures_as_plain_queries(tenant: LargeTenant) -> None:
     since = int(tenant.sql(f"SELECT UNIX_TIMESTAMP({tenant.now} - INTERVAL 15 DAY)")[0][0])
     found = outbound.mail({"since": since})
     sent = "SELECT COUNT(*) FROM email_stats WHERE is_failed = 0 AND date_sent >= FROM_UNIXTIME"
@@ -199,14 +199,16 @@ def test_mail_says_what_the_plain_questions_would(tenant: LargeTenant) -> None:
     assert found["oldest"] == int(oldest[0][0])
 
 
-def test_what_takes_too_long_to_count_is_left_out(tenant: LargeTenant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_count_that_takes_too_long_is_left_out(tenant: LargeTenant, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = outbound.COUNTS.replace("SELECT 'broadcasts', COUNT(", "SELECT 'broadcasts', SLEEP(20) + COUNT(")
     monkeypatch.setattr(outbound, "COUNTS", slow)
     monkeypatch.setattr(outbound, "IN_SERVICE", 2)
     assert outbound.mail({})["kinds"].keys() == {"queue", "messages", "events"}
 
 
-def test_some_are_dropped_at_a_time_and_all_come_back(tenant: LargeTenant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mail_is_dropped_in_batches_and_all_of_it_comes_back(
+    tenant: LargeTenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(outbound, "AT_ONCE", 400)
     held: list[Any] = []
     for name in ("await_systemd", "await_database", "_hold", "_let_go"):
@@ -214,7 +216,9 @@ def test_some_are_dropped_at_a_time_and_all_come_back(tenant: LargeTenant, monke
     monkeypatch.setattr(outbound, "systemctl", lambda *_: None)
     before = outbound.mail({})["kinds"]
     done = outbound.release({"choice": "drop", "batch": 7})
-    assert done["dropped"] == sum(before[kind] for kind in ("queue", "messages", "events")) + 1, "and the email"
+    assert done["dropped"] == sum(before[kind] for kind in ("queue", "messages", "events")) + 1, (
+        "plus the one email that waits"
+    )
     assert outbound.mail({})["waits"] == 0
     outbound.release({"choice": "back", "batch": 7})
     assert outbound.mail({})["kinds"] == before

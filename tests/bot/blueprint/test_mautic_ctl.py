@@ -1,4 +1,4 @@
-"""The in-tenant tool: what of it can be told without a tenant."""
+"""The in-tenant tool `mautic-ctl`: what can be tested without a tenant."""
 
 import json
 import os
@@ -91,14 +91,14 @@ def test_periods_and_limits_are_read_from_the_crontab() -> None:
         ({"rc": 0, "skipped": False, "last_success": "yesterday"}, NOW - 9000, True, "exit code 0"),
     ],
 )
-def test_a_job_is_late_after_two_periods_and_a_quarter_of_an_hour_or_the_time_that_a_run_may_take(
+def test_a_job_is_late_after_two_periods_plus_15_minutes_or_its_time_limit(
     beat: dict[str, object], since: float, late: bool, why: str
 ) -> None:
     states = health.cron_states({"mautic:segments:update": (900, 7200)}, {"mautic_segments_update": beat}, since, NOW)
     assert (states["mautic:segments:update"]["late"], states["mautic:segments:update"]["why"]) == (late, why)
 
 
-def test_that_a_job_was_only_looked_at_is_told() -> None:
+def test_a_job_that_was_only_looked_at_is_reported_as_such() -> None:
     beats = {
         "mautic_import": LOOKED | {"last_run": NOW},
         "mautic_messages_send": {"rc": 0, "last_success": NOW},
@@ -113,7 +113,7 @@ def test_that_a_job_was_only_looked_at_is_told() -> None:
     }
 
 
-def test_jobs_run_since_cron_was_started_or_the_seal_was_taken_away(
+def test_jobs_have_run_since_cron_started_or_the_tenant_was_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nginx, pid = tmp_path / "nginx", tmp_path / "crond.pid"
@@ -123,7 +123,7 @@ def test_jobs_run_since_cron_was_started_or_the_seal_was_taken_away(
     monkeypatch.setattr(health, "CRON_RUNS", pid)
     seal.touch()
     os.utime(nginx, (1000, 1000))
-    assert health._jobs_run_since() == 1000, "where cron does not run"
+    assert health._jobs_run_since() == 1000, "cron does not run"
     pid.touch()
     os.utime(pid, (2000, 2000))
     assert health._jobs_run_since() == 2000
@@ -134,7 +134,7 @@ def test_jobs_run_since_cron_was_started_or_the_seal_was_taken_away(
 def told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *rows: list[str], open_for: int = 9000, config: str = ""
 ) -> dict[str, Any]:
-    """What `health` tells of a tenant whose database answers with these rows beside the usual ones."""
+    """Return the answer of `health` for a tenant whose database has these rows beside the usual ones."""
     others = [["contacts", "0", "0"], ["users", "0", "0"]]
 
     for name in ("CLOSED", "BEATS", "IDENTITY", "BASELINE", "CRON_RUNS"):
@@ -162,7 +162,7 @@ def told(
 
 
 @pytest.mark.parametrize(("open_for", "work", "queues", "age"), [(60, True, True, 60), (5000, False, False, 5000)])
-def test_what_waited_while_the_tenant_was_closed_or_off_is_not_overdue_at_once(
+def test_work_that_waited_while_the_tenant_was_closed_or_off_is_not_overdue_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_for: int, work: bool, queues: bool, age: int
 ) -> None:
     found = told(tmp_path, monkeypatch, ["stale_segments", "3"], ["queue", "email", "2", "9000"], open_for=open_for)
@@ -172,7 +172,7 @@ def test_what_waited_while_the_tenant_was_closed_or_off_is_not_overdue_at_once(
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0, "0 s"), (119, "119 s"), (5400, "90 min"), (7200, "2 h")])
-def test_a_wait_is_told_in_minutes(seconds: float, words: str) -> None:
+def test_a_wait_is_written_in_a_suitable_unit(seconds: float, words: str) -> None:
     assert health.in_minutes(seconds) == words
 
 
@@ -185,7 +185,7 @@ def test_a_wait_is_told_in_minutes(seconds: float, words: str) -> None:
         ("0", "0", "7", False, "7"),
     ],
 )
-def test_mails_that_were_given_up_on_are_red_for_a_day(
+def test_mails_that_mautic_gave_up_on_fail_the_check_for_a_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str, day: str, refused: str, ok: bool, text: str
 ) -> None:
     found = told(tmp_path, monkeypatch, ["failed_mails", kept, day], ["emails_day", "90", refused])
@@ -197,14 +197,14 @@ def test_mails_that_were_given_up_on_are_red_for_a_day(
     ("config", "ok"),
     [("", True), ("'queue_mode' => 'immediate_process',", True), ("'queue_mode' => 'command_process',", False)],
 )
-def test_webhooks_wait_for_a_job_only_where_it_looks_for_them(
+def test_queued_webhooks_are_overdue_only_in_command_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, ok: bool
 ) -> None:
     found = told(tmp_path, monkeypatch, ["webhook_queue", "5"], config=f"<?php $parameters = array({config});")
     assert found["checks"]["work"]["ok"] == ok
 
 
-def test_a_page_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_request_of_a_page_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "INSIDE_SOCKET", tmp_path / "inside.sock")
     with socket.socket(socket.AF_UNIX) as nginx:
         nginx.bind(str(page.INSIDE_SOCKET))
@@ -215,7 +215,7 @@ def test_a_page_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch
         assert time.monotonic() - began < 30
 
 
-def test_what_systemctl_says_is_told_by_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_systemctl_is_reported_with_its_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "Failed to stop x.service: Unit x.service not loaded.\nSee the logs.\n"
     monkeypatch.setattr(system, "run", lambda *_, **__: subprocess.CompletedProcess([], 5, "", said))
     with pytest.raises(system.CtlError) as raised:
@@ -223,13 +223,13 @@ def test_what_systemctl_says_is_told_by_its_first_line(monkeypatch: pytest.Monke
     assert str(raised.value) == "systemctl stop x failed: Failed to stop x.service: Unit x.service not loaded."
 
 
-def test_a_job_for_what_nobody_has_set_up_is_never_late() -> None:
+def test_a_job_that_needs_setting_up_is_never_late() -> None:
     assert not health.cron_states({"mautic:email:fetch": (600, 1800)}, {}, NOW - 90_000, NOW)["mautic:email:fetch"][
         "late"
     ]
 
 
-def test_log_lines_of_an_error_or_worse_are_counted_since_a_time() -> None:
+def test_log_lines_of_level_error_or_worse_are_counted_since_a_time() -> None:
     lines = [
         "[2026-01-02T15:29:17.146111+00:00] mautic.ERROR: one [] []",
         "[2026-01-02T15:29:18.146111+00:00] mautic.NOTICE: none [] []",
@@ -260,7 +260,7 @@ def test_values_cannot_leave_their_sql_literal(value: str, literal: str) -> None
     assert system.sql_text(value) == literal
 
 
-def test_a_nul_is_no_value_for_the_database() -> None:
+def test_a_nul_is_refused_as_a_value_for_the_database() -> None:
     with pytest.raises(system.CtlError, match="NUL"):
         system.sql_text("a\0b")
 
@@ -284,7 +284,7 @@ def test_only_the_domain_itself_is_a_trusted_host() -> None:
 def test_only_a_new_tenants_mail_is_from_its_admin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool, named: dict[str, str], sender: dict[str, str]
 ) -> None:
-    """Whatever its people have set since is theirs."""
+    """Later the sender is whatever the client has set."""
     written: list[dict[str, Any]] = []
 
     def write(local: dict[str, Any], _: object) -> None:
@@ -310,12 +310,12 @@ def test_only_a_new_tenants_mail_is_from_its_admin(
 
 
 @pytest.mark.parametrize(("size", "expected"), [("768M", 768 << 20), ("3G", 3 << 30), ("1024", 1024)])
-def test_sizes_for_mariadb(size: str, expected: int) -> None:
+def test_sizes_are_read_as_mariadb_reads_them(size: str, expected: int) -> None:
     assert sizes.bytes_of(size) == expected
 
 
 @pytest.mark.parametrize("size", ["", "0M", "1GiB", "1 G", "-1M"])
-def test_what_mariadb_would_not_take_is_refused(size: str) -> None:
+def test_a_size_that_mariadb_would_not_accept_is_refused(size: str) -> None:
     with pytest.raises(system.CtlError, match="not a size"):
         sizes.bytes_of(size)
 
@@ -324,7 +324,7 @@ def test_what_mariadb_would_not_take_is_refused(size: str) -> None:
     ("plan", "grows", "first"),
     [("64M", True, "64M"), ("768M", True, "128M"), ("3G", True, "384M"), ("12G", True, "1536M"), ("12G", False, "12G")],
 )
-def test_a_pool_begins_with_a_part_of_its_size_where_something_lets_it_grow(
+def test_a_buffer_pool_starts_with_part_of_its_size_if_it_can_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: str, grows: bool, first: str
 ) -> None:
     monkeypatch.setattr(sizes, "GROWS", tmp_path / "mautic-pool")
@@ -333,14 +333,14 @@ def test_a_pool_begins_with_a_part_of_its_size_where_something_lets_it_grow(
     assert sizes.first_size(sizes.bytes_of(plan)) == sizes.bytes_of(first)
 
 
-def test_nginx_believes_the_edge_and_nobody_else() -> None:
+def test_nginx_trusts_only_the_edge() -> None:
     conf = edge.edge_conf("10.0.0.2")
     assert "10.0.0.2 1;" in conf
     assert "set_real_ip_from 10.0.0.2;" in conf
     assert "set_real_ip_from" not in edge.edge_conf("")
 
 
-def test_a_file_is_replaced_whole_with_its_mode_and_follows_no_planted_link(tmp_path: Path) -> None:
+def test_a_file_is_replaced_with_its_mode_and_without_following_a_planted_link(tmp_path: Path) -> None:
     target, victim = tmp_path / "result", tmp_path / "victim"
     victim.write_text("untouched")
     (tmp_path / ".result.new").symlink_to(victim)
@@ -349,7 +349,7 @@ def test_a_file_is_replaced_whole_with_its_mode_and_follows_no_planted_link(tmp_
     assert victim.read_text() == "untouched"
 
 
-def test_a_request_that_lacks_something_is_told_what() -> None:
+def test_a_missing_field_of_a_request_is_named() -> None:
     with pytest.raises(system.CtlError, match="lacks `domain`"):
         system.asked({"hostname": "client-x", "domain": ""}, "hostname", "domain")
 
@@ -367,34 +367,36 @@ def _ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: str) -> dict[
     return found
 
 
-def test_the_version_is_what_the_files_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_is_read_from_the_release_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "app").mkdir()
     (tmp_path / "app/release_metadata.json").write_text('{"version": "5.2.12+double"}')
     assert _ask(tmp_path, monkeypatch, "{}") == {"ok": True, "version": "5.2.12+double", "double": True}
 
 
-def test_a_failure_is_an_answer_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_is_answered_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _ask(tmp_path, monkeypatch, "{}") == {"ok": False, "error": f"there is no Mautic in {tmp_path}"}
 
 
-def test_an_unexpected_error_says_where_and_keeps_the_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_named_without_revealing_the_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = _ask(tmp_path, monkeypatch, '{"password": "hunter2"')
     assert answer["ok"] is False
     assert "JSONDecodeError" in str(answer["error"])
     assert "hunter2" not in json.dumps(answer)
 
 
-def test_every_verb_has_its_function() -> None:
+def test_every_verb_has_a_function_and_a_shape_of_its_answer() -> None:
     for place in main.VERBS.values():
         module, _, function = place.partition(".")
         assert callable(getattr(import_module(f"bot.guest.blueprint.mautic_ctl.{module}"), function))
     assert main.VERBS.keys() > main.SIDE_BY_SIDE > main.SPEAK
-    assert main.VERBS.keys() == SHAPES.keys() - {"let go", "taking"}, "the bot believes answers of these shapes alone"
+    assert main.VERBS.keys() == SHAPES.keys() - {"let go", "taking"}, "the bot accepts answers of these shapes only"
 
 
 @pytest.fixture
 def sent(tmp_path: Path) -> tuple[list[str], bytes]:
-    """The command that runs in a tenant, and what is sent to it."""
+    """The command that runs in a tenant, and the bytes that are sent to it."""
     found: list[tuple[list[str], bytes]] = []
 
     def speak(_: SimulatedLxd, __: str, command: list[str], sent: bytes) -> Iterator[bytes]:
@@ -410,20 +412,20 @@ def sent(tmp_path: Path) -> tuple[list[str], bytes]:
     return found[0]
 
 
-def test_what_is_sent_is_all_that_python_needs(sent: tuple[list[str], bytes]) -> None:
+def test_the_sent_code_runs_on_python_alone(sent: tuple[list[str], bytes]) -> None:
     command, text = sent
     ended = subprocess.run([sys.executable, "-I", *command[1:]], input=text, capture_output=True, cwd="/")
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert json.loads(ended.stdout) == {"ok": False, "error": "there is no Mautic in /var/www/mautic"}
 
 
-def test_a_verb_that_is_not_there_is_told_as_such(sent: tuple[list[str], bytes]) -> None:
+def test_an_unknown_verb_is_reported(sent: tuple[list[str], bytes]) -> None:
     command, text = sent
     ended = subprocess.run([sys.executable, "-I", *command[1:-1], "dance"], input=text, capture_output=True, cwd="/")
     assert json.loads(ended.stdout) == {"ok": False, "error": "there is no verb dance"}
 
 
-def test_the_tool_ends_only_when_it_was_heard(sent: tuple[list[str], bytes]) -> None:
+def test_the_tool_exits_only_when_the_caller_closes_the_connection(sent: tuple[list[str], bytes]) -> None:
     command, text = sent
     with subprocess.Popen(
         [sys.executable, "-I", *command[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
@@ -438,7 +440,7 @@ def test_the_tool_ends_only_when_it_was_heard(sent: tuple[list[str], bytes]) -> 
         assert tool.wait(60) == 0
 
 
-def test_what_is_no_text_is_told_all_the_same() -> None:
+def test_an_answer_with_invalid_text_is_still_sent() -> None:
     of, to = os.pipe()
     Wire(of, to).tell({"error": "\ud800"})
     os.close(to)
@@ -447,7 +449,9 @@ def test_what_is_no_text_is_told_all_the_same() -> None:
 
 
 @pytest.mark.parametrize(("word", "kept"), [(b"\n", True), (b"", False)])
-def test_writes_are_held_until_a_word_or_until_who_asked_is_gone(tmp_path: Path, word: bytes, kept: bool) -> None:
+def test_the_backup_lock_lasts_until_a_word_or_until_the_caller_is_gone(
+    tmp_path: Path, word: bytes, kept: bool
+) -> None:
     (tmp_path / "mariadb").write_text(
         f'#!/bin/sh\nwhile read -r line; do echo "$line" >> {tmp_path}/asked; echo done; done\n'
     )
@@ -476,7 +480,7 @@ main.main("backup_lock", b"{{}}", wire.Wire(0, 1))
 
 @pytest.mark.parametrize("piece", ["a", "secret", "password=", "://a:", 'token="', "x_secret ", "secret" + " " * 99])
 def test_a_long_line_is_masked_at_once(piece: str) -> None:
-    """Visitors write into a log. A line of 40 kB took 52 seconds, and more grew as its square: this one took hours."""
+    """Visitors can write into a log. Masking once took 52 s for 40 kB, growing with the square of the length."""
     mask = (
         f"from bot.guest.blueprint.mautic_ctl.logs import masked; masked({piece!r} * (1_000_000 // {len(piece)}), [])"
     )
@@ -495,11 +499,11 @@ def test_a_long_line_is_masked_at_once(piece: str) -> None:
         ("Invalid CSRF token. Nothing else", "Invalid CSRF token. Nothing else"),
     ],
 )
-def test_no_secret_is_left_in_what_people_read(line: str, shown: str) -> None:
+def test_secrets_are_masked_in_log_lines(line: str, shown: str) -> None:
     assert logs.masked(line, ["s3cr3t-value"]) == shown
 
 
-def test_the_last_lines_of_a_log_go_on_over_midnight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_lines_of_a_log_include_those_before_midnight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mautic_prod-2026-01-01.php").write_text("one\ntwo\n")
     (tmp_path / "mautic_prod-2026-01-02.php").write_text("three\n")
     monkeypatch.setitem(logs.FILES, "mautic", (tmp_path, logs.MAUTICS))
@@ -509,10 +513,10 @@ def test_the_last_lines_of_a_log_go_on_over_midnight(tmp_path: Path, monkeypatch
         logs.logs({"what": "vault", "lines": 2})
 
 
-def test_what_other_parts_of_mautic_complain_of_stands_between_its_own_lines(
+def test_the_applications_log_is_merged_into_mautics_own_by_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Why a mail was not sent stands in the application's log alone."""
+    """Only the application's log says why a mail was not sent."""
     own = "[2026-01-01T10:00:00+00:00] mautic.ERROR: a [] []\n[2026-01-01T12:00:00+00:00] mautic.ERROR: c [] []\n"
     others = "[2026-01-01T11:00:00+00:00] messenger.CRITICAL: b [] []\n[stacktrace]\n#0 of b\n"
     (tmp_path / "mautic_prod-2026-01-01.php").write_text(own)
@@ -523,14 +527,14 @@ def test_what_other_parts_of_mautic_complain_of_stands_between_its_own_lines(
     assert logs.logs({"what": "mautic", "lines": 5})["text"].splitlines() == [first, *others.splitlines(), second]
 
 
-def test_another_edge_is_an_address() -> None:
+def test_an_edge_must_be_an_address() -> None:
     assert edge.checked_address("10.0.0.2") == "10.0.0.2"
     with pytest.raises(system.CtlError):
         edge.checked_address("10.0.0.2; }")
 
 
-def test_no_page_is_asked_for_while_there_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mautic would log an error each time, and the tenant be called degraded for a day after a restore."""
+def test_no_page_is_requested_while_the_database_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mautic would log an error each time, and the tenant would count as degraded for a day after a restore."""
     monkeypatch.setattr(system, "DATABASE_SOCKET", tmp_path / "mysqld.sock")
     monkeypatch.setattr(page, "login_page", lambda *_: pytest.fail("it was asked for"))
     with pytest.raises(system.CtlError, match="MariaDB did not start"):
@@ -544,7 +548,7 @@ def test_no_page_is_asked_for_while_there_is_no_database(tmp_path: Path, monkeyp
 
 @pytest.fixture
 def around_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is done in a tenant of two workers, of which one runs. `fails`: MariaDB does not start."""
+    """The commands that are run, in order, in a tenant with two workers of which one is active."""
     done: list[str] = []
 
     def run(*words: str, **_: object) -> subprocess.CompletedProcess[str]:
@@ -561,7 +565,7 @@ def around_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
     return done
 
 
-def test_before_the_database_begins_anew_what_works_on_it_ends_and_pages_wait(around_the_database: list[str]) -> None:
+def test_before_the_database_restarts_jobs_and_workers_end_and_pages_wait(around_the_database: list[str]) -> None:
     """An import that loses the database stays half done for hours, and then its file is deleted."""
     access.restart_database()
     assert around_the_database == [
@@ -577,7 +581,7 @@ def test_before_the_database_begins_anew_what_works_on_it_ends_and_pages_wait(ar
     assert not access.RESTED.exists()
 
 
-def test_all_goes_on_where_the_database_does_not_start(
+def test_pages_and_workers_continue_if_the_database_does_not_start(
     around_the_database: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> None:
@@ -592,10 +596,10 @@ def test_all_goes_on_where_the_database_does_not_start(
     ]
 
 
-def test_what_a_killed_try_had_ended_is_started_by_the_next(
+def test_units_that_a_killed_attempt_stopped_are_started_by_the_next(
     around_the_database: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LXD kills the tool where the bot ends, and by then nothing runs that says what did."""
+    """LXD kills the tool when the bot ends, and the stopped units no longer show which of them were active."""
     access.RESTED.write_text(json.dumps(["cron", "mautic-worker@email.service"]))
     monkeypatch.setattr(access, "workers", list)
     monkeypatch.setattr(access, "systemctl", lambda *words: around_the_database.append(" ".join(words)))
@@ -608,7 +612,7 @@ def test_what_a_killed_try_had_ended_is_started_by_the_next(
 
 
 def test_a_job_that_waits_for_its_second_is_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of a week would be lost; and when its second has come it looks for the seal."""
+    """A weekly job would be lost; and when its second has come, the job checks whether the tenant is closed."""
     fifo, job = tmp_path / "wait", tmp_path / "mautic-cron"
     os.mkfifo(fifo)
     job.write_text('#!/bin/bash\nread -r -t 60 <>"$1"\nsleep 60\n')
@@ -626,7 +630,7 @@ def test_a_job_that_waits_for_its_second_is_not_ended(tmp_path: Path, monkeypatc
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_while_outbound_mail_is_off_what_sends_is_no_job_and_workers_take_page_hits_alone(
+def test_while_outbound_mail_is_off_no_job_sends_and_workers_take_page_hits_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = Path(outbound.__file__).parents[1] / "files/tenant/etc/cron.d/mautic"
@@ -666,7 +670,7 @@ def test_while_outbound_mail_is_off_what_sends_is_no_job_and_workers_take_page_h
         ("back", 0, 60, False, "back"),
     ],
 )
-def test_mail_waits_on_where_nothing_was_said_and_nothing_worked_for_long(
+def test_without_a_choice_mail_is_kept_back_if_no_job_has_succeeded_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: str, waits: int, worked: float, was_off: bool, becomes: str
 ) -> None:
     done: list[str] = []
@@ -700,7 +704,7 @@ def test_mail_waits_on_where_nothing_was_said_and_nothing_worked_for_long(
 
 
 @pytest.mark.parametrize("asked", [{}, {"page": 0}, {"page": 90}])
-def test_what_waits_is_settled_before_the_page_is_waited_for(
+def test_waiting_mail_is_settled_before_the_page_is_awaited(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, int]
 ) -> None:
     done: list[object] = []
@@ -722,8 +726,8 @@ def test_what_waits_is_settled_before_the_page_is_waited_for(
             outbound.release({"choice": "send", **asked})
 
 
-def test_mail_that_is_let_go_half_way_is_let_go_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """systemd goes by what it read last, so that a mark which is gone too soon leaves workers without mail."""
+def test_an_interrupted_release_of_mail_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd uses units as it last read them: with the marker deleted too soon, workers would stay without mail."""
     told: list[tuple[str, ...]] = []
 
     def systemctl(*words: str) -> None:
@@ -742,10 +746,10 @@ def test_mail_that_is_let_go_half_way_is_let_go_again(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("inconsistent", "used"), [("1", None), ("0", 5 << 20), (None, 5 << 20)])
-def test_a_figure_that_stands_still_is_not_known(
+def test_disk_usage_is_unknown_while_quotas_are_inconsistent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inconsistent: str | None, used: int | None
 ) -> None:
-    """As kernels tell it; those before 6.1 do not."""
+    """Kernels before 6.1 do not report the inconsistency."""
     filesystem = uuid.uuid4()
     group = tmp_path / str(filesystem) / "qgroups" / "0_300"
     group.mkdir(parents=True)
@@ -763,4 +767,4 @@ def test_a_figure_that_stands_still_is_not_known(
     told = disk.measure({"used": 1, "limit": 2})
     assert (told["used"], told["limit"]) == (used, 8 << 20)
     assert ("no limit holds" in told["why"]) == (used is None)
-    assert (told["free"] > 8 << 20) == (used is None), "up to the pool's end"
+    assert (told["free"] > 8 << 20) == (used is None), "the free space of the whole pool"

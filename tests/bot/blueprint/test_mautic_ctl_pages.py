@@ -1,4 +1,4 @@
-"""What the tool inside a tenant asks for of Mautic's pages, and tells of them, against a server of the test's own."""
+"""The pages that the in-tenant tool requests from Mautic, and its report, tested against a local server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ROWS = {"forms": ["7", ""], "pages": ["9", "spring/sale ä"], "assets": ["4", "l
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """Answers as `site` says, and keeps what it was asked for."""
+    """A server that answers as `site` says and records the requests."""
 
     daemon_threads = True
 
@@ -54,7 +54,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         super().__init__(path, Handler)
 
     def handle_error(self, *_: object) -> None:
-        """Who asked was tired of waiting."""
+        """Ignore clients that stopped waiting."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -82,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    # A socket's path is of 107 characters at most.
+    # A socket's path has 107 characters at most.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "inside.sock")
         Path(folder, "identity.json").write_text(json.dumps({"domain": DOMAIN}))
@@ -96,7 +96,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def database(rows: Mapping[str, list[str]] = ROWS, lacks: str = "") -> Callable[[str, str], list[list[str]]]:
-    """What tables hold, by name; a statement that names `lacks` is refused."""
+    """Return a fake `sql` over rows by table; it refuses a statement that contains `lacks`."""
 
     def sql(statement: str, _: str) -> list[list[str]]:
         assert statement.startswith("SELECT ")
@@ -115,7 +115,7 @@ def body(page: dict[str, Any]) -> str:
     return base64.b64decode(page["body"]).decode()
 
 
-def test_a_tenant_that_serves_is_asked_for_nothing_that_changes_it(server: Server) -> None:
+def test_only_pages_that_change_nothing_are_requested_from_a_serving_tenant(server: Server) -> None:
     answer = told()
     assert [path for _, path, _ in server.asked] == [
         "/s/login", "/mtc.js", "/form/7", "/spring/sale%20%C3%A4", "/spring/sale", NOBODY,
@@ -127,7 +127,7 @@ def test_a_tenant_that_serves_is_asked_for_nothing_that_changes_it(server: Serve
         assert ("Wget" in headers["User-Agent"], headers["DNT"], headers["Sec-GPC"]) == (True, "1", "1")
 
 
-def test_each_is_told_with_what_a_picture_of_it_needs(server: Server) -> None:
+def test_each_page_is_reported_with_what_a_picture_of_it_needs(server: Server) -> None:
     found = told()["pages"]
     assert {path: page["key"] for path, page in found.items()} == {
         "/s/login": "login",
@@ -142,10 +142,10 @@ def test_each_is_told_with_what_a_picture_of_it_needs(server: Server) -> None:
     assert (body(login), login["size"]) == (LOGIN, len(LOGIN))
     assert (found["/spring/sale%20%C3%A4"]["status"], body(found["/spring/sale%20%C3%A4"])) == (200, "<h1>Sale</h1>")
     assert found["/media/js/app.js"]["status"] == 404
-    assert "body" not in found["/mtc.js"], "nobody sees it"
+    assert "body" not in found["/mtc.js"], "nobody sees a script"
 
 
-def test_of_a_copy_a_download_and_the_page_of_a_contact_are_told_without_what_they_say(server: Server) -> None:
+def test_a_copys_download_and_contact_page_are_reported_without_their_content(server: Server) -> None:
     answer = told(thrown_away=True)
     assert answer["left_out"] == {}
     assert answer["pages"]["/asset/4:list"]["status"] == 200
@@ -155,7 +155,7 @@ def test_of_a_copy_a_download_and_the_page_of_a_contact_are_told_without_what_th
     assert ("GET", "/email/unsubscribe/5f3a") in [(method, path) for method, path, _ in server.asked]
 
 
-def test_a_page_that_is_something_else_is_not_right(server: Server) -> None:
+def test_a_page_with_unexpected_content_is_not_right(server: Server) -> None:
     server.site["/s/login"] = (200, "text/html", "<h1>Site is offline</h1>")
     server.site["/mtc.js"] = (200, "application/javascript", "")
     found = told()["pages"]
@@ -163,7 +163,9 @@ def test_a_page_that_is_something_else_is_not_right(server: Server) -> None:
 
 
 @pytest.mark.parametrize("lacks", ["publish_up", "is_preference_center", "forms", "email_stats", "FROM"])
-def test_tables_and_columns_may_be_missing(server: Server, monkeypatch: pytest.MonkeyPatch, lacks: str) -> None:
+def test_a_missing_table_or_column_leaves_out_only_its_pages(
+    server: Server, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
     monkeypatch.setattr(pages, "sql", database(lacks=lacks))
     answer = told(thrown_away=True)
     missing = {
@@ -177,13 +179,15 @@ def test_tables_and_columns_may_be_missing(server: Server, monkeypatch: pytest.M
     assert {"/s/login", "/mtc.js", NOBODY} <= answer["pages"].keys()
 
 
-def test_where_nothing_is_published_it_says_so(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinds_without_a_published_page_are_reported_as_none(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "sql", database({}))
     left_out = told()["left_out"]
     assert left_out == dict.fromkeys(("form", "landing", "asset", "preferences"), "none")
 
 
-def test_what_does_not_answer_is_told_and_time_ends(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_does_not_answer_is_reported_and_the_time_is_limited(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pages, "PATIENCE", 0.2)
     server.waits["/form/7"] = 2
     found = told()["pages"]
@@ -198,7 +202,7 @@ def test_what_does_not_answer_is_told_and_time_ends(server: Server, monkeypatch:
     assert set(answer["left_out"].values()) >= {"late"}
 
 
-def test_content_has_a_limit_and_what_is_cut_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_is_limited_and_cut_content_is_reported(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "BODIES", len(LOGIN) + 30)
     monkeypatch.setattr(pages, "READ", 1000)
     server.site["/s/logo.png"] = (200, "image/png", "x" * 5000)
@@ -211,7 +215,7 @@ def test_content_has_a_limit_and_what_is_cut_is_told(server: Server, monkeypatch
     assert len(LOGIN) <= told_of <= len(LOGIN) + 30
 
 
-def test_a_page_that_links_without_end_is_looked_at_to_an_end(server: Server) -> None:
+def test_the_number_of_linked_files_is_limited(server: Server) -> None:
     long = f"/{'long' * 100}.png"
     many = "".join(f'<img src="{link}">' for link in (long, *(f"/i{number}.png" for number in range(200))))
     server.site["/form/7"] = (200, "text/html", many)
@@ -220,11 +224,11 @@ def test_a_page_that_links_without_end_is_looked_at_to_an_end(server: Server) ->
     assert len(answer["left_out"]) == pages.LEFT_OUT
     assert answer["left_out"][long[: pages.PATH]] == "long"
     assert set(answer["left_out"].values()) >= {"many", "long"}
-    assert len(answer["pages"]) <= 50, "as many as the bot takes"
+    assert len(answer["pages"]) <= 50, "the bot accepts no more"
 
 
 @pytest.mark.parametrize("leads", ["https://elsewhere.example/", "/spring/sale%20%C3%A4", "//[", "javascript:alert(1)"])
-def test_a_redirect_that_leads_elsewhere_or_round_is_an_answer(server: Server, leads: str) -> None:
+def test_a_redirect_to_another_site_or_in_a_circle_is_an_answer(server: Server, leads: str) -> None:
     server.site["/spring/sale%20%C3%A4"] = (301, "text/html", leads)
     assert told()["pages"]["/spring/sale%20%C3%A4"]["status"] == 301
     server.site["/spring/sale%20%C3%A4"] = (301, "text/html", "/a")

@@ -1,4 +1,4 @@
-"""What looks before PHP is started: the table of rules, its answers, when a worker runs, and `mautic-cron` itself."""
+"""Looking for work before PHP is started: rules, answers, the database client, workers, and `mautic-cron` itself."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EACH_TIME = {
     "mautic:max-mind:purge",
     "mautic:contacts:cleanup_exported_files",
 }
-"""Jobs of once a day or week: a look would save nothing."""
+"""Daily and weekly jobs, for which a look would save nothing."""
 
 
 WHERE_SET_UP = {
@@ -42,7 +42,7 @@ WHERE_SET_UP = {
     "mautic:custom-field:delete-column",
     "mautic:email:sendwinner",
 }
-"""Jobs that the crontab begins only where the client's settings, or its release, have them; they are never late."""
+"""Jobs that the crontab starts only if the client's settings, or its release, have them; they are never late."""
 
 
 def test_every_job_has_a_rule_or_runs_each_time() -> None:
@@ -52,8 +52,8 @@ def test_every_job_has_a_rule_or_runs_each_time() -> None:
     assert {command for command, (period, _) in times.items() if period >= 86_400} == EACH_TIME
 
 
-def test_no_job_waits_for_more_than_a_minute_before_it_starts() -> None:
-    """As soon as Mautic's own crontab would have it, and at most one minute later."""
+def test_no_frequent_job_waits_for_more_than_a_minute_before_it_starts() -> None:
+    """It starts when Mautic's own crontab would start it, or at most one minute later."""
     spreads = re.findall(r"^[^#\n]*mautic-cron (\d+) \d+ (\S+)", CRONTAB, re.MULTILINE)
     assert {command for spread, command in spreads if int(spread) > 60} == EACH_TIME
 
@@ -70,7 +70,7 @@ PAST, FUTURE = "@past", "@future"
 
 @pytest.fixture
 def tables() -> Iterator[Callable[[str], list[object]]]:
-    """Mautic's tables, as the double has them, in SQLite; returns what asks them as MariaDB would be asked."""
+    """Mautic's tables as the double has them, in SQLite; yields a function for statements written for MariaDB."""
     database = sqlite3.connect(":memory:")
     database.create_function("UTC_TIMESTAMP", 0, lambda: moment(0))
     for statement in re.findall(r"^CREATE TABLE .*;$", SCHEMA, re.MULTILINE):
@@ -90,7 +90,7 @@ def tables() -> Iterator[Callable[[str], list[object]]]:
 
 @pytest.fixture
 def newer(tables: Callable[[str], list[object]]) -> Callable[[str], list[object]]:
-    """The same with what 7 has brought."""
+    """The same tables with the changes of Mautic 7."""
     for statement in re.findall(r"'((?:ALTER|UPDATE) [^']+)'", (ROOT / OF_7).read_text()):
         tables(statement)
     return tables
@@ -160,7 +160,7 @@ HOOK = "INSERT INTO webhook_queue (webhook_id) VALUES (1)"
         ),
     ],
 )
-def test_a_job_has_something_to_do_where_mautic_would_find_something(
+def test_a_job_is_due_where_mautic_would_find_something_to_do(
     tables: Callable[[str], list[object]], command: str, row: str, due: bool
 ) -> None:
     assert tables(rules.RULES[command].rows) == []
@@ -178,7 +178,7 @@ def test_a_job_has_something_to_do_where_mautic_would_find_something(
         (f"'template', 1, '{PAST}', NULL", False),
     ],
 )
-def test_a_segment_email_is_due_until_it_went_to_each_contact_of_its_segments(
+def test_a_segment_email_is_due_until_it_was_sent_to_every_contact_of_its_segments(
     tables: Callable[[str], list[object]], email: str, due: bool
 ) -> None:
     def found() -> bool:
@@ -202,7 +202,9 @@ def test_a_segment_email_is_due_until_it_went_to_each_contact_of_its_segments(
 
 
 @pytest.mark.parametrize("published", [1, 0])
-def test_webhooks_wait_for_one_that_is_published(tables: Callable[[str], list[object]], published: int) -> None:
+def test_a_queued_webhook_call_is_due_only_if_its_webhook_is_published(
+    tables: Callable[[str], list[object]], published: int
+) -> None:
     tables(f"INSERT INTO webhooks (id, name, webhook_url, is_published) VALUES (1, 'w', 'u', {published})")
     assert tables(rules.RULES["mautic:webhooks:process"].rows) == []
     tables(HOOK)
@@ -224,10 +226,10 @@ def test_webhooks_wait_for_one_that_is_published(tables: Callable[[str], list[ob
         (0, None, -30, True),
     ],
 )
-def test_what_a_webhooks_endpoint_refused_is_due_when_mautic_tries_it_again(
+def test_a_refused_webhook_call_is_due_when_mautic_tries_it_again(
     newer: Callable[[str], list[object]], retries: int, tried: float | None, unhealthy: float | None, due: bool
 ) -> None:
-    """Since 7, by minutes since then: an hour after the last time, and not while the webhook is passed over."""
+    """Since Mautic 7: an hour after the last attempt, and not while the webhook is unhealthy. Times are minutes ago."""
 
     def ago(minutes: float | None) -> str:
         return "NULL" if minutes is None else f"'{moment(-minutes)}'"
@@ -237,7 +239,7 @@ def test_what_a_webhooks_endpoint_refused_is_due_when_mautic_tries_it_again(
     assert bool(newer(rules.RULES["mautic:webhooks:process"].rows)) == due
 
 
-def test_a_webhook_whose_endpoint_is_away_holds_up_no_other(newer: Callable[[str], list[object]]) -> None:
+def test_an_unhealthy_webhook_does_not_delay_others(newer: Callable[[str], list[object]]) -> None:
     newer(f"INSERT INTO webhooks (id, name, webhook_url, marked_unhealthy_at) VALUES (1, 'w', 'u', '{moment(-1)}')")
     newer("INSERT INTO webhooks (id, name, webhook_url) VALUES (2, 'w', 'u')")
     newer(HOOK)
@@ -247,7 +249,7 @@ def test_a_webhook_whose_endpoint_is_away_holds_up_no_other(newer: Callable[[str
 
 
 @pytest.mark.parametrize("parameter", ["webhook_retry_delay", "webhook_health_check_time"])
-def test_where_somebody_set_other_times_for_webhooks_whatever_waits_is_due(
+def test_every_waiting_webhook_call_is_due_if_the_client_configured_other_times(
     mautic: Path, newer: Callable[[str], list[object]], parameter: str
 ) -> None:
     newer("INSERT INTO webhooks (id, name, webhook_url) VALUES (1, 'w', 'u')")
@@ -263,7 +265,7 @@ def test_where_somebody_set_other_times_for_webhooks_whatever_waits_is_due(
 @pytest.mark.parametrize(
     ("goes_on", "sent", "minutes", "due"), [(0, 1, 5, True), (1, 1, 5, False), (0, 0, 5, False), (0, 1, 70, False)]
 )
-def test_a_segment_email_that_has_gone_to_all_is_due_once_more_where_mautic_then_unpublishes_it(
+def test_a_fully_sent_segment_email_is_due_once_more_if_mautic_then_unpublishes_it(
     newer: Callable[[str], list[object]], goes_on: int, sent: int, minutes: float, due: bool
 ) -> None:
     def found() -> bool:
@@ -280,7 +282,7 @@ def test_a_segment_email_that_has_gone_to_all_is_due_once_more_where_mautic_then
     assert not found()
 
 
-def test_before_7_a_segment_email_that_has_gone_to_all_stays_and_is_not_due(
+def test_before_mautic_7_a_fully_sent_segment_email_is_not_due(
     tables: Callable[[str], list[object]],
 ) -> None:
     tables(f"{EMAIL}'list', 1, '{PAST}', NULL)")
@@ -312,11 +314,11 @@ def test_a_deleted_field_is_due_until_its_column_is_gone(tables: Callable[[str],
         ("'monitored_email' => ['general' => ['host' => $other]]", False, True),
     ],
 )
-def test_a_job_is_off_only_where_nobody_has_set_up_what_it_is_for(config: str, queues: bool, inbox: bool) -> None:
+def test_a_job_is_off_only_if_nobody_has_set_up_what_it_is_for(config: str, queues: bool, inbox: bool) -> None:
     assert (rules.queues_webhooks(config), rules.monitors_inbox(config)) == (queues, inbox)
 
 
-# -- what it answers ----------------------------------------------------------------------------------------------
+# -- the answers -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -334,7 +336,7 @@ def refuse(_: str) -> list[list[str | None]]:
     raise DatabaseRefused(1146)
 
 
-def test_it_answers_by_the_rows_there_are(mautic: Path) -> None:
+def test_the_answer_depends_on_the_rows_in_the_database(mautic: Path) -> None:
     asked: list[str] = []
 
     def rows(statement: str) -> list[list[str | None]]:
@@ -350,25 +352,25 @@ def test_it_answers_by_the_rows_there_are(mautic: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["4.4.13", "8.0.0", "next", ""])
-def test_of_another_mautic_nothing_is_known(mautic: Path, version: str) -> None:
+def test_jobs_of_another_version_of_mautic_are_in_doubt(mautic: Path, version: str) -> None:
     (mautic / "app/release_metadata.json").write_text(json.dumps({"version": version}))
     assert look.Looks(lambda _: [], str(mautic)).answer("mautic:import") == "doubt"
 
 
 @pytest.mark.parametrize("version", ["5.1.1", "5.2.12+double", "6.0.8", "7.2.2"])
-def test_four_versions_are_known(mautic: Path, version: str) -> None:
+def test_the_supported_versions_of_mautic_are_known(mautic: Path, version: str) -> None:
     (mautic / "app/release_metadata.json").write_text(json.dumps({"version": version}))
     assert look.Looks(lambda _: [], str(mautic)).answer("mautic:import") == "nothing"
 
 
-def test_whatever_goes_wrong_leaves_it_in_doubt(mautic: Path) -> None:
+def test_any_error_is_answered_with_doubt(mautic: Path) -> None:
     assert look.Looks(refuse, str(mautic)).answer("mautic:import") == "doubt"
     assert look.Looks(lambda _: [], str(mautic)).answer("mautic:no:such:job") == "doubt"
     (mautic / "app/release_metadata.json").unlink()
     assert look.Looks(lambda _: [], str(mautic)).answer("mautic:import") == "doubt"
 
 
-def test_what_is_set_up_later_is_seen(mautic: Path) -> None:
+def test_a_change_of_the_configuration_is_noticed(mautic: Path) -> None:
     looks = look.Looks(lambda _: [["1"]], str(mautic))
     assert looks.answer("mautic:webhooks:process") == "off"
     (mautic / "config/parameters_local.php").write_text("<?php $parameters = ['queue_mode' => 'command_process'];")
@@ -385,12 +387,12 @@ def test_a_plugin_may_have_broadcasts_of_its_own(mautic: Path) -> None:
     assert looks.answer("mautic:import") == "nothing"
 
 
-def test_it_is_asked_and_answers_over_fifos(mautic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_and_answers_go_over_fifos(mautic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = mautic / "run"
     run.mkdir()
     monkeypatch.setattr(look, "RUN", str(run))
     monkeypatch.setattr(look.Looks.__init__, "__defaults__", (str(mautic),))
-    # Without a database it is in doubt, but of what nobody has set up.
+    # Without a database every answer is `doubt`, except for jobs that nobody has set up.
     threading.Thread(target=look.main, daemon=True).start()
     give_up = time.monotonic() + 10
     while not (run / "ask").exists():
@@ -401,7 +403,7 @@ def test_it_is_asked_and_answers_over_fifos(mautic: Path, monkeypatch: pytest.Mo
     assert os.read(off, 100) == b"7 off\n"
     os.write(asked, b"ort 8\n")
     assert os.read(due, 100) == b"8 doubt\n"
-    # What was not fetched is not kept for the next.
+    # An answer that nobody fetched is not kept for the next question.
     os.write(asked, b"mautic_email_fetch 9\nmautic_email_fetch 10\nmautic_import 11\n")
     assert os.read(due, 100) == b"11 doubt\n"
     assert os.read(off, 100) == b"10 off\n"
@@ -413,7 +415,7 @@ def test_it_is_asked_and_answers_over_fifos(mautic: Path, monkeypatch: pytest.Mo
 
 
 class Server:
-    """A MariaDB that is asked by its socket, for one connection after the other: says `answers`, in turn."""
+    """A fake MariaDB on a socket, for one connection after the other, that gives `answers` in turn."""
 
     def __init__(self, path: Path, answers: list[list[bytes]]) -> None:
         self.asked: list[bytes] = []
@@ -465,8 +467,8 @@ def served(folder: Path, *answers: list[bytes]) -> Iterator[tuple[Database, Serv
         server.close()
 
 
-def test_a_question_is_asked_by_the_socket_and_answered_in_rows(tmp_path: Path) -> None:
-    # Which plugin it is that knows who asks may be told by name, which takes another, empty, answer.
+def test_a_query_over_the_socket_returns_rows(tmp_path: Path) -> None:
+    # The server may name the plugin that authenticates the client, which takes another, empty, reply.
     with served(tmp_path, [b"\xfeunix_socket\0"], [OK], [OK], ROWS, [OK]) as (database, server):
         assert database.rows("SELECT 1") == [["1"], [None], ["x" * 256]]
         assert database.rows("SELECT 2") == []
@@ -475,7 +477,7 @@ def test_a_question_is_asked_by_the_socket_and_answered_in_rows(tmp_path: Path) 
     assert server.asked[3:] == [b"\x03SELECT 1", b"\x03SELECT 2"]
 
 
-def test_an_error_is_told_by_its_number_and_the_next_question_makes_a_new_connection(tmp_path: Path) -> None:
+def test_an_error_has_its_number_and_the_next_query_makes_a_new_connection(tmp_path: Path) -> None:
     error = b"\xff\x7a\x04#42S02Table 'mautic.imports' doesn't exist"
     with served(tmp_path, [OK], [OK], [error], [OK], [OK], ROWS) as (database, _):
         with pytest.raises(DatabaseRefused) as refused:
@@ -484,14 +486,14 @@ def test_an_error_is_told_by_its_number_and_the_next_question_makes_a_new_connec
         assert len(database.rows("SELECT 1")) == 3
 
 
-def test_a_connection_that_ended_meanwhile_is_made_again(tmp_path: Path) -> None:
+def test_a_connection_that_ended_meanwhile_is_reopened(tmp_path: Path) -> None:
     with served(tmp_path, [OK], [OK], ROWS, [], [OK], [OK], ROWS) as (database, server):
         assert len(database.rows("SELECT 1")) == 3
         assert len(database.rows("SELECT 2")) == 3
     assert server.asked[-1] == b"\x03SELECT 2"
 
 
-def test_how_much_was_asked_is_told_without_a_statement(tmp_path: Path) -> None:
+def test_the_number_of_questions_is_read_without_a_statement(tmp_path: Path) -> None:
     told = b"Uptime: 12  Threads: 2  Questions: 345  Slow queries: 0  Opens: 17"
     with served(tmp_path, [OK], [OK], [told], ROWS) as (database, server):
         assert database.questions() == 345
@@ -499,7 +501,7 @@ def test_how_much_was_asked_is_told_without_a_statement(tmp_path: Path) -> None:
     assert server.asked[2] == b"\x09"
 
 
-def test_without_a_server_it_is_away(tmp_path: Path) -> None:
+def test_a_database_without_a_server_is_away(tmp_path: Path) -> None:
     with pytest.raises(DatabaseAway):
         Database(str(tmp_path / "mysqld.sock")).rows("SELECT 1")
 
@@ -534,7 +536,7 @@ def test_a_worker_is_needed_where_a_message_is_due(tables: Callable[[str], list[
     assert bool(tables(worker.waiting(["email", "hit"], 1))) == due
 
 
-def test_a_second_worker_helps_where_many_messages_wait(tables: Callable[[str], list[object]]) -> None:
+def test_a_second_worker_is_needed_where_many_messages_wait(tables: Callable[[str], list[object]]) -> None:
     for _ in range(100):
         tables(message())
     assert tables(worker.waiting(["email", "hit"], 1 + worker.SHARE)) == []
@@ -542,7 +544,7 @@ def test_a_second_worker_helps_where_many_messages_wait(tables: Callable[[str], 
     assert tables(worker.waiting(["email", "hit"], 1 + worker.SHARE)) == [(1,)]
 
 
-def test_page_hits_starve_where_they_have_waited_for_some_seconds(tables: Callable[[str], list[object]]) -> None:
+def test_page_hits_need_their_own_process_after_waiting_for_some_seconds(tables: Callable[[str], list[object]]) -> None:
     starve = worker.waiting([worker.HITS], 1, worker.STARVED)
     tables(message(available=moment(0), queue="hit"))
     tables(message())
@@ -551,7 +553,7 @@ def test_page_hits_starve_where_they_have_waited_for_some_seconds(tables: Callab
     assert tables(starve) == [(1,)]
 
 
-def test_a_worker_runs_from_the_first_message_until_there_was_none_for_a_minute() -> None:
+def test_a_worker_runs_from_the_first_message_until_a_minute_after_the_last() -> None:
     need = worker.Need()
     assert not need.wanted(False, 100, runs=False)
     assert need.wanted(True, 101, runs=False)
@@ -564,21 +566,21 @@ def test_a_worker_runs_from_the_first_message_until_there_was_none_for_a_minute(
     assert need.wanted(True, 212, runs=False)
 
 
-def test_one_that_failed_is_started_again_after_a_while() -> None:
+def test_a_failed_worker_is_started_again_after_a_while() -> None:
     need = worker.Need()
     need.ended(255, 100)
     assert not need.wanted(True, 109, runs=False)
     assert need.wanted(True, 110, runs=False)
 
 
-def test_while_the_database_is_away_none_is_started_and_none_ended() -> None:
+def test_no_worker_starts_or_ends_while_the_database_is_away() -> None:
     need = worker.Need()
     assert not need.wanted(None, 100, runs=False)
     assert need.wanted(None, 1000, runs=True)
 
 
 class Counting(Database):
-    """A database of which others ask `others` statements, and which is asked for the queue `looks` times."""
+    """A fake database that got `others` statements from others, and whose queue was read `looks` times."""
 
     def __init__(self) -> None:
         super().__init__("/no/such/socket")
@@ -593,7 +595,7 @@ class Counting(Database):
         return [["1"]] if self.there else []
 
 
-def test_a_queue_is_looked_at_where_somebody_told_the_database_something() -> None:
+def test_a_queue_is_read_again_after_the_database_received_a_statement() -> None:
     database = Counting()
     queue = worker.Queue(database, ["email"], 0)
     assert [queue.due(100 + number, runs=False) for number in range(4)] == [False] * 4
@@ -603,7 +605,7 @@ def test_a_queue_is_looked_at_where_somebody_told_the_database_something() -> No
     assert queue.due(104, runs=False) is True
 
 
-def test_what_a_statement_wrote_after_it_was_counted_is_seen_at_the_next_look() -> None:
+def test_a_statement_that_writes_after_it_was_counted_is_noticed_at_the_next_look() -> None:
     database = Counting()
     queue = worker.Queue(database, ["email"], 0)
     for number in range(3):
@@ -614,7 +616,7 @@ def test_what_a_statement_wrote_after_it_was_counted_is_seen_at_the_next_look() 
     assert queue.due(104, runs=False) is True
 
 
-def test_a_message_that_comes_due_by_the_time_alone_is_seen_after_some_seconds() -> None:
+def test_a_message_that_becomes_due_by_time_alone_is_noticed_after_some_seconds() -> None:
     database = Counting()
     queue = worker.Queue(database, ["email"], 0)
     for number in range(3):
@@ -624,7 +626,7 @@ def test_a_message_that_comes_due_by_the_time_alone_is_seen_after_some_seconds()
     assert queue.due(101 + worker.SURELY, runs=False) is True
 
 
-def test_in_doubt_a_worker_looks_itself() -> None:
+def test_a_refused_query_counts_as_due_and_a_missing_database_as_unknown() -> None:
     class Refusing(Counting):
         def rows(self, statement: str) -> list[list[str | None]]:
             return refuse(statement)
@@ -638,7 +640,7 @@ def test_in_doubt_a_worker_looks_itself() -> None:
 
 
 class Cron:
-    """`mautic-cron` as it is shipped, with another root; `looked`: what mautic-look answers, None: it does not run."""
+    """`mautic-cron` as shipped, with other paths; `looked`: the answer of mautic-look, None: it does not run."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -682,7 +684,7 @@ class Cron:
 
     @property
     def runs(self) -> int:
-        """How often PHP was started."""
+        """The number of times that PHP was started."""
         ran = self.folder / "ran"
         return len(ran.read_text().splitlines()) if ran.exists() else 0
 
@@ -691,7 +693,7 @@ class Cron:
         return found
 
     def __call__(self, looked: str | None = None, command: str = "mautic:import", spread: int = 1) -> dict[str, object]:
-        """Run it as cron does; returns the heartbeat."""
+        """Run it as cron does; return the heartbeat."""
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
         argv = ["/bin/bash", str(self.folder / "mautic-cron"), str(spread), "30", command]
         with answering(self.folder / "look", command, looked):
@@ -702,7 +704,7 @@ class Cron:
 
 @contextmanager
 def answering(folder: Path, command: str, looked: str | None) -> Iterator[None]:
-    """A mautic-look that gives one answer, after one for somebody else."""
+    """Play a mautic-look that gives one answer, after an answer to another question."""
     if looked is None:
         yield
         return
@@ -732,7 +734,7 @@ def cron(tmp_path: Path) -> Cron:
     return Cron(tmp_path)
 
 
-def test_where_there_is_nothing_to_do_no_php_is_started_and_that_is_a_success(cron: Cron) -> None:
+def test_a_job_with_nothing_to_do_succeeds_without_starting_php(cron: Cron) -> None:
     cron("due")
     time.sleep(1.1)
     beat = cron("nothing")
@@ -743,25 +745,24 @@ def test_where_there_is_nothing_to_do_no_php_is_started_and_that_is_a_success(cr
 
 
 @pytest.mark.parametrize("looked", ["due", "doubt", "anything", None])
-def test_in_any_other_case_it_runs(cron: Cron, looked: str | None) -> None:
+def test_any_other_answer_starts_php(cron: Cron, looked: str | None) -> None:
     cron("due")
     assert cron(looked)["rc"] == 0
     assert cron.runs == 2
 
 
-def test_the_first_look_of_a_new_tenant_starts_no_php_where_there_is_nothing_to_do(cron: Cron) -> None:
+def test_a_new_tenants_first_look_starts_no_php_if_there_is_nothing_to_do(cron: Cron) -> None:
     beat = cron("nothing")
     assert (cron.runs, beat["last_run"], beat["last_success"]) == (0, beat["start"], beat["start"])
 
 
 @pytest.mark.parametrize("looked", ["due", "doubt", None])
-def test_the_first_look_of_a_new_tenant_starts_php_in_any_other_case(cron: Cron, looked: str | None) -> None:
+def test_a_new_tenants_first_look_starts_php_on_any_other_answer(cron: Cron, looked: str | None) -> None:
     cron(looked)
     assert cron.runs == 1
 
 
-def test_with_an_older_tenants_heartbeat_it_runs_once_whatever_there_is_to_do(cron: Cron) -> None:
-    """It tells of no run."""
+def test_a_heartbeat_without_a_last_run_causes_one_run(cron: Cron) -> None:
     (cron.folder / "beats/mautic_import.json").write_text(
         '{"cmd":"mautic:import","start":1,"end":1,"rc":0,"skipped":false,"last_success":1800000000}\n'
     )
@@ -782,7 +783,9 @@ def test_with_an_older_tenants_heartbeat_it_runs_once_whatever_there_is_to_do(cr
         ("nothing", 3600, -10, 1),
     ],
 )
-def test_it_runs_every_hour_whatever_there_is_to_do(cron: Cron, looked: str, every: int, ago: int, runs: int) -> None:
+def test_a_job_runs_once_per_interval_even_if_there_is_nothing_to_do(
+    cron: Cron, looked: str, every: int, ago: int, runs: int
+) -> None:
     (cron.folder / "settings").write_text(f"every={every}\n")
     last = int(time.time()) - ago + 1
     (cron.folder / "beats/mautic_import.json").write_text(f'{{"last_run":{last},"last_success":{last}}}')
@@ -791,7 +794,7 @@ def test_it_runs_every_hour_whatever_there_is_to_do(cron: Cron, looked: str, eve
     assert beat["last_run"] == last or runs
 
 
-def test_a_run_that_failed_is_tried_again_though_there_is_nothing_to_do(cron: Cron) -> None:
+def test_a_failed_run_is_repeated_even_if_there_is_nothing_to_do(cron: Cron) -> None:
     well = cron("due")
     cron.php("exit 3")
     badly = cron("due")
@@ -803,13 +806,13 @@ def test_a_run_that_failed_is_tried_again_though_there_is_nothing_to_do(cron: Cr
 
 
 @pytest.mark.parametrize("which", ["published", "published/Healthy"])
-def test_no_published_webhook_is_no_failure(cron: Cron, which: str) -> None:
+def test_having_no_published_webhook_is_not_a_failure(cron: Cron, which: str) -> None:
     cron.php(f'echo "No {which} webhooks found. Try again later."; exit 1')
     beat = cron("due", "mautic:webhooks:process")
     assert (beat["rc"], beat["last_success"], beat["last_run"]) == (1, beat["end"], beat["end"])
 
 
-def test_no_column_to_delete_is_no_failure_in_whatever_language(cron: Cron) -> None:
+def test_having_no_column_to_delete_is_not_a_failure_in_any_language(cron: Cron) -> None:
     cron.php('echo "Feld nicht gefunden"; exit 1')
     beats = cron.folder / "beats/mautic_custom-field_delete-column.json"
     beats.write_text('{"last_run":1,"last_success":1}')
@@ -820,7 +823,7 @@ def test_no_column_to_delete_is_no_failure_in_whatever_language(cron: Cron) -> N
 
 
 @pytest.mark.parametrize("mark", ["sealed", "muted"])
-def test_in_a_closed_tenant_it_neither_looks_nor_runs(cron: Cron, mark: str) -> None:
+def test_a_job_of_a_closed_tenant_neither_looks_nor_runs(cron: Cron, mark: str) -> None:
     before = cron("due")
     (cron.folder / "nginx" / mark).touch()
     beat = cron("nothing")
@@ -828,7 +831,7 @@ def test_in_a_closed_tenant_it_neither_looks_nor_runs(cron: Cron, mark: str) -> 
     assert cron.runs == 1
 
 
-def test_it_waits_for_its_second_without_a_program_where_something_looks(cron: Cron) -> None:
+def test_a_job_waits_for_its_second_without_a_program_while_mautic_look_runs(cron: Cron) -> None:
     (cron.folder / "settings").write_text("slot=61\n")
     cron.program("sleep", f"touch {cron.folder}/slept")
     began = time.monotonic()
@@ -844,7 +847,7 @@ def test_it_waits_for_its_second_without_a_program_where_something_looks(cron: C
 @pytest.mark.parametrize(
     ("slot", "spread", "seconds"), [(0, 50, None), (59, 50, 9), (61, 20, 1), (30, 3000, 1500), (299, 3000, 2950)]
 )
-def test_tenants_wait_for_as_much_of_the_spread_as_their_second_is_of_a_minute(
+def test_a_tenants_wait_is_its_second_scaled_from_a_minute_to_the_spread(
     cron: Cron, slot: int, spread: int, seconds: int | None
 ) -> None:
     (cron.folder / "settings").write_text(f"slot={slot}\n")
@@ -854,13 +857,13 @@ def test_tenants_wait_for_as_much_of_the_spread_as_their_second_is_of_a_minute(
     assert (int(slept.read_text()) if slept.exists() else None) == seconds
 
 
-def test_a_seal_that_comes_while_it_waits_for_its_second_keeps_it_from_running(cron: Cron) -> None:
+def test_a_job_does_not_run_if_the_tenant_was_closed_while_it_waited(cron: Cron) -> None:
     cron.program("sleep", f"touch {cron.folder}/nginx/sealed")
     assert cron("due", spread=50)["skipped"] == "sealed"
     assert cron.runs == 0
 
 
-def test_it_runs_once_at_a_time(cron: Cron) -> None:
+def test_a_job_runs_once_at_a_time(cron: Cron) -> None:
     cron("due")
     lock = f"exec 9>{cron.folder}/beats/mautic_import.lock; flock 9; echo held; read _"
     argv = ["/bin/bash", "-c", lock]

@@ -1,4 +1,4 @@
-"""What is a tenant's own, on its way out of a container that is believed in nothing: `send_own`, `take_own`."""
+"""A tenant's own data on its way out of a container that is not trusted: `send_own`, `take_own`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GAMES = pwd.getpwnam("games").pw_uid
 
 
 class Place:
-    """A tenant that sends, and a container that takes, in two folders."""
+    """A tenant that sends and a container that receives, in two folders."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.old, self.new = root / "old", root / "new"
@@ -54,7 +54,7 @@ class Place:
         target = self.old / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-        # What was changed just now may be changed again without a trace.
+        # A file that was changed just now may change again without getting another time.
         os.utime(target, (1_700_000_000, 1_700_000_000))
         return target
 
@@ -62,12 +62,12 @@ class Place:
         return (self.new / path).read_bytes()
 
     def bring(self, **more: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Send and take all once, as the bot has it done; return what both say."""
+        """Send and take everything once, as the bot does; return both answers."""
         self.word += 1
         here, there = socket.socketpair()
         known = json.loads(own.TAKEN.read_text())["word"] if own.TAKEN.exists() else ""
         asked = {"word": f"word {self.word}", "known": known, **more}
-        # A process of its own: who takes changes whose files the whole process may write.
+        # A process of its own: the receiver changes the user of the whole process.
         child = os.fork()
         if child == 0:
             try:
@@ -86,7 +86,7 @@ class Place:
 
 
 def take(end: socket.socket, word: str) -> dict[str, Any]:
-    """Take what comes, as the tool does; its own first answer goes nowhere."""
+    """Take what arrives, as the tool does; the tool's own first answer is discarded."""
     with open(os.devnull, "wb") as nowhere:
         return own.take_own({"word": word}, Wire(end.fileno(), nowhere.fileno()))
 
@@ -101,7 +101,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
 
 
 def lines(place: Place, *told: dict[str, Any]) -> Callable[[], dict[str, Any]]:
-    """Return what takes some lines that a tenant which is against us may send."""
+    """Return a function that takes these lines, which a hostile tenant may send."""
 
     def taking() -> dict[str, Any]:
         here, there = socket.socketpair()
@@ -116,7 +116,7 @@ def lines(place: Place, *told: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     return taking
 
 
-def test_what_is_the_client_s_own_is_brought_with_its_rights_and_as_whose_it_is(place: Place) -> None:
+def test_the_clients_own_data_arrives_with_its_modes_and_owners(place: Place) -> None:
     place.put("mautic/config/local.php").chmod(0o4640)
     place.put("mautic/media/files/a.pdf", b"x" * 700_000)
     place.put("mautic/plugins/AcmeBundle/Acme.php")
@@ -145,7 +145,7 @@ def test_what_is_the_client_s_own_is_brought_with_its_rights_and_as_whose_it_is(
     assert all(one.stat().st_uid for one in place.new.rglob("*") if one.name != "taken.json" and not one.is_symlink())
 
 
-def test_the_second_time_only_what_has_changed_is_sent(place: Place) -> None:
+def test_a_second_transfer_sends_only_changes(place: Place) -> None:
     place.put("mautic/media/files/a.pdf", b"x" * 700_000)
     gone = place.put("mautic/media/files/old/gone.txt")
     large = bytearray(os.urandom(4 << 20))
@@ -161,7 +161,7 @@ def test_the_second_time_only_what_has_changed_is_sent(place: Place) -> None:
         file.seek(1_000_000)
         file.write(b"0123456789")
     second, _ = place.bring()
-    # Files whose times are of just now are sent once more, as they may have changed without a trace.
+    # Files that were changed just now are sent once more: they may have changed again in the same instant.
     assert second["bytes"] <= own.BLOCK + 700_000 + 5000 + 100
     assert place.took("database/ibdata1") == bytes(large)
     assert place.took("tree/media/files/b.pdf") == b"new"
@@ -170,9 +170,7 @@ def test_the_second_time_only_what_has_changed_is_sent(place: Place) -> None:
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_what_is_saved_among_the_release_s_files_while_it_is_brought_comes_the_next_time(
-    place: Place, same: bool
-) -> None:
+def test_files_saved_among_the_releases_files_during_a_transfer_come_with_the_next(place: Place, same: bool) -> None:
     """As Mautic saves `media/dashboards/<user>/` beside the release's `media/dashboards/default.json`."""
     own.LISTING.write_text("app/x.php\t12 1700000000\nmedia/dashboards/default.json\t12 1700000000\n")
     place.put("mautic/app/x.php")
@@ -194,7 +192,7 @@ def test_what_is_saved_among_the_release_s_files_while_it_is_brought_comes_the_n
     } | ({"default.json": b"by hand"} if same else {})
 
 
-def test_a_file_of_the_database_that_shrinks_is_as_short_there(place: Place) -> None:
+def test_a_database_file_that_shrinks_is_shortened_in_the_copy(place: Place) -> None:
     place.put("mysql/undo001", os.urandom(1 << 20))
     place.bring()
     place.put("mysql/undo001", b"short")
@@ -202,7 +200,7 @@ def test_a_file_of_the_database_that_shrinks_is_as_short_there(place: Place) -> 
     assert place.took("database/undo001") == b"short"
 
 
-def test_what_was_taken_in_part_is_sent_anew(place: Place) -> None:
+def test_after_a_partial_transfer_everything_is_sent_again(place: Place) -> None:
     place.put("mautic/media/files/a.pdf")
     place.put("mautic/media/files/kept.pdf")
     place.bring()
@@ -226,13 +224,13 @@ def test_what_was_taken_in_part_is_sent_anew(place: Place) -> None:
     ],
     ids=str,
 )
-def test_no_path_leads_out_of_its_place(place: Place, line: dict[str, Any]) -> None:
+def test_a_path_that_leads_out_of_its_folder_is_refused(place: Place, line: dict[str, Any]) -> None:
     with pytest.raises(CtlError):
         lines(place, line)()
     assert not list(place.new.parent.rglob("escaped"))
 
 
-def test_no_link_is_gone_through(place: Place) -> None:
+def test_no_link_is_followed(place: Place) -> None:
     outside = place.new / "outside"
     outside.mkdir()
     outside.chmod(0o777)
@@ -259,7 +257,7 @@ def test_a_link_is_replaced_by_a_file_and_not_written_through(place: Place) -> N
     assert stat.S_IMODE((place.new / "tree/out").stat().st_mode) == 0o777
 
 
-def test_what_is_cut_is_not_taken_as_whole(place: Place) -> None:
+def test_a_transfer_that_is_cut_does_not_count_as_complete(place: Place) -> None:
     here, there = socket.socketpair()
     here.sendall(b'+{"a": "tree", "p": "a", "k": "d"}\t\n')
     here.close()
@@ -268,7 +266,7 @@ def test_what_is_cut_is_not_taken_as_whole(place: Place) -> None:
     assert not own.TAKEN.exists()
 
 
-def test_nothing_is_taken_where_visitors_are_let_in(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_taken_into_an_open_tenant(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees, "CLOSED", place.new / "sealed")
     with pytest.raises(CtlError, match="it is open"):
         lines(place)()

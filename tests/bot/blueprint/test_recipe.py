@@ -1,4 +1,4 @@
-"""The recipe: its digest, its bytes, and what its crontab and nginx rules must not forget."""
+"""The recipe: its digest, its bytes, and what its files and its crontab must contain."""
 
 import io
 import re
@@ -22,7 +22,7 @@ MODERATED = {
     "mautic:email:sendwinner",
     "mautic:unusedip:delete",
 }
-"""Commands with a lock of their own, which goes stale."""
+"""Commands with a lock of their own, which can go stale."""
 
 
 def members(kind: recipe.Kind) -> dict[str, tarfile.TarInfo]:
@@ -51,24 +51,24 @@ def test_any_change_of_a_file_or_a_package_changes_the_digest(tmp_path: Path, mo
     assert len({before, first, second, recipe_digest()}) == 4
 
 
-def test_no_job_begins_in_the_second_that_every_tenants_cron_wakes_in() -> None:
-    """What all tenants of a host begin at once keeps it busy until visitors wait: PHP's sessions at 9 and 39 past."""
+def test_no_job_starts_in_the_second_in_which_every_tenants_cron_wakes() -> None:
+    """Jobs that all tenants of a host start at once make visitors wait, as PHP's session cleanup at :09 and :39 did."""
     lines = [line for line in CRONTAB.splitlines() if re.match(r"[\d*]", line)]
     begun = [line.split(maxsplit=6)[6] for line in lines]
     assert len(begun) > 15
-    # The shell asks by itself, or with one small program, where most tenants have nothing to begin.
+    # For jobs that most tenants do not have, the shell checks first, by itself or with one small program.
     asked = r"((test -e|grep -Eqs \"[^\"]+\") /var/www/mautic/\S+ && ){,2}"
     assert [one for one in begun if not re.match(rf"{asked}mautic-(cron|spread) [1-9]\d+ ", one)] == []
 
 
-def test_files_are_roots_and_programs_can_run() -> None:
+def test_files_belong_to_root_and_programs_are_executable() -> None:
     found = members("tenant")
     assert found["usr/local/bin/mautic-cron"].mode == 0o755
     assert found["etc/nginx/nginx.conf"].mode == 0o644
     assert {(member.uid, member.gid) for member in found.values()} == {(0, 0)}
 
 
-def test_a_blueprint_is_sealed_from_its_first_boot_and_the_edge_knows_no_seal() -> None:
+def test_a_blueprint_is_closed_from_its_first_boot_and_the_edge_is_not() -> None:
     assert "etc/nginx/sealed" in members("tenant")
     assert "etc/nginx/sealed" not in members("edge")
 
@@ -81,7 +81,7 @@ def test_units_are_masked_and_enabled_by_links() -> None:
     )
 
 
-def test_commands_with_a_lock_of_their_own_pass_over_it() -> None:
+def test_commands_with_a_lock_of_their_own_bypass_it() -> None:
     jobs = dict(re.findall(r"mautic-cron \d+ \d+ (\S+)(.*)", CRONTAB))
     assert {command for command, options in jobs.items() if "--bypass-locking" in options} - {
         "mautic:custom-field:create-column"
@@ -97,7 +97,7 @@ def test_commands_with_a_lock_of_their_own_pass_over_it() -> None:
         ("", True, False),
     ],
 )
-def test_deleted_fields_have_their_job_where_a_release_and_a_client_have_them(
+def test_the_job_for_deleted_fields_starts_only_if_release_and_settings_have_it(
     tmp_path: Path, setting: str, command: bool, begins: bool
 ) -> None:
     (line,) = re.findall(r"^.* www-data (.* && )mautic-cron .*:delete-column$", CRONTAB, re.MULTILINE)
@@ -111,7 +111,7 @@ def test_deleted_fields_have_their_job_where_a_release_and_a_client_have_them(
     assert (ended.returncode == 0) == begins
 
 
-def test_what_destroys_data_is_in_no_crontab() -> None:
+def test_the_crontab_has_no_command_that_destroys_data() -> None:
     active = [line for line in CRONTAB.splitlines() if not line.startswith("#")]
     assert not [line for line in active if "maintenance" in line or "install" in line]
 
@@ -131,5 +131,5 @@ def test_what_destroys_data_is_in_no_crontab() -> None:
         ("deb http://archive.ubuntu.com/ubuntu noble main\n", (base.MIRROR, base.SECURITY)),
     ],
 )
-def test_debian_comes_from_where_the_host_gets_its_own(sources: str, expected: tuple[str, str]) -> None:
+def test_debian_comes_from_the_mirror_of_the_host(sources: str, expected: tuple[str, str]) -> None:
     assert mirrors(sources) == expected

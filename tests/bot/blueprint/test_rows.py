@@ -1,4 +1,4 @@
-"""The rows of a tenant's tables are counted in a time that has an end, and what takes longer is left out."""
+"""The rows of a tenant's tables are counted within a time limit, and slower tables are left out."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def _asked_there(server: LargeTenant, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def locked(server: LargeTenant, table: str) -> Iterator[None]:
-    """Let a table answer nobody."""
+    """Lock a table so that nobody else can read it."""
     client = ["mariadb", "--no-defaults", f"--socket={server.socket}", "mautic"]
     holder = subprocess.Popen([*client, "-e", f"LOCK TABLES {table} WRITE; SELECT SLEEP(60)"])
     try:
         eventually(lambda: "SLEEP" in str(server.sql("SELECT info FROM information_schema.processlist")))
         yield
     finally:
-        # Of a client that is gone it learns late.
+        # The server notices late that a client is gone.
         for (number,) in server.sql("SELECT id FROM information_schema.processlist WHERE info LIKE '%SLEEP(60)'"):
             server.sql(f"KILL {number}")
         holder.wait(30)
 
 
-def test_they_are_as_many_as_there_are(server: LargeTenant) -> None:
+def test_row_counts_are_exact(server: LargeTenant) -> None:
     found = rows(OF_CLIENTS)
     assert found.keys() == OF_CLIENTS
     there = {
@@ -55,10 +55,10 @@ def test_they_are_as_many_as_there_are(server: LargeTenant) -> None:
     for name in OF_CLIENTS & there:
         assert [[str(found[name])]] == server.sql(f"SELECT COUNT(*) FROM {name}"), name
     assert found["leads"] == 2000
-    assert {found[name] for name in OF_CLIENTS - there} == {0}, "one that is gone has no rows any more"
+    assert {found[name] for name in OF_CLIENTS - there} == {0}, "a missing table has no rows"
 
 
-def test_a_table_that_takes_long_is_left_out_and_holds_up_no_other(server: LargeTenant) -> None:
+def test_a_slow_table_is_left_out_and_delays_no_other(server: LargeTenant) -> None:
     with locked(server, "leads"):
         began = time.monotonic()
         found = rows(["leads", "form_submissions", "email_stats"])
@@ -87,7 +87,7 @@ def test_large_tables_are_counted_one_by_one_while_there_is_time(
     assert rows(["leads", "nowhere"], budget=0.0) == {"nowhere": 0}
 
 
-def test_a_database_that_does_not_answer_is_no_table_without_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_does_not_answer_is_not_reported_as_empty_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> list[list[str]]:
         raise CtlError("the database refused a statement (no connection)")
 

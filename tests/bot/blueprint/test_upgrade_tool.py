@@ -1,4 +1,4 @@
-"""What the in-tenant tool does in an upgrade: what of it can be told without a tenant."""
+"""The in-tenant tool during an upgrade: what can be tested without a tenant."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ V5, V6 = "5.2.12+double", "6.0.10+double"
 
 
 def unzip(archive: Path, folder: Path) -> None:
-    """As unzip does, which is in every tenant: with the time of each file."""
+    """Unpack with the time of each file, as the `unzip` in every tenant does."""
     with zipfile.ZipFile(archive) as zipped:
         for info in zipped.infolist():
             path = Path(zipped.extract(info, folder))
@@ -33,7 +33,7 @@ def unzip(archive: Path, folder: Path) -> None:
 
 
 def run(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program as the tool does, but for unzip and tar."""
+    """Run a program as the tool does, except for unzip and tar."""
     if "unzip" in words:
         unzip(Path(words[-3]), Path(words[-1]))
         return subprocess.CompletedProcess(words, 0, "", "")
@@ -49,7 +49,7 @@ def digest_of(path: Path) -> str:
 
 
 class Place:
-    """A tenant's trees in a folder: the double's 5.2.12, closed, with some of the client's own."""
+    """The trees of a closed tenant in a folder; the fixture lays the double's 5.2.12."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -58,7 +58,7 @@ class Place:
         self.opened = False
 
     def lay(self, release: str) -> None:
-        """Lay a release, and write down what it brought."""
+        """Lay a release, and write the listing of its files."""
         build(self.root / "first.zip", release)
         unzip(self.root / "first.zip", self.serving)
         for folder in trees.FOLDERS:
@@ -76,7 +76,7 @@ class Place:
         return stage.stage({"version": f"{release}+double", "sha256": sha256})
 
     def files(self, tree: str = "mautic") -> dict[str, str]:
-        """All files of a tree with their text, as they read through links."""
+        """Return the text of every file of a tree by path, following links."""
         top = self.root / tree
         found = {}
         for folder, _, names in os.walk(top, followlinks=True):
@@ -121,7 +121,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 def clients(place: Place) -> None:
-    """Give the tenant things of its own."""
+    """Give the tenant files of the client's own."""
     for path in (
         "config/local.php", "media/files/a.pdf", "media/images/logo.png", "media/shared/b.txt", "media/css/custom.css",
         "plugins/AcmeBundle/AcmeBundle.php", "themes/acme/config.json", "translations/de/x.ini", "app/patch.php",
@@ -148,22 +148,22 @@ KEPT = (
 )  # fmt: skip
 
 
-def test_what_is_the_client_s_own_is_told_from_what_the_release_brought(place: Place) -> None:
+def test_the_clients_own_files_are_told_apart_from_the_releases(place: Place) -> None:
     clients(place)
     assert trees.own(place.serving, trees.read_listing(trees.LISTING), {}) == OWN
 
 
-def test_in_a_tenant_of_before_it_is_what_the_next_release_does_not_have(place: Place) -> None:
+def test_without_a_listing_the_clients_own_is_what_the_next_release_lacks(place: Place) -> None:
     clients(place)
     trees.LISTING.unlink()
     assert trees.own(place.serving, {}, {})["known"] is False
-    assert trees.own(place.serving, {}, {})["plugins"] == [], "nothing tells it yet"
+    assert trees.own(place.serving, {}, {})["plugins"] == [], "nothing tells it apart yet"
     own = place.stage("6.0.10")["own"]
     assert own == OWN | {"overlay": [], "changed": [], "known": False}
     assert (trees.NEXT / "plugins/AcmeBundle/AcmeBundle.php").exists()
 
 
-def test_what_the_next_release_brings_under_the_same_name_is_not_replaced(place: Place) -> None:
+def test_a_plugin_that_the_next_release_also_has_counts_as_changed(place: Place) -> None:
     place.put("plugins/AcmeBundle/AcmeBundle.php")
     following = {"plugins/AcmeBundle/AcmeBundle.php": "1 1"}
     own = trees.own(place.serving, trees.read_listing(trees.LISTING), following)
@@ -184,7 +184,7 @@ def test_a_release_is_staged_beside_the_one_that_serves(place: Place) -> None:
     assert trees.staged_version() == V6
 
 
-def test_staged_again_it_only_takes_over_what_the_client_has_now(place: Place) -> None:
+def test_staging_again_only_updates_the_clients_own_files(place: Place) -> None:
     clients(place)
     place.stage("6.0.10")
     (trees.NEXT / "mark").touch()
@@ -201,7 +201,7 @@ def test_staged_again_it_only_takes_over_what_the_client_has_now(place: Place) -
     assert not (trees.NEXT / "mark").exists()
 
 
-def test_a_tar_is_a_release_too(place: Place) -> None:
+def test_a_release_may_be_a_tar(place: Place) -> None:
     build(place.root / "one.zip", "6.0.10")
     unzip(place.root / "one.zip", place.root / "one")
     with tarfile.open(place.archive, "w:gz") as tar:
@@ -210,9 +210,7 @@ def test_a_tar_is_a_release_too(place: Place) -> None:
     assert "6.0.10" in place.files("mautic.next")["media/css/app.css"]
 
 
-def test_what_cannot_be_staged_leaves_nothing_that_could_be_swapped(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_staging_leaves_nothing_that_could_be_swapped(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(why: str, version: str = V6, sha256: str = "") -> None:
         with pytest.raises(CtlError, match=why):
             stage.stage({"version": version, "sha256": sha256 or digest_of(place.archive)})
@@ -230,9 +228,7 @@ def test_what_cannot_be_staged_leaves_nothing_that_could_be_swapped(
     refused(r"unpacked 6\.0\.10\+double takes \d+ KiB, and its disk has room for 1\.0 KiB")
 
 
-def test_half_a_tree_is_not_taken_for_the_one_that_was_staged_before(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_half_unpacked_tree_does_not_count_as_staged(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def half(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
         run(*words, **more)
         return subprocess.CompletedProcess(words, 50, "", "unzip: write error (disk full?)\n")
@@ -260,7 +256,7 @@ def test_half_a_tree_is_not_taken_for_the_one_that_was_staged_before(
         ({"minimum_mautic_version": "", "minimum_mariadb_version": None}, ""),
     ],
 )
-def test_a_release_that_wants_something_else_is_refused_with_what(changes: dict[str, Any], why: str) -> None:
+def test_a_release_with_unmet_requirements_is_refused_with_the_reason(changes: dict[str, Any], why: str) -> None:
     metadata = {
         "version": "6.0.10", "minimum_php_version": "8.1.0", "maximum_php_version": "8.3.99",
         "minimum_mariadb_version": "10.2.7", "minimum_mautic_version": "5.0.0",
@@ -276,7 +272,7 @@ def test_a_release_that_wants_something_else_is_refused_with_what(changes: dict[
         check()
 
 
-def test_the_staged_tree_serves_with_all_that_the_client_had_and_the_old_one_is_whole_beside_it(place: Place) -> None:
+def test_a_swap_keeps_the_clients_files_and_leaves_the_old_tree_whole_beside_it(place: Place) -> None:
     clients(place)
     before = place.files()
     place.stage("6.0.10")
@@ -290,7 +286,7 @@ def test_the_staged_tree_serves_with_all_that_the_client_had_and_the_old_one_is_
     }
     assert now["config/local.php"] == "saved late"
     assert {"media/files/late.pdf", "themes/late/config.json"} <= now.keys()
-    assert not {"var/tmp/rest", "var/cache/prod/container.json"} & now.keys(), "of the old code"
+    assert not {"var/tmp/rest", "var/cache/prod/container.json"} & now.keys(), "these belong to the old code"
     assert "6.0.10" in now["media/css/app.css"]
     assert "app/migrations/Version20230901000000.php" not in now
     assert place.files("mautic.before").items() >= before.items() - {("config/local.php", before["config/local.php"])}
@@ -300,7 +296,7 @@ def test_the_staged_tree_serves_with_all_that_the_client_had_and_the_old_one_is_
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-def test_what_is_saved_among_a_release_s_own_files_is_there_as_it_was_at_the_closing(
+def test_files_saved_among_the_releases_own_are_swapped_as_they_were_at_the_closing(
     place: Place, is_known: bool
 ) -> None:
     """As Mautic saves `media/dashboards/<user>/` beside the release's `media/dashboards/default.json`."""
@@ -326,13 +322,13 @@ def test_what_is_saved_among_a_release_s_own_files_is_there_as_it_was_at_the_clo
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_a_folder_that_only_the_old_release_had_is_the_web_server_s_where_the_client_saved_in_it(place: Place) -> None:
+def test_a_folder_of_the_old_release_with_the_clients_files_belongs_to_the_web_server(place: Place) -> None:
     place.put("media/old/theirs.css")
     trees.write_listing(trees.LISTING, trees.files_of(place.serving))
     place.put("media/old/deep/mine.json")
     place.stage("6.0.10")
     os.chown(trees.NEXT / "media", 4242, 4343)
-    # As files that were laid into another container come: in folders of root's.
+    # Files that were laid into another container arrive like this: in folders that belong to root.
     (trees.NEXT / "media/css/2").mkdir()
     swap.swap({"version": V6})
     assert not (place.serving / "media/old/theirs.css").exists()
@@ -342,14 +338,14 @@ def test_a_folder_that_only_the_old_release_had_is_the_web_server_s_where_the_cl
         assert (seen.st_uid, seen.st_gid) == (4242, 4343)
 
 
-def test_what_is_moved_among_a_release_s_own_files_goes_through_no_link(place: Place) -> None:
+def test_moving_files_among_the_releases_own_follows_no_link(place: Place) -> None:
     outside = place.root / "outside"
     outside.mkdir()
     (outside / "custom.css").write_text("ours")
     place.put("media/css/custom.css")
     (place.serving / "media/css/out").symlink_to(outside)
     place.stage("6.0.10")
-    # The way there leads out of the tree.
+    # The path to the file leads out of the tree.
     trees.remove(trees.NEXT / "media/css")
     (trees.NEXT / "media/css").symlink_to(outside)
     swap.swap({"version": V6})
@@ -359,7 +355,7 @@ def test_what_is_moved_among_a_release_s_own_files_goes_through_no_link(place: P
     assert {path.name: path.read_text() for path in outside.iterdir()} == {"custom.css": "ours"}
 
 
-def test_swapped_again_it_changes_nothing(place: Place) -> None:
+def test_swapping_again_changes_nothing(place: Place) -> None:
     clients(place)
     place.stage("6.0.10")
     swap.swap({"version": V6})
@@ -381,14 +377,14 @@ def test_an_open_tenant_or_another_version_is_not_swapped(place: Place) -> None:
     assert json.loads((place.serving / "app/release_metadata.json").read_text())["version"] == V5
 
 
-def test_a_swap_that_is_cut_anywhere_is_done_again_to_its_end(
+def test_a_swap_that_is_interrupted_anywhere_can_be_completed(
     tmp_path_factory: pytest.TempPathFactory, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After each change of a name, a link or a folder."""
+    """It is interrupted after each change of a name, a link or a folder."""
     clients(place)
     place.stage("6.0.10")
     kept = tmp_path_factory.mktemp("kept")
-    # As it stands before the swap, without what only takes time.
+    # The state before the swap, without a folder that would only take time.
     for tree in (place.serving, trees.NEXT):
         trees.remove(tree / "app/double")
     subprocess.run(["cp", "-al", f"{place.root}/.", str(kept)], check=True)
@@ -396,10 +392,10 @@ def test_a_swap_that_is_cut_anywhere_is_done_again_to_its_end(
     whole = place.files(), place.files("mautic.before"), (place.root / "release-files").read_text()
 
     class Cut(BaseException):
-        """As a power cut: nothing handles it."""
+        """Like a power cut: nothing handles it."""
 
     def is_cut(at: int) -> bool:
-        """Swap, cut after the nth change; whether it was cut."""
+        """Swap, interrupted after the nth change; return whether it was interrupted."""
         count = 0
 
         def cutting(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -435,7 +431,7 @@ def test_a_swap_that_is_cut_anywhere_is_done_again_to_its_end(
     assert 40 < cuts < 99
 
 
-def test_discarding_leaves_what_serves_alone(place: Place) -> None:
+def test_discarding_does_not_change_the_serving_tree(place: Place) -> None:
     clients(place)
     place.stage("6.0.10")
     swap.swap({"version": V6})
@@ -457,7 +453,7 @@ def packed(label: dict[str, str] | None) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_cache_is_laid_only_where_it_is_of_the_same_code(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_is_laid_only_if_it_was_made_for_the_same_code(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     unpacked: list[Path] = []
     monkeypatch.setattr(cache, "_unpack", lambda folder: unpacked.append(folder))
     monkeypatch.setattr(cache, "run", lambda *words, **_: Path(words[-1]).mkdir(parents=True, exist_ok=True))
@@ -482,7 +478,7 @@ def test_a_cache_is_laid_only_where_it_is_of_the_same_code(place: Place, monkeyp
     swap.swap({"version": V6})
     assert cache.is_carried()
     place.put("plugins/AcmeBundle/AcmeBundle.php", "the client saved another one meanwhile")
-    assert not cache.is_carried(), "it would break, and is made anew"
+    assert not cache.is_carried(), "it would break, so it is rebuilt"
 
 
 @pytest.mark.parametrize(
@@ -494,10 +490,10 @@ def test_a_cache_is_laid_only_where_it_is_of_the_same_code(place: Place, monkeyp
         ({}, "security_local.php"),
     ],
 )
-def test_what_is_compiled_in_of_a_client_s_configuration_makes_it_another_cache(
+def test_compiled_in_settings_of_a_client_make_it_a_different_cache(
     place: Place, parameters: dict[str, Any], file: str
 ) -> None:
-    """The rate limit of its API, or its single sign-on, would be off until somebody clears the cache."""
+    """Else the client's API rate limit or single sign-on would be off until somebody clears the cache."""
     folder = place.serving / "config"
     place.put("config/local.php")
     place.put("config/parameters_local.php")
@@ -511,7 +507,7 @@ def test_what_is_compiled_in_of_a_client_s_configuration_makes_it_another_cache(
     assert own != cache.configuration(folder, as_a_new_one | {"api_rate_limiter_limit": 1000})
 
 
-def test_whatever_the_web_server_calls_a_configuration_is_read_in_no_time(place: Place) -> None:
+def test_odd_configuration_files_do_not_delay_reading(place: Place) -> None:
     folder = place.serving / "config"
     place.put("config/a.php/file")
     (folder / "b.php").symlink_to("nowhere")
@@ -523,7 +519,7 @@ def test_whatever_the_web_server_calls_a_configuration_is_read_in_no_time(place:
 
 
 class Table:
-    """The table of migrations, and a Mautic whose `migrate` does as it is told."""
+    """A fake table of migrations, and a Mautic whose `migrate` behaves as the test sets it."""
 
     def __init__(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows: list[str] | None = []
@@ -554,7 +550,7 @@ class Table:
         return subprocess.CompletedProcess([], int(bool(new)) if words[0].endswith("up-to-date") else 0, "", "")
 
     def console_for(self, _: int, *words: str) -> subprocess.CompletedProcess[str]:
-        assert self.rows is not None, "doctrine makes it itself, and then all are new"
+        assert self.rows is not None, "doctrine would make the table, and then all are new"
         new = sorted(migrations.available(migrations.MAUTIC) - set(self.rows))
         self.rows += new[: self.runs]
         return subprocess.CompletedProcess([], self.code, self.said, "")
@@ -562,7 +558,7 @@ class Table:
 
 @pytest.fixture
 def table(place: Place, monkeypatch: pytest.MonkeyPatch) -> Table:
-    """Of a tenant whose tree was swapped from 5.2.12, all recorded, to 6.0.10."""
+    """The table of a tenant whose tree was swapped to 6.0.10 from 5.2.12, whose migrations are all recorded."""
     made = Table(place, monkeypatch)
     made.rows = sorted(migrations.available(place.serving))
     place.stage("6.0.10")
@@ -570,7 +566,7 @@ def table(place: Place, monkeypatch: pytest.MonkeyPatch) -> Table:
     return made
 
 
-def test_what_ran_is_read_in_the_table_and_rows_are_counted(table: Table) -> None:
+def test_executed_migrations_are_read_from_their_table_and_rows_are_counted(table: Table) -> None:
     done = migrations.migrate({})
     assert (done["done"], done["ran"], done["skipped"]) == (True, ["20250801000000", "20250915000000"], [])
     assert (done["rows"], done["unregistered"]) == ({"inserted": 20, "updated": 0, "deleted": 0}, 1)
@@ -578,14 +574,14 @@ def test_what_ran_is_read_in_the_table_and_rows_are_counted(table: Table) -> Non
     assert migrations.migrate({})["ran"] == []
 
 
-def test_what_a_pre_check_skipped_is_recorded_once_all_ended_well(table: Table) -> None:
+def test_migrations_skipped_by_a_pre_check_are_recorded_after_a_success(table: Table) -> None:
     table.runs = 1
     done = migrations.migrate({})
     assert (done["ran"], done["skipped"]) == (["20250801000000"], ["20250915000000"])
     assert migrations.up_to_date({})["up_to_date"]
 
 
-def test_a_migration_that_fails_is_told_in_mautic_s_own_words_without_secrets_and_nothing_is_recorded(
+def test_a_failed_migration_is_reported_without_secrets_and_skipped_ones_are_not_recorded(
     table: Table,
 ) -> None:
     table.code, table.runs, table.said = 1, 1, "SQLSTATE[42S21] with s3cr3t"
@@ -597,8 +593,8 @@ def test_a_migration_that_fails_is_told_in_mautic_s_own_words_without_secrets_an
     assert "did not end within 7 seconds" in migrations.migrate({"seconds": 7})["output"]
 
 
-def test_a_database_that_ends_in_a_migration_is_an_answer_too(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a full disk."""
+def test_a_database_that_dies_during_a_migration_is_reported(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This happens on a full disk."""
     asked = table.console_for
 
     def ended(seconds: int, *words: str) -> subprocess.CompletedProcess[str]:
@@ -615,7 +611,7 @@ def test_a_database_that_ends_in_a_migration_is_an_answer_too(table: Table, monk
     assert done["output"] == "MySQL server has gone away\nThen the database refused a statement (no connection)."
 
 
-def test_where_nothing_is_recorded_what_the_old_tree_had_is_done(table: Table) -> None:
+def test_without_records_the_migrations_of_the_old_tree_count_as_done(table: Table) -> None:
     table.rows = None
     done = migrations.migrate({})
     assert done["ran"] == ["20250801000000", "20250915000000"]
@@ -626,7 +622,7 @@ def test_where_nothing_is_recorded_what_the_old_tree_had_is_done(table: Table) -
         migrations.migrate({})
 
 
-def test_migrations_are_recorded_where_none_is(table: Table, place: Place) -> None:
+def test_migrations_are_recorded_only_if_none_is(table: Table, place: Place) -> None:
     assert migrations.record({}) == {"recorded": 0}
     assert len(table.rows or []) == 4, "those of 6.0 are not done"
     table.rows = None
@@ -641,7 +637,7 @@ def test_the_database_of_an_open_tenant_is_not_changed(table: Table, place: Plac
     assert len(table.rows or []) == 4
 
 
-def test_a_schema_is_told_in_order_and_as_much_of_it_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schema_is_reported_in_order_and_cut_to_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["form_results_1_a column email", "leads column id", "emails column id"]
     ordered = ["emails column id", "leads column id", "form_results_1_a column email"]
     assert evidence.shortened(lines) == (ordered, True)
@@ -651,7 +647,7 @@ def test_a_schema_is_told_in_order_and_as_much_of_it_as_there_is_room_for(monkey
     assert evidence.shortened(lines) == (ordered[:1], False)
 
 
-def test_errors_are_counted_by_what_they_say_since_a_time_without_secrets(
+def test_errors_since_a_time_are_counted_by_message_without_secrets(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evidence, "known_secrets", lambda: ["s3cr3t"])
@@ -665,7 +661,7 @@ def test_errors_are_counted_by_what_they_say_since_a_time_without_secrets(
     assert evidence._errors(1_767_312_000) == {"contact # has *** [] []": 2}
 
 
-def test_a_plugin_that_mautic_does_not_know_or_misses_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_is_unknown_or_missing_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [["AcmeBundle", "1.5", "0"], ["GoneBundle", "2.0", "1"]]
     monkeypatch.setattr(evidence, "sql", lambda *_, **__: rows)
     assert evidence._plugins(["AcmeBundle", "GoneBundle", "NewBundle"]) == {
@@ -675,7 +671,9 @@ def test_a_plugin_that_mautic_does_not_know_or_misses_does_not_load(monkeypatch:
     }
 
 
-def test_what_the_login_page_links_to_is_asked_for_and_nothing_of_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_css_and_js_of_the_login_page_are_requested_but_nothing_of_another_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     html = """<link rel="stylesheet" href="/media/css/app.css?v1a2b" data-source="mautic">
     <script data-source='mautic' src='/media/js/app.js'></script><script src="https://x.test/other.js"></script>
     <link rel="icon" href="/media/images/favicon.ico"><script src="//x.test/other.js"></script>"""

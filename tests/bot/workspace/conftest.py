@@ -17,7 +17,7 @@ def app(workspace: Workspace) -> App:
 
 @pytest.fixture
 def connect(app: App, workspace: WorkspaceServer) -> Iterator[object]:
-    """Call it once the listeners are there."""
+    """A function that connects the app; call it once the listeners are registered."""
     handlers: list[SocketModeHandler] = []
 
     def connect_now() -> SocketModeHandler:

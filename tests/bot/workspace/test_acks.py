@@ -1,4 +1,4 @@
-"""An app that answers late, never or twice: what people see of it, and what Slack does about it."""
+"""An app that answers late, never or twice: what people see, and what Slack does about it."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,9 @@ from tests.support.workspace import Workspace, eventually
 Connect = Callable[[], object]
 
 
-def test_a_dropped_ack_is_a_command_that_did_not_respond(app: App, connect: Connect, workspace: Workspace) -> None:
+def test_a_command_whose_ack_is_dropped_is_shown_as_not_responding(
+    app: App, connect: Connect, workspace: Workspace
+) -> None:
     heard: list[str] = []
 
     @app.command("/mautic")
@@ -26,7 +28,7 @@ def test_a_dropped_ack_is_a_command_that_did_not_respond(app: App, connect: Conn
 
     assert seen["error"] == "/mautic failed because the app did not respond (operation_timeout)"
     assert (seen["ok"], seen["ack_ms"]) == (False, None)
-    assert heard == ["list"], "the app did the work all the same"
+    assert heard == ["list"], "the app did the work nevertheless"
     assert workspace.command("operator", "ops", "/mautic list")["ok"]
 
 
@@ -42,7 +44,7 @@ def test_an_ack_after_three_seconds_is_too_late(app: App, connect: Connect, work
     assert workspace.messages("ops", user="operator") == []
 
 
-def test_an_ack_held_back_counts_its_delay(app: App, connect: Connect, workspace: Workspace) -> None:
+def test_a_delayed_ack_is_measured_with_its_delay(app: App, connect: Connect, workspace: Workspace) -> None:
     app.command("/mautic")(lambda ack: ack("fine"))
     connect()
     workspace.faults(late_acks={"count": 1, "seconds": 0.3})
@@ -55,7 +57,7 @@ def test_without_an_app_a_command_fails_at_once(workspace: Workspace) -> None:
     assert seen["error"] == '/mautic failed with the error "dispatch_failed"'
 
 
-def test_a_press_that_is_not_acknowledged(app: App, connect: Connect, workspace: Workspace) -> None:
+def test_a_press_without_an_ack_times_out(app: App, connect: Connect, workspace: Workspace) -> None:
     app.action("go")(lambda ack: ack())
     connect()
     button = {"type": "button", "action_id": "go", "text": {"type": "plain_text", "text": "Go"}}
@@ -66,7 +68,9 @@ def test_a_press_that_is_not_acknowledged(app: App, connect: Connect, workspace:
     assert "operation_timeout" in workspace.click("operator", "ops", ts, "go")["error"]
 
 
-def test_an_event_without_an_ack_comes_again_with_the_same_id(app: App, connect: Connect, workspace: Workspace) -> None:
+def test_an_event_without_an_ack_is_redelivered_with_the_same_id(
+    app: App, connect: Connect, workspace: Workspace
+) -> None:
     seen: list[tuple[str, str]] = []
 
     @app.event("message")
@@ -82,17 +86,17 @@ def test_an_event_without_an_ack_comes_again_with_the_same_id(app: App, connect:
     assert len({event_id for event_id, _ in seen}) == 1
 
 
-def test_an_event_waits_for_an_app_that_comes_late(app: App, connect: Connect, workspace: Workspace) -> None:
+def test_an_app_that_connects_late_gets_later_events(app: App, connect: Connect, workspace: Workspace) -> None:
     heard: list[str] = []
     app.event("message")(lambda event: heard.append(event["text"]))
     workspace.message("operator", "ops", "first")
-    # The retries (here within half a second) may be over before the app is there; then it is lost.
+    # The retries (here within half a second) may be over before the app connects; then the event is lost.
     connect()
     workspace.message("operator", "ops", "second")
     eventually(lambda: "second" in heard)
 
 
-def test_redelivery_hands_over_the_same_thing_twice(app: App, connect: Connect, workspace: Workspace) -> None:
+def test_redelivery_delivers_the_same_thing_twice(app: App, connect: Connect, workspace: Workspace) -> None:
     triggers: list[str] = []
     event_ids: list[str] = []
 
@@ -115,7 +119,7 @@ def test_redelivery_hands_over_the_same_thing_twice(app: App, connect: Connect, 
     assert len(set(event_ids)) == 1
 
 
-def test_fifty_commands_at_once(app: App, connect: Connect, workspace: Workspace) -> None:
+def test_fifty_commands_at_once_are_all_answered(app: App, connect: Connect, workspace: Workspace) -> None:
     app.command("/mautic")(lambda ack: ack("ok"))
     connect()
     with ThreadPoolExecutor(50) as people:

@@ -1,4 +1,4 @@
-"""Every limit of messages, modals and Home tabs: the most that passes, and one more that does not."""
+"""Every limit of messages, modals and Home tabs: the maximum passes, and one more does not."""
 
 from typing import Any
 
@@ -89,7 +89,7 @@ MESSAGE_LIMITS = {
 
 
 @pytest.mark.parametrize("name", MESSAGE_LIMITS)
-def test_limits_of_a_message(name: str) -> None:
+def test_a_message_may_reach_each_limit_but_not_exceed_it(name: str) -> None:
     blocks, most = MESSAGE_LIMITS[name]
     block_kit.message_blocks(blocks(most))
     with pytest.raises(SlackError) as refused:
@@ -127,13 +127,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_no_message_may_hold(name: str) -> None:
+def test_a_malformed_message_is_refused(name: str) -> None:
     with pytest.raises(SlackError) as refused:
         block_kit.message_blocks(REFUSED[name])
     assert refused.value.code == "invalid_blocks"
 
 
-def test_everything_together() -> None:
+def test_the_blocks_of_a_message_are_limited_in_total() -> None:
     block_kit.message_blocks(section(text=mrkdwn(3000)) * 4)
     with pytest.raises(SlackError, match="msg_blocks_too_long"):
         block_kit.message_blocks(section(text=mrkdwn(3000)) * 5)
@@ -177,7 +177,7 @@ VIEW_LIMITS = {
 
 
 @pytest.mark.parametrize("name", VIEW_LIMITS)
-def test_limits_of_a_view(name: str) -> None:
+def test_a_view_may_reach_each_limit_but_not_exceed_it(name: str) -> None:
     view, most = VIEW_LIMITS[name]
     block_kit.view(view(most), "modal", "home")
     with pytest.raises(SlackError) as refused:
@@ -191,19 +191,19 @@ def test_limits_of_a_view(name: str) -> None:
     [
         {"type": "modal", "blocks": []},
         modal(type="popup"),
-        modal(blocks=field()),  # an input, and nothing to send it with
+        modal(blocks=field()),  # an input without a submit button
         modal(blocks=[{"type": "markdown", "text": "x"}]),
         home(title=plain(5)),
         home(submit=plain(5)),
         "a string",
     ],
 )
-def test_what_no_view_may_be(view: Any) -> None:
+def test_a_malformed_view_is_refused(view: Any) -> None:
     with pytest.raises(SlackError, match="invalid_arguments"):
         block_kit.view(view, "modal", "home")
 
 
-def test_a_view_of_more_than_250_kilobytes() -> None:
+def test_a_view_of_more_than_250_kilobytes_is_refused() -> None:
     with pytest.raises(SlackError, match="view_too_large"):
         block_kit.view(modal(blocks=section(text=mrkdwn(3000)) * 90), "modal")
 

@@ -53,7 +53,7 @@ def test_from_a_slash_command_to_a_reply_in_the_thread(
     assert (root["reply_count"], root["latest_reply"]) == (1, live["ts"])
 
 
-def test_a_reply_sent_to_the_channel_too_and_one_with_a_file(
+def test_a_reply_sent_to_the_channel_too_and_one_with_a_file_reach_the_app(
     app: App, connect: Callable[[], object], workspace: Workspace
 ) -> None:
     heard: list[dict[str, Any]] = []
@@ -77,7 +77,7 @@ def test_a_reply_sent_to_the_channel_too_and_one_with_a_file(
     assert [one["text"] for one in workspace.messages("ops", thread_ts=ts)] == ["A plan", "approve", "deny"]
 
 
-def test_an_edited_message_is_told_of_as_changed_and_a_mention_in_it_once_more(
+def test_an_edited_message_arrives_as_changed_and_its_mention_arrives_separately(
     app: App, connect: Callable[[], object], workspace: Workspace
 ) -> None:
     heard: list[dict[str, Any]] = []

@@ -73,13 +73,15 @@ def test_commands_presses_and_events_are_signed(workspace: WorkspaceServer, list
     eventually(lambda: "hello" in heard)
 
 
-def test_another_secret_is_turned_away(workspace: WorkspaceServer, listener: ThreadingHTTPServer) -> None:
+def test_an_app_with_another_signing_secret_refuses_requests(
+    workspace: WorkspaceServer, listener: ThreadingHTTPServer
+) -> None:
     listener.app = App(client=workspace.web_client(), signing_secret="another")  # type: ignore[attr-defined]
     seen = workspace.command("operator", "ops", "/mautic list")
     assert seen["error"] == '/mautic failed with the error "dispatch_failed"'
 
 
-def test_a_refused_event_comes_again(workspace: WorkspaceServer, listener: ThreadingHTTPServer) -> None:
+def test_a_refused_event_is_redelivered(workspace: WorkspaceServer, listener: ThreadingHTTPServer) -> None:
     app = App(client=workspace.web_client(), signing_secret=SIGNING_SECRET)
     retries: list[str] = []
 

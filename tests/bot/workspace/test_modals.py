@@ -45,7 +45,7 @@ def modal(title: str, **more: Any) -> Json:
 
 @pytest.fixture
 def opening(app: App, connect: Connect, workspace: Workspace) -> App:
-    """An app whose command opens the modal; submitting `bad`, `again`, `next`, `clear` does what it says."""
+    """An app whose command opens the modal; the submitted name selects how the app answers."""
 
     @app.command("/mautic")
     def open_modal(ack: Ack, command: Json, client: Any) -> None:
@@ -82,7 +82,9 @@ def titles(workspace: Workspace) -> list[str]:
     return [view["title"]["text"] for view in workspace.views("operator")]
 
 
-def test_a_modal_is_seen_by_the_one_who_asked_and_closes_when_sent(opening: App, workspace: Workspace) -> None:
+def test_a_modal_is_shown_only_to_the_person_who_asked_and_closes_when_submitted(
+    opening: App, workspace: Workspace
+) -> None:
     view = opened(workspace)
     assert workspace.views("ops-lead") == []
     assert workspace.submit("operator", view["id"], {"name": "client-x", "plan": "large"})["ok"]
@@ -97,7 +99,7 @@ def test_the_client_refuses_empty_and_short_fields_by_itself(opening: App, works
     }
 
 
-def test_what_an_ack_can_do_to_a_modal(opening: App, workspace: Workspace) -> None:
+def test_an_ack_can_refuse_update_push_or_clear_a_modal(opening: App, workspace: Workspace) -> None:
     view = opened(workspace)
 
     assert workspace.submit("operator", view["id"], {"name": "bad"})["errors"] == {"tenant": "Taken."}
@@ -113,14 +115,14 @@ def test_what_an_ack_can_do_to_a_modal(opening: App, workspace: Workspace) -> No
     assert titles(workspace) == []
 
 
-def test_an_ack_with_a_view_slack_would_refuse(opening: App, workspace: Workspace) -> None:
+def test_an_ack_with_an_invalid_view_shows_an_error(opening: App, workspace: Workspace) -> None:
     view = opened(workspace)
     seen = workspace.submit("operator", view["id"], {"name": "broken"})
     assert seen["error"] == "We had some trouble connecting. Try again?"
     assert titles(workspace) == ["New"]
 
 
-def test_three_modals_are_the_most(opening: App, workspace: Workspace) -> None:
+def test_no_more_than_three_modals_are_stacked(opening: App, workspace: Workspace) -> None:
     opened(workspace)
     for depth in (2, 3):
         workspace.click_in_view("operator", workspace.views("operator")[-1]["id"], "more")
@@ -131,7 +133,7 @@ def test_three_modals_are_the_most(opening: App, workspace: Workspace) -> None:
     assert len(workspace.views("operator")) == 3
 
 
-def test_closing_tells_the_app_that_asked_to_know(app: App, opening: App, workspace: Workspace) -> None:
+def test_closing_a_modal_notifies_an_app_that_asked_for_it(app: App, opening: App, workspace: Workspace) -> None:
     closed: list[bool] = []
 
     @app.view_closed("new")
@@ -144,7 +146,7 @@ def test_closing_tells_the_app_that_asked_to_know(app: App, opening: App, worksp
     assert workspace.views("operator") == []
 
 
-def test_update_by_hash(opening: App, workspace: Workspace) -> None:
+def test_an_update_with_an_old_hash_is_refused(opening: App, workspace: Workspace) -> None:
     view = opened(workspace)
     client = workspace.web_client()
     client.views_update(view_id=view["id"], hash=view["hash"], view=modal("Second"))
@@ -155,7 +157,7 @@ def test_update_by_hash(opening: App, workspace: Workspace) -> None:
     assert titles(workspace) == ["Second"]
 
 
-def test_a_trigger_serves_once_and_three_seconds(app: App, connect: Connect, workspace: Workspace) -> None:
+def test_a_trigger_works_once_and_for_three_seconds(app: App, connect: Connect, workspace: Workspace) -> None:
     triggers: list[str] = []
 
     @app.command("/mautic")
@@ -176,7 +178,7 @@ def test_a_trigger_serves_once_and_three_seconds(app: App, connect: Connect, wor
         client.views_push(trigger_id=triggers[1], view=modal("New"))  # from no modal
 
     workspace.command("operator", "ops", "/mautic new")
-    time.sleep(3.1)  # the lifetime itself is the thing shown
+    time.sleep(3.1)  # the lifetime itself is tested
     with pytest.raises(SlackApiError, match="expired_trigger_id"):
         client.views_open(trigger_id=triggers[2], view=modal("New"))
 

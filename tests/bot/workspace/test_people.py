@@ -18,9 +18,7 @@ Connect = Callable[[], object]
 Json = dict[str, Any]
 
 
-def test_an_outsider_presses_and_writes_with_their_own_team_in_the_payload(
-    app: App, connect: Connect, workspace: Workspace
-) -> None:
+def test_payloads_of_an_outsider_name_the_outsiders_team(app: App, connect: Connect, workspace: Workspace) -> None:
     presses: list[Json] = []
     messages: list[Json] = []
 
@@ -66,7 +64,7 @@ def test_an_ephemeral_message_is_for_one_person_in_the_channel(workspace: Worksp
         client.chat_postEphemeral(channel="C0OPS", user="U0OUTSIDER", text="for you")
 
 
-def test_a_command_is_delivered_with_ids_for_names(app: App, connect: Connect, workspace: Workspace) -> None:
+def test_a_command_is_delivered_with_ids_in_place_of_names(app: App, connect: Connect, workspace: Workspace) -> None:
     app.command("/mautic")(lambda ack, command: ack(f"`{command['text']}`"))
     connect()
     said = workspace.command("operator", "ops", "/mautic new x --note @ops-lead #general <b> & x.example.com")
@@ -75,7 +73,7 @@ def test_a_command_is_delivered_with_ids_for_names(app: App, connect: Connect, w
     )
 
 
-def test_a_mention_is_an_app_mention_and_a_message(app: App, connect: Connect, workspace: Workspace) -> None:
+def test_a_mention_is_delivered_as_app_mention_and_as_message(app: App, connect: Connect, workspace: Workspace) -> None:
     heard: list[tuple[str, str, str]] = []
     for kind in ("app_mention", "message"):
         app.event(kind)(lambda event: heard.append((event["type"], event["text"], event["channel"])))
@@ -88,7 +86,7 @@ def test_a_mention_is_an_app_mention_and_a_message(app: App, connect: Connect, w
     ]
 
 
-def test_direct_messages_with_the_app(app: App, connect: Connect, workspace: Workspace) -> None:
+def test_direct_messages_with_the_app_are_private(app: App, connect: Connect, workspace: Workspace) -> None:
     heard: list[str] = []
 
     @app.event("message")
@@ -103,11 +101,11 @@ def test_direct_messages_with_the_app(app: App, connect: Connect, workspace: Wor
     assert workspace.messages("@mautic", user="ops-lead") == []
 
 
-def test_an_unknown_command(workspace: Workspace) -> None:
+def test_an_unknown_command_is_refused(workspace: Workspace) -> None:
     assert "/deploy is not a valid command" in workspace.command("operator", "ops", "/deploy")["error"]
 
 
-def test_roles(workspace: Workspace) -> None:
+def test_user_groups_and_kinds_of_users_are_reported(workspace: Workspace) -> None:
     client = workspace.web_client()
     assert client.usergroups_users_list(usergroup="S0APPROVERS")["users"] == ["U0OPSLEAD", "U0OPSLEAD2"]
     assert client.users_info(user="U0GUEST")["user"]["is_restricted"] is True
@@ -131,7 +129,7 @@ def test_a_free_plan_has_no_user_groups(workspace: Workspace) -> None:
             client.usergroups_users_list(usergroup="S0APPROVERS")
 
 
-def test_a_channel_without_the_bot_is_told_of_and_takes_nothing(workspace: Workspace) -> None:
+def test_a_channel_without_the_bot_is_marked_and_refuses_messages(workspace: Workspace) -> None:
     client = workspace.web_client()
     assert client.conversations_info(channel="C0OPS")["channel"]["is_member"] is True
     workspace.set_channel("ops", bot=False)
@@ -142,7 +140,7 @@ def test_a_channel_without_the_bot_is_told_of_and_takes_nothing(workspace: Works
         client.conversations_info(channel="#mautic-ops")
 
 
-def test_an_archived_channel_can_be_read_and_takes_nothing(workspace: Workspace) -> None:
+def test_an_archived_channel_can_be_read_but_refuses_messages(workspace: Workspace) -> None:
     client = workspace.web_client()
     ts = client.chat_postMessage(channel="C0OPS", text="before")["ts"]
     workspace.set_channel("ops", archived=True)
@@ -157,7 +155,7 @@ def test_an_archived_channel_can_be_read_and_takes_nothing(workspace: Workspace)
     assert client.chat_postMessage(channel="C0OPS", text="after")["ok"]
 
 
-def test_a_group_changes_and_the_app_hears_of_it(app: App, connect: Connect, workspace: Workspace) -> None:
+def test_the_app_is_notified_when_a_user_group_changes(app: App, connect: Connect, workspace: Workspace) -> None:
     heard: list[Json] = []
     app.event("subteam_members_changed")(lambda event: heard.append(event))
     connect()
@@ -167,7 +165,7 @@ def test_a_group_changes_and_the_app_hears_of_it(app: App, connect: Connect, wor
     assert app.client.usergroups_users_list(usergroup="S0APPROVERS")["users"] == ["U0OPSLEAD2", "U0OPERATOR"]
 
 
-def test_a_page_of_another_site_may_not_act_for_anybody(workspace: Workspace) -> None:
+def test_a_page_of_another_site_cannot_act_as_a_user(workspace: Workspace) -> None:
     body = b'{"user": "ops-lead", "channel": "ops", "text": "approve"}'
     headers = {"Origin": "https://elsewhere.test"}
     with pytest.raises(urllib.error.HTTPError, match="403") as refused:
@@ -177,8 +175,8 @@ def test_a_page_of_another_site_may_not_act_for_anybody(workspace: Workspace) ->
 
 
 @pytest.mark.parametrize("what", ["_control/message", "_control/users", "api/auth.test", "link/?ticket=1", ""])
-def test_a_name_that_leads_here_is_not_ours(workspace: Workspace, what: str) -> None:
-    """A page of evil.test, whose name leads to this machine by now: of one origin, as the browser sees it."""
+def test_a_request_under_a_foreign_host_name_is_refused(workspace: Workspace, what: str) -> None:
+    """DNS rebinding: evil.test resolves to this machine by now, so the browser sees its page as the same origin."""
     headers = {"Host": "evil.test:8765", "Origin": "http://evil.test:8765"}
     body = b'{"user": "ops-lead", "channel": "ops", "text": "approve"}' if "message" in what else None
     with pytest.raises(urllib.error.HTTPError, match="403") as refused:
@@ -189,13 +187,13 @@ def test_a_name_that_leads_here_is_not_ours(workspace: Workspace, what: str) -> 
 
 
 @pytest.mark.parametrize("name", ["localhost", "localhost:9000", "[::1]:8765", "127.0.0.1"])
-def test_this_machine_has_its_own_names_by_whatever_port_one_comes(workspace: Workspace, name: str) -> None:
+def test_names_of_this_machine_are_accepted_with_any_port(workspace: Workspace, name: str) -> None:
     asked = urllib.request.Request(f"{workspace.url}/_control/users", headers={"Host": name})
     with urllib.request.urlopen(asked) as answer:
         assert json.load(answer)["ok"]
 
 
-def test_another_name_can_be_allowed(tmp_path: Path) -> None:
+def test_another_host_name_can_be_allowed(tmp_path: Path) -> None:
     server = WorkspaceServer(tmp_path, "--allow-host", "chat.example.com")
     try:
         asked = urllib.request.Request(f"{server.url}/_control/users", headers={"Host": "chat.example.com"})
@@ -205,7 +203,7 @@ def test_another_name_can_be_allowed(tmp_path: Path) -> None:
         server.kill()
 
 
-def test_colleagues_are_people_like_others_in_no_group(tmp_path: Path) -> None:
+def test_colleagues_are_ordinary_people_without_a_group(tmp_path: Path) -> None:
     server = WorkspaceServer(tmp_path, "--colleagues", "2")
     try:
         assert [user["name"] for user in server.users()][-2:] == ["colleague-1", "colleague-2"]
@@ -218,7 +216,7 @@ def test_colleagues_are_people_like_others_in_no_group(tmp_path: Path) -> None:
         server.kill()
 
 
-def test_what_nobody_could_do_in_slack_is_a_bad_request(workspace: Workspace) -> None:
+def test_an_action_that_is_impossible_in_slack_is_a_bad_request(workspace: Workspace) -> None:
     with pytest.raises(ValueError, match="nobody called 'stranger'"):
         workspace.message("stranger", "ops", "hello")
     with pytest.raises(ValueError, match="no channel called 'nowhere'"):

@@ -14,7 +14,7 @@ Json = dict[str, Any]
 
 @pytest.fixture
 def pressed(app: App, connect: Callable[[], object], workspace: Workspace) -> tuple[str, WebhookClient]:
-    """The ts of a card in #mautic-ops that `operator` pressed, and the response_url of that."""
+    """The ts of a card in #mautic-ops that `operator` pressed, and the response_url of that press."""
     urls: list[str] = []
 
     @app.action("go")
@@ -30,7 +30,7 @@ def pressed(app: App, connect: Callable[[], object], workspace: Workspace) -> tu
     return ts, WebhookClient(urls[0])
 
 
-def test_five_uses(pressed: tuple[str, WebhookClient], workspace: Workspace) -> None:
+def test_a_response_url_works_five_times(pressed: tuple[str, WebhookClient], workspace: Workspace) -> None:
     _, response = pressed
     answers = [response.send(text=f"answer {number}") for number in range(6)]
     assert [answer.status_code for answer in answers] == [200] * 5 + [404]
@@ -38,7 +38,7 @@ def test_five_uses(pressed: tuple[str, WebhookClient], workspace: Workspace) -> 
     assert len(workspace.messages("ops", user="operator")) == 6  # the card and five answers
 
 
-def test_an_answer_is_seen_by_one_person_unless_it_is_in_channel(
+def test_a_response_is_shown_to_one_person_unless_it_is_in_channel(
     pressed: tuple[str, WebhookClient], workspace: Workspace
 ) -> None:
     _, response = pressed
@@ -53,7 +53,9 @@ def test_an_answer_is_seen_by_one_person_unless_it_is_in_channel(
     assert seen_by("") == ["card", "for all"]
 
 
-def test_replace_delete_and_thread(pressed: tuple[str, WebhookClient], workspace: Workspace) -> None:
+def test_a_response_can_reply_in_a_thread_and_replace_or_delete_its_message(
+    pressed: tuple[str, WebhookClient], workspace: Workspace
+) -> None:
     ts, response = pressed
     response.send_dict({"text": "in the thread", "response_type": "in_channel", "thread_ts": ts})
     assert [m["text"] for m in workspace.messages("ops", thread_ts=ts)] == ["card", "in the thread"]
@@ -66,7 +68,7 @@ def test_replace_delete_and_thread(pressed: tuple[str, WebhookClient], workspace
     assert workspace.messages("ops") == []
 
 
-def test_it_refuses_what_a_message_may_not_be(pressed: tuple[str, WebhookClient]) -> None:
+def test_an_invalid_response_is_refused(pressed: tuple[str, WebhookClient]) -> None:
     _, response = pressed
     assert "no_text" in response.send(text="").body
     assert "invalid_blocks" in response.send(blocks=[{"type": "divider", "colour": "red"}]).body

@@ -1,4 +1,4 @@
-"""What is kept when the workspace itself stops."""
+"""What the workspace keeps when it is restarted."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ from slack_bolt import Ack, App
 from tests.support.workspace import WorkspaceServer, eventually
 
 
-def test_messages_modals_home_and_files_outlive_the_process(workspace: WorkspaceServer) -> None:
+def test_messages_home_and_files_survive_a_restart(workspace: WorkspaceServer) -> None:
     client = workspace.web_client()
     root = workspace.message("operator", "ops", "before")["ts"]
     client.chat_postMessage(channel="C0OPS", text="reply", thread_ts=root)
@@ -34,7 +34,7 @@ def test_messages_modals_home_and_files_outlive_the_process(workspace: Workspace
     assert workspace.message("operator", "ops", "after")["ts"] > root
 
 
-def test_the_app_comes_back_to_a_restarted_workspace(
+def test_the_app_reconnects_to_a_restarted_workspace(
     app: App, connect: Callable[[], object], workspace: WorkspaceServer
 ) -> None:
     @app.command("/mautic")

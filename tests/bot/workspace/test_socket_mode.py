@@ -1,4 +1,4 @@
-"""Connections: told to leave, cut, several at once."""
+"""Socket Mode connections: refreshed, cut, refused, and several at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Connect = Callable[[], Any]
 
 
 @pytest.mark.parametrize("reason", ["refresh_requested", "warning", "hard"])
-def test_an_app_comes_back_after_a_disconnect(app: App, connect: Connect, workspace: Workspace, reason: str) -> None:
+def test_an_app_reconnects_after_a_disconnect(app: App, connect: Connect, workspace: Workspace, reason: str) -> None:
     app.command("/mautic")(lambda ack: ack("still here"))
     connect()
 
@@ -46,7 +46,7 @@ def bot(app: App, workspace: WorkspaceServer, tmp_path: Path) -> Iterator[Socket
 
 
 class Talk:
-    """Commands without a pause, from several people, while something happens; `lost` are those that failed."""
+    """Sends commands without a pause, from several threads, while something happens; `lost` are those that failed."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
@@ -74,7 +74,7 @@ class Talk:
             one.join()
 
 
-def test_no_command_is_lost_over_refreshes(bot: SocketMode, workspace: Workspace) -> None:
+def test_no_command_is_lost_during_refreshes(bot: SocketMode, workspace: Workspace) -> None:
     with Talk(workspace) as talk:
         for reason in ("refresh_requested", "warning", "refresh_requested", "warning"):
             workspace.faults(disconnect=reason, warning_seconds=0.3)
@@ -84,9 +84,7 @@ def test_no_command_is_lost_over_refreshes(bot: SocketMode, workspace: Workspace
     assert talk.lost == []
 
 
-def test_warnings_one_upon_the_other_open_no_more_connections_than_slack_takes(
-    bot: SocketMode, workspace: Workspace
-) -> None:
+def test_repeated_warnings_do_not_exceed_slacks_limit_of_connections(bot: SocketMode, workspace: Workspace) -> None:
     for _ in range(9):
         workspace.faults(disconnect="warning", warning_seconds=20)
         eventually(lambda: _answered(workspace))
@@ -96,7 +94,7 @@ def test_warnings_one_upon_the_other_open_no_more_connections_than_slack_takes(
 
 
 @pytest.mark.parametrize("fault", ["hard", "half_open"])
-def test_the_bot_comes_back_when_its_connection_dies_without_a_word(
+def test_the_bot_reconnects_after_its_connection_died_silently(
     bot: SocketMode, workspace: Workspace, fault: str
 ) -> None:
     workspace.faults(disconnect=fault)
@@ -111,14 +109,14 @@ def test_the_bot_comes_back_when_its_connection_dies_without_a_word(
         {"api_down": 2},
     ],
 )
-def test_the_bot_comes_back_when_slack_gives_it_no_connection_for_a_while(
+def test_the_bot_reconnects_after_slack_refused_connections_for_a_while(
     bot: SocketMode, workspace: Workspace, trouble: dict[str, Any]
 ) -> None:
     workspace.faults(disconnect="hard", **trouble)
     eventually(lambda: _answered(workspace), 60)
 
 
-def test_while_slack_gives_no_other_connection_the_old_one_is_read_to_its_end(
+def test_the_old_connection_is_read_to_its_end_while_slack_refuses_a_new_one(
     bot: SocketMode, workspace: Workspace
 ) -> None:
     workspace.faults(fail={"method": "apps.connections.open", "error": "internal_error", "count": 2})
@@ -129,8 +127,8 @@ def test_while_slack_gives_no_other_connection_the_old_one_is_read_to_its_end(
     assert talk.lost == []
 
 
-def test_the_bot_takes_its_leave_at_once(bot: SocketMode, workspace: Workspace) -> None:
-    """It would be killed before it has drained; what is in hand is acknowledged before."""
+def test_the_bot_disconnects_at_once(bot: SocketMode, workspace: Workspace) -> None:
+    """Otherwise it would be killed before it has drained; commands in progress are acknowledged first."""
     with Talk(workspace) as talk:
         eventually(lambda: talk.acknowledged > 5)
         began = time.monotonic()
@@ -140,7 +138,7 @@ def test_the_bot_takes_its_leave_at_once(bot: SocketMode, workspace: Workspace) 
 
 
 def test_the_bot_opens_one_connection(app: App, tmp_path: Path, workspace: Workspace) -> None:
-    """Slack lets an app open few in a minute, and would deliver into one that is about to be closed."""
+    """Slack lets an app open only a few per minute, and would deliver into one that is about to be closed."""
     opened: list[str] = []
     real = app.client.apps_connections_open
     app.client.apps_connections_open = lambda **given: opened.append("") or real(**given)  # type: ignore[method-assign]

@@ -21,7 +21,7 @@ def client(workspace: Workspace) -> WebClient:
     return workspace.web_client()
 
 
-def test_auth(client: WebClient) -> None:
+def test_auth_test_and_team_info_identify_the_bot(client: WebClient) -> None:
     answer = client.auth_test()
     assert (answer["team_id"], answer["user_id"], answer["bot_id"]) == ("T0LOCAL", "U0BOT", "B0BOT")
     assert "chat:write" in answer.headers["x-oauth-scopes"]
@@ -59,26 +59,26 @@ def test_auth(client: WebClient) -> None:
         ("files.completeUploadExternal", {"files": [{"id": "F0NONE"}]}, "file_not_found"),
     ],
 )
-def test_refusals(client: WebClient, method: str, arguments: Json, error: str) -> None:
+def test_each_refusal_has_slacks_error_code(client: WebClient, method: str, arguments: Json, error: str) -> None:
     with pytest.raises(SlackApiError) as refused:
         client.api_call(method, json=arguments)
     assert refused.value.response["error"] == error
 
 
-def test_an_argument_that_is_missing_is_named(client: WebClient) -> None:
+def test_a_missing_argument_is_named(client: WebClient) -> None:
     with pytest.raises(SlackApiError) as refused:
         client.api_call("chat.postMessage", json={"text": "x"})
     assert refused.value.response["response_metadata"]["messages"] == ["[ERROR] missing required field: channel"]
 
 
-def test_form_and_json_bodies_say_the_same(client: WebClient) -> None:
+def test_form_and_json_bodies_are_equivalent(client: WebClient) -> None:
     blocks = [{"type": "section", "text": {"type": "mrkdwn", "text": "hello"}}]
     as_json = client.api_call("chat.postMessage", json={"channel": "C0OPS", "blocks": blocks})
     as_form = client.api_call("chat.postMessage", data={"channel": "C0OPS", "blocks": json.dumps(blocks)})
     assert as_json["message"]["blocks"][0]["text"] == as_form["message"]["blocks"][0]["text"]
 
 
-def test_update_with_text_alone_takes_the_blocks_away(client: WebClient, workspace: Workspace) -> None:
+def test_an_update_with_text_alone_removes_the_blocks(client: WebClient, workspace: Workspace) -> None:
     blocks = [{"type": "divider", "block_id": "line"}]
     ts = client.chat_postMessage(channel="C0OPS", text="old", blocks=blocks)["ts"]
 
@@ -93,7 +93,7 @@ def test_update_with_text_alone_takes_the_blocks_away(client: WebClient, workspa
         client.chat_update(channel="C0OPS", ts=ts, text="x" * 4001)
 
 
-def test_only_its_own_messages_can_be_changed(client: WebClient, workspace: Workspace) -> None:
+def test_the_bot_can_change_only_its_own_messages(client: WebClient, workspace: Workspace) -> None:
     ts = workspace.message("operator", "ops", "mine")["ts"]
     with pytest.raises(SlackApiError, match="cant_update_message"):
         client.chat_update(channel="C0OPS", ts=ts, text="yours")
@@ -101,7 +101,7 @@ def test_only_its_own_messages_can_be_changed(client: WebClient, workspace: Work
         client.chat_delete(channel="C0OPS", ts=ts)
 
 
-def test_text_is_cut_at_forty_thousand(client: WebClient) -> None:
+def test_text_is_cut_at_40000_characters(client: WebClient) -> None:
     answer = client.api_call("chat.postMessage", json={"channel": "C0OPS", "text": "x" * 40_001})
     assert len(answer["message"]["text"]) == 40_000
 
@@ -123,7 +123,7 @@ def test_threads_count_their_replies(client: WebClient, workspace: Workspace) ->
     assert link.startswith(f"{workspace.url}/archives/C0OPS/p{first.replace('.', '')}?thread_ts={root}")
 
 
-def test_history_in_pages(client: WebClient) -> None:
+def test_history_comes_in_pages(client: WebClient) -> None:
     sent = [client.chat_postMessage(channel="C0OPS", text=str(n))["ts"] for n in range(5)]
     seen: list[str] = []
     for page in client.conversations_history(channel="C0OPS", limit=2):
@@ -133,7 +133,7 @@ def test_history_in_pages(client: WebClient) -> None:
     assert [m["ts"] for m in newer] == [sent[4], sent[3]]
 
 
-def test_reactions(client: WebClient, workspace: Workspace) -> None:
+def test_a_reaction_is_added_and_removed_once(client: WebClient, workspace: Workspace) -> None:
     ts = workspace.message("operator", "ops", "nice")["ts"]
     client.reactions_add(channel="C0OPS", timestamp=ts, name="eyes")
     assert workspace.messages("ops")[0]["reactions"] == [{"name": "eyes", "users": ["U0BOT"], "count": 1}]
@@ -144,7 +144,7 @@ def test_reactions(client: WebClient, workspace: Workspace) -> None:
         client.reactions_remove(channel="C0OPS", timestamp=ts, name="eyes")
 
 
-def test_lists(client: WebClient) -> None:
+def test_channels_members_groups_and_users_are_listed(client: WebClient) -> None:
     assert {c["name"] for c in client.conversations_list()["channels"]} >= {"mautic-ops", "general"}
     assert "U0OUTSIDER" in client.conversations_members(channel="C0SHARED")["members"]
     assert "U0OUTSIDER" not in client.conversations_members(channel="C0OPS")["members"]
@@ -176,7 +176,7 @@ def test_a_file_is_shared_into_a_thread(client: WebClient, workspace: Workspace)
         assert (answer.headers["Content-Type"], answer.read()) == ("image/png", picture)
 
 
-def test_a_picture_in_a_block_is_one_that_was_uploaded(client: WebClient) -> None:
+def test_a_picture_in_a_block_must_have_been_uploaded(client: WebClient) -> None:
     file = client.files_upload_v2(filename="chart.png", content=b"\x89PNG\r\n\x1a\n")["files"][0]
 
     def block(**slack_file: str) -> dict[str, object]:
@@ -194,7 +194,9 @@ def _repeatedly(times: int, call: Callable[..., object], **arguments: str) -> No
         call(**arguments)
 
 
-def test_one_message_a_second_and_channel_after_a_burst(client: WebClient, workspace: Workspace) -> None:
+def test_posting_is_limited_to_one_message_per_second_and_channel_after_a_burst(
+    client: WebClient, workspace: Workspace
+) -> None:
     with pytest.raises(SlackApiError) as refused:
         _repeatedly(50, client.chat_postMessage, channel="C0OPS", text="again")
     assert refused.value.response["error"] == "ratelimited"
@@ -206,20 +208,20 @@ def test_one_message_a_second_and_channel_after_a_burst(client: WebClient, works
     _repeatedly(20, client.chat_postMessage, channel="C0OPS", text="again")
 
 
-def test_methods_have_their_tiers(client: WebClient) -> None:
+def test_methods_have_separate_rate_limits(client: WebClient) -> None:
     with pytest.raises(SlackApiError, match="ratelimited"):
         _repeatedly(40, client.users_list)
     client.users_info(user="U0GUEST")
 
 
-def test_a_rate_limit_on_demand_and_the_sdk_waiting_for_it(workspace: Workspace) -> None:
+def test_a_rate_limit_can_be_injected_and_the_sdk_waits_for_it(workspace: Workspace) -> None:
     workspace.faults(rate_limit={"method": "chat.postMessage", "count": 1, "retry_after": 1})
     patient = workspace.web_client(retry_handlers=[RateLimitErrorRetryHandler(max_retry_count=1)])
     assert patient.chat_postMessage(channel="C0OPS", text="hello")["ok"]
     assert len(workspace.messages("ops")) == 1
 
 
-def test_slack_down(client: WebClient, workspace: Workspace) -> None:
+def test_an_outage_of_slack_can_be_injected_and_reset(client: WebClient, workspace: Workspace) -> None:
     workspace.faults(api_down=1)
     with pytest.raises(SlackApiError) as refused:
         client.chat_postMessage(channel="C0OPS", text="hello")
@@ -231,7 +233,7 @@ def test_slack_down(client: WebClient, workspace: Workspace) -> None:
     assert client.auth_test()["ok"]
 
 
-def test_the_manifest_limits_scopes_commands_events_and_direct_messages(tmp_path: Path) -> None:
+def test_the_manifest_limits_scopes_commands_and_direct_messages(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     slash = {"command": "/mautic", "description": "Tenants", "usage_hint": "[help]"}
     manifest.write_text(
@@ -257,14 +259,14 @@ def test_the_manifest_limits_scopes_commands_events_and_direct_messages(tmp_path
         server.stop()
 
 
-def test_a_token_in_the_address_opens_nothing(workspace: Workspace) -> None:
+def test_a_token_in_the_url_is_not_accepted(workspace: Workspace) -> None:
     request = urllib.request.Request(f"{workspace.api_url}users.list?token=xoxb-local")
     with urllib.request.urlopen(request) as answer:
         assert json.load(answer)["error"] == "not_authed"
 
 
 @pytest.mark.parametrize("method", ["chat.postMessage", "views.publish", "conversations.open", "auth.test"])
-def test_what_changes_something_is_taken_by_post_alone(workspace: Workspace, method: str) -> None:
+def test_a_method_that_changes_something_accepts_post_only(workspace: Workspace, method: str) -> None:
     request = urllib.request.Request(
         f"{workspace.api_url}{method}?channel=C0OPS&text=hello", headers={"Authorization": "Bearer xoxb-local"}
     )

@@ -41,7 +41,8 @@ Verbs, with the fields of their requests (`?`: optional) and of their answers:
 - `withdraw`   said?, erased?, batch? → opt_outs, erasures, unknown, mails, left: apply them in another copy.
 - `version`    → version, double.
 
-Verbs of an upgrade: `stage` runs while the tenant serves; all others that change anything need a closed tenant.
+Verbs of an upgrade: `swap`, `warm`, `migrate`, `upgrade`, `take_own` and `adopt` refuse a tenant that is open; the
+others accept one that serves.
 - `stage`      version, sha256 → version, before, seconds, own: unpack the pushed release beside the one that serves.
 - `discard`    → {}: delete the staged tree and the previous tree.
 - `record`     → recorded: record all migrations as done if none is recorded.
