@@ -386,7 +386,7 @@ def test_a_restore(world: World, figures: dict[str, Any]) -> None:
         settle(world.lxd)
         holds = [hold(world, name) for _ in range(3)]
         restores, floors, steps = [], [], []
-        for number in range(3):
+        for number in range(ROUNDS):
             world.done(f"snapshot {name}", "taken: ", approve="")
             present = world.present(name)
             snapshot = world.lxd.snapshots(present)[-1].name
