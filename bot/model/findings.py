@@ -206,7 +206,7 @@ _ROWS = (
     ),
     Kind(
         "look",
-        "needless starts of PHP",
+        "PHP started needlessly",
         Severity.WARNING,
         Where.INSIDE,
         "The client notices nothing; it costs the host processor time.",

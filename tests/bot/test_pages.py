@@ -158,14 +158,14 @@ SAID: list[tuple[Callable[[], str], str]] = [
         lambda: said("status", "login", LOGIN, replace(LOGIN, status=500)),
         "The login page now answers with an error (HTTP 500).",
     ),
-    (lambda: said("status", "form", LOGIN, replace(LOGIN, status=0)), "A form does not answer any more."),
+    (lambda: said("status", "form", LOGIN, replace(LOGIN, status=0)), "A form no longer answers."),
     (
         lambda: said("gone", "landing", LOGIN, None, "/spring"),
-        "A landing page is gone: `/spring` is published no more.",
+        "A landing page is gone: `/spring` is no longer published.",
     ),
     (
         lambda: said("content", "tracking", LOGIN, LOGIN),
-        "The tracking script answers, but with something else than before.",
+        "The tracking script answers, but with different content than before.",
     ),
     (
         lambda: said("slower", "login", LOGIN, replace(LOGIN, seconds=2.0)),
