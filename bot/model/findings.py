@@ -206,7 +206,7 @@ _ROWS = (
     ),
     Kind(
         "look",
-        "PHP started needlessly",
+        "needless PHP starts",
         Severity.WARNING,
         Where.INSIDE,
         "The client notices nothing; it costs the host processor time.",
