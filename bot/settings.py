@@ -430,8 +430,10 @@ def load(file: Path | None = None, environment: Mapping[str, str] = os.environ) 
 
 
 def _lay_over(base: dict[str, Any], own: dict[str, Any], source: str, sources: dict[str, str], place: str = "") -> None:
-    for key, value in own.items():
-        key = RENAMED.get(f"{place}.{key}", key)
+    for named, value in own.items():
+        key = RENAMED.get(f"{place}.{named}", named)
+        if key != named and key in own:
+            raise InvalidSettings(f"{source}: {place}.{named} is called {key} now, and both are set; remove {named}.")
         where = f"{place}.{key}" if place else key
         if key not in base:
             if place not in OPEN_TABLES:

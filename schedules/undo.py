@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
+from bot.engine.attention import may_be_on
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
 from bot.model.labels import Role, is_open
 from bot.store import recovery
-from bot.store.operation import SYSTEM, Operation
+from bot.store.operation import SYSTEM
 
 
 @schedule(seconds=60)
@@ -23,13 +22,5 @@ def undo(context: Context) -> None:
         return
     opened = {one.name for one in seen.tenants if is_open(one)}
     for operation in waiting:
-        if operation.tenant not in opened and not _may_be_on(context, operation, seen.silent):
+        if operation.tenant not in opened and not may_be_on(operation, seen.silent):
             recovery.undo(context.operations, operation, SYSTEM)
-
-
-def _may_be_on(context: Context, operation: Operation, silent: Collection[str]) -> bool:
-    """Return whether a server that does not answer may have a container of the operation."""
-    inputs = operation.plan.get("inputs") or {}
-    places = [inputs[name] for name in ("old", "found", "target") if isinstance(inputs.get(name), dict)]
-    # Earlier releases stored no inputs: the container may be anywhere.
-    return bool({place["server"] for place in places} & {*silent} if places else silent)

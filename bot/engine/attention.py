@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypedDict
 
 from bot.engine.context import Context
 from bot.fleet.inventory import Inventory
 from bot.model.labels import Role, State, serving
 from bot.model.tenants import Tenant, candidate_name
+from bot.store import progress
 from bot.store.operation import Operation
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ def assess(context: Context, operation: Operation) -> Aftermath:
     kept = operation.aftermath
     since = kept["since"] if kept.get("online", "") == online and "since" in kept else context.now()
     if operation.cutover:
-        data, advice, safe = _told(operation, found, seen.silent, bool(operation.committed))
+        opened = bool(progress.switched(context.operations, operation))
+        data, advice, safe = _told(operation, found, seen.silent, opened)
     else:
         again = "; Undo tries the rollback again" if operation.undoable else ""
         data, advice, safe = _where(found), f"Retry continues the request{again}.", ""
@@ -108,8 +110,16 @@ def _where(found: list[Tenant]) -> str:
     return f"All its data is in {_named(kept[0])}." if len(kept) == 1 else ""
 
 
+def may_be_on(operation: Operation, silent: Collection[str]) -> list[str]:
+    """Return the servers that do not answer and may have a container of the operation, by name."""
+    inputs = operation.plan.get("inputs") or {}
+    places = [inputs[name] for name in ("old", "found", "target") if isinstance(inputs.get(name), dict)]
+    # Earlier releases stored no inputs: the container may be anywhere.
+    return sorted({place["server"] for place in places} & {*silent} if places else silent)
+
+
 def _told(
-    operation: Operation, found: list[Tenant], silent: Mapping[str, str], committed: bool
+    operation: Operation, found: list[Tenant], silent: Mapping[str, str], opened: bool
 ) -> tuple[str, str, Literal["retry", "undo", ""]]:
     """Return where the data is after a cutover stopped halfway, what is safe to do, and the button for that."""
     what = operation.cutover
@@ -117,7 +127,7 @@ def _told(
     candidate = next((one for one in found if one.instance == name), None)
     others = [one for one in found if one is not candidate]
     old = next((one for one in others if one.role == Role.TENANT or one.replaced_in == operation.id), None)
-    if committed:
+    if operation.committed:
         new = _named(candidate) if candidate else f"`{name}`, whose host does not answer"
         data = f"The newest data is in {new}" + (f"; {_named(old)} is the previous container." if old else ".")
         return data, f"Retry is safe: it finishes the {what}, and nothing is lost.", "retry"
@@ -126,6 +136,16 @@ def _told(
         return (
             f"The previous container is on a host that does not answer: {where}.",
             "Bring that host back first.",
+            "",
+        )
+    if candidate is None and opened and (servers := may_be_on(operation, silent)):
+        data = (
+            f"`{name}`, which was opened to clients, may be on {' or '.join(servers)}, which does not answer. "
+            f"{_named(old)} has everything before that."
+        )
+        return (
+            data,
+            f"Bring that server back first. Undo returns to {_named(old)} and loses what was written since.",
             "",
         )
     if candidate is None:

@@ -19,7 +19,7 @@ from bot.engine.copies import WHOLE, Copy, ensure_closed, is_whole
 from bot.engine.outbound import settle_again
 from bot.engine.placement import LEAST
 from bot.engine.snapshots import NewSnapshot, safety, take
-from bot.engine.steps import PROBE, patiently, remove, see_login_page, wait_for_address
+from bot.engine.steps import patiently, remove, see_login_page, wait_for_address
 from bot.fleet import ballast, containment
 from bot.fleet.inventory import Host
 from bot.guest.mautic import CLOSED
@@ -300,6 +300,8 @@ class Cutover:
         """
         if self.is_committed():
             raise Refused("The new container already serves; Retry finishes the rest.")
+        # While the old container cannot be reached, an open candidate may be all that clients have.
+        patiently(self.old_instance)
         if since := self._has_served():
             raise Refused(
                 f"Clients have been able to write to the new container since {self.run.renderer.moment(since)}. Retry "
@@ -318,7 +320,7 @@ class Cutover:
         not delete what clients wrote in these hours.
         """
         operation = self.run.operations.get(self.run.operation)
-        made = 0.0
+        made = None
         try:
             candidate = self.candidate() if operation.undo_by in ("", SYSTEM) and self.serves() else None
             if candidate is None:
@@ -330,10 +332,7 @@ class Cutover:
                 return 0
         except LxdError:
             return 0
-        keys = [step.key for step in operation.steps]
-        switch = keys[keys.index(PROBE) - 1]
-        # By the audit log: a retry resets when steps began, and a kill may have interrupted the one that opens it.
-        opened = progress.first_began(self.run.operations, operation, switch, made)
+        opened = progress.switched(self.run.operations, operation, made)
         return opened if opened and self.run.now() - opened > OPEN else 0
 
     def _is_replaced(self) -> bool:
@@ -342,8 +341,6 @@ class Cutover:
         return (role_of(old), state_of(old)) != (Role.TENANT, State.LIVE)
 
     def _roll_back(self) -> str | None:
-        # While the old container cannot be reached, an open candidate may be all that clients have.
-        patiently(self.old_instance)
         # An unreachable host must not delay the old container.
         thread = ThreadPoolExecutor(1, "discard")
         with suppress(TimeoutError, LxdError):

@@ -50,15 +50,29 @@ def step_finished(operations: Operations, operation: Operation, position: int, n
     operations.changed()
 
 
-def first_began(operations: Operations, operation: Operation, key: str, since: float) -> float:
-    """Return when a step of an operation first began since a moment, in any attempt (epoch seconds); 0: it did not."""
+def switched(operations: Operations, operation: Operation, since: float | None = None) -> float:
+    """Return when the step before the commit point, which opens a candidate, first began (epoch seconds); 0: never.
+
+    `since`: counted from this moment on; None: since the operation was last rolled back. The audit log tells: a retry
+    resets when steps began, and a kill may have interrupted the step.
+    """
+    keys = [step.key for step in operation.steps]
+    commit = operation.plan.get("commit")
+    if commit not in keys[1:]:
+        return 0.0
+    of_operation = "FROM audit WHERE tenant = ? AND operation = ?"
+    mine: tuple[object, ...] = (operation.tenant, operation.id)
+    if since is None:
+        counted = f"seq > (SELECT ifnull(max(seq), 0) {of_operation} AND event = 'operation.failed')"
+        values = mine
+    else:
+        counted, values = "at >= ?", (since,)
     rows = operations.database.read(
-        "SELECT min(at) AS at FROM audit WHERE tenant = ? AND operation = ? AND event = 'step.started' AND at >= ?"
+        f"SELECT min(at) AS at {of_operation} AND event = 'step.started' AND {counted}"
         " AND json_extract(detail, '$.key') = ?",
-        operation.tenant,
-        operation.id,
-        since,
-        key,
+        *mine,
+        *values,
+        keys[keys.index(commit) - 1],
     )
     return float(rows[0]["at"] or 0)
 

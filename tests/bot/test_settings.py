@@ -54,6 +54,9 @@ def test_a_renamed_setting_still_works_under_its_old_name(tmp_path: Path) -> Non
     file.write_text("[retention]\nformer_days = 3\n")
     assert load(file, {}).retention.retired_days == 3
     assert load(environment={"MAUTIC_OPS_RETENTION__FORMER_DAYS": "4"}).retention.retired_days == 4
+    file.write_text("[retention]\nformer_days = 3\nretired_days = 30\n")
+    with pytest.raises(InvalidSettings, match="both are set; remove former_days"):
+        load(file, {})
 
 
 def test_a_policy_of_its_own_replaces_the_default_one(tmp_path: Path) -> None:

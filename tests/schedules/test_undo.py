@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -179,12 +180,57 @@ def test_what_clients_may_have_written_on_a_silent_server_is_left_to_a_person(
     halted = bench.context.operations.get(moved.id)
     assert halted.state == "needs_attention"
     assert not bench.lxd.instance("client-x").running
+    assert halted.aftermath["safe"] == "", "no button loses nothing"
+    assert "may be on solo, which does not answer" in halted.aftermath["data"]
+    assert "Undo returns to `client-x` on local and loses" in halted.aftermath["advice"]
     other.down = False
     tick(bench)
     assert other.instance(f"client-x--{moved.id}").running
     recovery.retry(bench.context.operations, bench.context.operations.get(moved.id), OPERATOR.id)
     bench.finish()
     assert bench.context.operations.get(moved.id).state == "succeeded"
+
+
+def test_a_retry_is_rolled_back_although_an_earlier_attempt_opened_its_candidate(
+    bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one was rolled back: nobody has written to the candidate of this attempt."""
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.context.edge, "probe", lambda _: Probe(502, False))
+        first = bench.done("migrate client-x solo", OPERATOR)
+    assert first.state == "failed"
+    bench.clock.move(3600)
+
+    def fail(_: str) -> None:
+        running = bench.context.operations.get(first.id)
+        if running.state == "running" and running.step("stop").finished:
+            other.down = True
+
+    bench.runner.fault = fail
+    recovery.retry(bench.context.operations, first, OPERATOR.id)
+    bench.finish()
+    assert bench.context.operations.get(first.id).state == "failed"
+    assert live(bench)
+
+
+def test_a_short_outage_of_lxd_during_a_rollback_is_waited_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.engine.steps.PATIENCE", 60.0)
+    bench.done("snapshot client-x", OPERATOR)
+    (snapshot,) = bench.lxd.snapshots("client-x")
+    down = switch(bench.lxd)
+
+    def fail(moment: str) -> None:
+        running = bench.context.operations.select("state = 'running' AND command = 'restore'")
+        if running and running[0].step("change").finished and not running[0].step("probe").finished:
+            bench.runner.fault = lambda _: None
+            down.set()
+            threading.Timer(1.0, down.clear).start()
+            raise LxdError("LXD could not.")
+
+    bench.runner.fault = fail
+    ended = bench.done(f"restore client-x {snapshot.name}", OPERATOR)
+    assert ended.state == "failed"
+    assert live(bench)
 
 
 def test_an_unrelated_silent_server_does_not_delay_the_rollback(

@@ -69,12 +69,12 @@ quiesce)
     [ -e $seal ] || echo moving > $seal
     answer="$ok, \"seconds\": 0"
     ;;
-hush) [ -e $seal ] || echo moving > $seal ;;
+stop_work) [ -e $seal ] || echo moving > $seal ;;
 unquiesce)
     rm -f $mute
     grep -q closed $seal 2> /dev/null || rm -f $seal
     ;;
-hold)
+backup_lock)
     more="{$ok, \"kept\": true, \"seconds\": 0}"
     answer="$ok, \"held\": true, \"why\": \"\""
     ;;
@@ -95,7 +95,7 @@ restart | resize | sync) ;;
 page) answer="$ok, \"seconds\": 0" ;;
 health)
     memory='"memory": 1000000, "memory_limit": null, "log_errors_day": 0'
-    facts="\"services\": {}, \"database\": true, \"crons\": {}, $memory, \"sealed\": false, \"version\": \"tiny\""
+    facts="\"services\": {}, \"database\": true, \"crons\": {}, $memory, \"closed\": false, \"version\": \"tiny\""
     disk='"disk": {"used": null, "limit": null, "free": 1000000000000, "why": "it is tiny"}'
     answer="$ok, \"healthy\": true, \"checks\": {}, \"facts\": {$facts, $disk}"
     ;;
