@@ -496,9 +496,12 @@ def line(check: str) -> str:
 
 
 def red(check: str) -> str:
-    """Return in a few words what a red check means: the title of its finding, where it belongs to only one."""
-    rows = [row for row in _ROWS if check in row.checks]
-    return rows[0].title if len(rows) == 1 else f"{line(check).lower()} down"
+    """Return in a few words what a red check means: the title of its first finding.
+
+    Several findings tell the services apart, so that check says only that some are down.
+    """
+    titled = next((row.title for row in _ROWS if check in row.checks and check != "services"), "")
+    return titled or f"{line(check).lower()} down"
 
 
 @functools.cache

@@ -80,6 +80,11 @@ def test_a_remedy_is_the_same_command_from_a_button_and_typed(key: str, remedy: 
         assert f"`/mautic {remedy.typed(VALUES)}` {remedy.does}" in with_remedies(key, Found("So."), VALUES).text
 
 
+@pytest.mark.parametrize("check", sorted({check for row in FINDINGS.values() for check in row.checks} - {"services"}))
+def test_a_red_check_is_described_by_the_title_of_its_first_finding(check: str) -> None:
+    assert findings.red(check) == next(row.title for row in FINDINGS.values() if check in row.checks)
+
+
 @pytest.mark.parametrize("key", FINDINGS)
 def test_a_row_is_complete(key: str) -> None:
     row = FINDINGS[key]
