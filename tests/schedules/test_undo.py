@@ -10,6 +10,7 @@ import pytest
 from bot.edge.probe import Probe
 from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.store import recovery
+from bot.store.operation import Operation
 from schedules.undo import undo
 from tests.support.bot import OPERATOR, Bench, live, make_bench, notes, switch
 from tests.support.simulated_lxd import SimulatedLxd
@@ -28,6 +29,25 @@ def bench(tmp_path: Path, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch) 
     made = make_bench(tmp_path, others={"solo": other})
     assert made.done("new client-x --host local").state == "succeeded"
     return made
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_after_the_switch(bench: Bench, text: str) -> Operation:
+    """Return an operation during which the bot dies once its candidate is open, before its page was checked."""
+
+    def kill(_: str) -> None:
+        if bench.context.operations.get(operation.id).step("change").finished:
+            raise Killed
+
+    operation = bench.approve(bench.ask(text, OPERATOR))
+    bench.runner.fault = kill
+    with pytest.raises(Killed):
+        bench.finish()
+    bench.runner.fault = lambda _: None
+    return operation
 
 
 def tick(bench: Bench) -> None:
@@ -117,21 +137,9 @@ def test_what_clients_wrote_while_the_bot_was_down_is_left_to_a_person(
 ) -> None:
     """A crash at the cutover leaves the candidate open: a page that is late after the restart must not delete it."""
 
-    class Killed(BaseException):
-        pass
-
-    def kill(moment: str) -> None:
-        running = bench.context.operations.select("state = 'running' AND command = 'restore'")
-        if running and running[0].step("change").finished:
-            raise Killed
-
     bench.done("snapshot client-x", OPERATOR)
     (snapshot,) = bench.lxd.snapshots("client-x")
-    restore = bench.approve(bench.ask(f"restore client-x {snapshot.name}", OPERATOR))
-    bench.runner.fault = kill
-    with pytest.raises(Killed):
-        bench.finish()
-    bench.runner.fault = lambda moment: None
+    restore = killed_after_the_switch(bench, f"restore client-x {snapshot.name}")
     bench.clock.move(3 * 3600)
     recovery.recover(bench.context.operations)
     with monkeypatch.context() as patched:
@@ -158,19 +166,7 @@ def test_what_clients_may_have_written_on_a_silent_server_is_left_to_a_person(
 ) -> None:
     """The old container must not serve again beside a candidate that nobody can look at."""
 
-    class Killed(BaseException):
-        pass
-
-    def kill(moment: str) -> None:
-        running = bench.context.operations.select("state = 'running' AND command = 'migrate'")
-        if running and running[0].step("change").finished:
-            raise Killed
-
-    bench.runner.fault = kill
-    moved = bench.approve(bench.ask("migrate client-x solo", OPERATOR))
-    with pytest.raises(Killed):
-        bench.finish()
-    bench.runner.fault = lambda moment: None
+    moved = killed_after_the_switch(bench, "migrate client-x solo")
     bench.clock.move(3 * 3600)
     other.down = True
     recovery.recover(bench.context.operations)
