@@ -7,12 +7,14 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from urllib.parse import urlencode
 
 import pytest
 
+from bot.guest.blueprint.furniture import furnish
 from bot.guest.blueprint.recipe import FURNITURE
 from bot.guest.console import NotAllowed
 from bot.guest.mautic import CLOSED, MUTE, Mautic
@@ -25,6 +27,12 @@ from tests.support.forms import make_form
 from tests.support.pools import count_anew
 
 FORM = 77
+ROOT = "/var/www/mautic"
+SLOW_PAGE = b"""<?php
+touch(__DIR__ . '/var/began');
+for ($end = microtime(true) + 3; microtime(true) < $end;) usleep(10000);
+echo 'whole';
+"""
 LIMITS = load(environment={}).health
 
 
@@ -419,6 +427,29 @@ def test_a_tenant_is_resized_to_another_plan_while_it_serves(mautic: Mautic, hos
     assert pool_in_use() < 200 << 20
     eventually(lambda: host.execute(tenant.name, worker).stdout, lambda state: state == "inactive\n")
     well(mautic, tenant)
+
+
+@pytest.mark.parametrize("change", ["resized", "brought up to date", "closed for its last copy"])
+def test_a_page_in_progress_is_answered_while_the_tenant_is(
+    change: str, mautic: Mautic, host: LxdGateway, clone: Callable[..., Clone]
+) -> None:
+    one = clone()
+    host.push(one.name, f"{ROOT}/index.php", SLOW_PAGE, mode=0o644)
+    if change == "brought up to date":
+        host.execute(one.name, ["rm", "/var/lib/mautic-ops/furniture.json"])
+        host.update(one.name, {"user.mautic-ops.furniture": None})
+    with ThreadPoolExecutor(1) as pool:
+        page = pool.submit(ask, one.address, one.domain, "/slow")
+        began = ["test", "-e", f"{ROOT}/var/began"]
+        eventually(lambda: host.execute(one.name, began).code, lambda code: code == 0)
+        match change:
+            case "resized":
+                mautic.resize(one.name, replace(SIZE, fpm_children=9))
+            case "brought up to date":
+                furnish(host, one.name, every=60)
+            case _:
+                mautic.quiesce(one.name)
+        assert page.result()[::2] == (200, "whole")
 
 
 def test_disk_usage_is_measured_as_the_limit_counts_it(host: LxdGateway, mautic: Mautic, tenant: Clone) -> None:
