@@ -55,8 +55,8 @@ test: packages
 	logs=$$(mktemp -d); trap "rm -r $$logs" EXIT; \
 	  $(PYTHON) -m pytest --durations 10 -m "lab and not long" >$$logs/lab 2>&1 & lab=$$!; \
 	  $(PYTHON) -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not edge and not lab and not long"; quick=$$?; \
-	  MAUTIC_OPS_TEST_BESIDE=1 $(PYTHON) -m pytest --durations 10 -m "edge and not long" tests/lab >$$logs/beside 2>&1 & beside=$$!; \
-	  $(PYTHON) -m pytest --durations 10 -m "edge and not long" --ignore tests/lab; edge=$$?; \
+	  MAUTIC_OPS_TEST_BESIDE=1 $(PYTHON) -m pytest --durations 10 -m "edge and not long" tests/lab tests/hostile >$$logs/beside 2>&1 & beside=$$!; \
+	  $(PYTHON) -m pytest --durations 10 -m "edge and not long" --ignore tests/lab --ignore tests/hostile; edge=$$?; \
 	  wait $$beside; beside=$$?; wait $$lab; lab=$$?; cat $$logs/beside $$logs/lab; \
 	  echo "Exit codes: $$quick of what runs side by side, $$edge and $$beside of the edge's halves, $$lab of the lab"; \
 	  test $$quick$$edge$$beside$$lab = 0000
