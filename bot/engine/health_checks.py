@@ -23,7 +23,7 @@ from bot.lxd.wire import is_tenants
 from bot.model.labels import State
 from bot.model.tenants import Tenant
 from bot.store import metrics
-from bot.store.metrics import DAY, Held, HostReading, KnownDisk, Reading
+from bot.store.metrics import AWAY, DAY, Held, HostReading, KnownDisk, Reading
 
 WIDTH = 16
 """Tenants that are checked in parallel."""
@@ -44,15 +44,20 @@ def at_tenants(context: Context, chosen: Iterable[TenantEntry], *, fresh: bool) 
     """
     threads = ThreadPoolExecutor(WIDTH)
     now = context.now()
-    due, awake = _snapshot_due(context), metrics.awake_since(context.database, now) or now
+    due, awake = _snapshot_due(context), metrics.awake_since(context.database, now)
     looked, disks = metrics.looked_at(context.database, now), metrics.disks(context.database)
     held = metrics.snapshots(context.database)
     watched = _watched(context, now)
+
+    def look(one: TenantEntry) -> Look:
+        at, name = context.now(), one.tenant.name
+        # A gap may also begin in the middle of a sweep: the machine is suspended, or its clock is set.
+        since = awake.get(one.tenant.host, at) if at - now <= AWAY else at
+        found = _look(context, one, fresh, due, since, disks.get(name), held.get(name))
+        return found if context.now() - at <= AWAY else look(one)
+
     in_turn = sorted(chosen, key=lambda one: looked.get(one.tenant.name, 0))
-    under_way = [
-        threads.submit(_look, context, one, fresh, due, awake, disks.get(one.tenant.name), held.get(one.tenant.name))
-        for one in in_turn
-    ]
+    under_way = [threads.submit(look, one) for one in in_turn]
     wait(under_way, BUDGET)
     threads.shutdown(wait=False, cancel_futures=True)
     pairs = zip(in_turn, under_way, strict=True)

@@ -77,8 +77,8 @@ class Kind:
     judged: In which state of the tenant it is looked for.
     blip: It may pass by itself (a restart, an update), so that a second check has to confirm it.
     falls: A full disk causes it, because nothing can be written; it is then not reported beside `disk`.
-    needs: The measurement of a check that it depends on. Where the measurement is missing, it counts as unknown, not as
-        resolved.
+    needs: The measurement of a check that it depends on. Where the measurement is missing (None), it counts as unknown,
+        not as resolved.
     threshold: The setting of [health] from which on it is a problem; 0 there switches it off.
     checks: The checks of the tool inside, by name, that are red for it (LINES has the names that people read).
     doctor: The line of `doctor` that is red for it.
@@ -322,6 +322,7 @@ _ROWS = (
         Severity.WARNING,
         Where.CONTAINER,
         "After a data loss the client would get back an older state than promised.",
+        needs="snapshot_late",
         digest=("missing",),
         remedies=(Remedy("snapshot", {"tenant": "{tenant}"}, "takes one now"),),
         caused_by="snapshot",

@@ -16,6 +16,9 @@ from bot.store.database import Database
 RAW, HOUR, DAY = 0, 3600, 86_400
 KEEP = {RAW: 2 * DAY, HOUR: 60 * DAY}
 """Seconds that single looks and hours are kept; days are kept for ever."""
+AWAY = 900
+"""Seconds without a look at a host from which on the bot, or the host, counts as having been away: suspended, off, or
+with a clock that was set. A sweep comes every five minutes, and Mautic's most frequent job is late after 17."""
 
 
 @dataclass(frozen=True)
@@ -367,12 +370,24 @@ def down_since(database: Database, at: float) -> set[str]:
     return {row["tenant"] for row in rows}
 
 
-def awake_since(database: Database, now: float) -> float:
-    """Return since when (epoch seconds) there has been a look at least every half hour; 0 without any look."""
+def awake_since(database: Database, now: float) -> dict[str, float]:
+    """Return since when (epoch seconds) each host has been looked at without a gap of more than AWAY seconds.
+
+    It is `now` where the last look is longer ago than that: the gap ends now. Hosts without any look are missing.
+    """
     rows = database.read(
-        "SELECT max(at) AS at FROM (SELECT at, lag(at) OVER (ORDER BY at) AS before FROM"
-        " (SELECT DISTINCT at FROM host_samples WHERE span = 0 AND at <= ?))"
-        " WHERE before IS NULL OR at - before > 1800",
+        """
+        WITH first AS (
+          SELECT host, min(iif(span = 0, at, NULL)) AS look, min(iif(span = 3600, at, NULL)) AS hour FROM host_samples
+          WHERE at <= ?1 GROUP BY host),
+        past AS (
+          -- Each look, then the hours before all of them, then the days before all hours.
+          SELECT host, at, at + span AS until FROM host_samples JOIN first USING (host)
+          WHERE at <= ?1 AND (span = 0 OR span = 3600 AND at + span <= look OR span = 86400 AND at + span <= hour)),
+        gaps AS (SELECT host, at, until, at - lag(until) OVER (PARTITION BY host ORDER BY at) AS gap FROM past)
+        SELECT host, max(until) AS last, max(at) FILTER (WHERE gap IS NULL OR gap > ?2) AS since FROM gaps GROUP BY host
+        """,
         now,
+        AWAY,
     )
-    return float(rows[0]["at"] or 0)
+    return {row["host"]: now if now - row["last"] > AWAY else float(row["since"]) for row in rows}

@@ -11,7 +11,7 @@ import pytest
 from bot.store import metrics
 from bot.store.database import Database
 from bot.store.growth import growth, pool_growth
-from bot.store.metrics import DAY, HOUR, RAW, Reading
+from bot.store.metrics import AWAY, DAY, HOUR, RAW, HostReading, Reading
 
 START = 1_799_971_200
 """A midnight."""
@@ -143,11 +143,38 @@ def test_growth_predicts_when_a_disk_is_full(database: Database) -> None:
     assert metrics.latest(database, now)["grows"].disk == 15 * GIB
 
 
-def test_the_bot_has_been_awake_since_its_last_long_break(database: Database) -> None:
-    assert metrics.awake_since(database, START) == 0
+def test_a_host_has_been_looked_at_since_the_last_gap_which_may_end_now(database: Database) -> None:
+    assert metrics.awake_since(database, START) == {}
     for minute in (0, 5, 10, 300, 305):
         sweep(database, START + minute * 60)
-    assert metrics.awake_since(database, START + 305 * 60) == START + 300 * 60
+    assert metrics.awake_since(database, START + 305 * 60 + AWAY) == {"local": START + 300 * 60}
+    later = START + 305 * 60 + AWAY + 1
+    assert metrics.awake_since(database, later) == {"local": later}
+
+
+def test_a_host_that_did_not_answer_for_a_while_has_a_gap_of_its_own(database: Database) -> None:
+    for minute in range(0, 60, 5):
+        hosts = {name: HostReading(1, 2) for name in (["node1"] if 10 < minute < 40 else ["node1", "node2"])}
+        with database.transaction() as transaction:
+            metrics.record(transaction, START + minute * 60, [], hosts)
+    awake = metrics.awake_since(database, START + 55 * 60)
+    assert awake == {"node1": START, "node2": START + 40 * 60}
+
+
+def test_a_gap_is_known_for_longer_than_single_looks_are_kept(database: Database) -> None:
+    """Looks are kept for two days, hours for sixty."""
+    for at in (*range(0, 10 * HOUR, 900), *range(12 * HOUR, 70 * DAY, 900)):
+        sweep(database, START + at)
+        if at in (20 * HOUR, 6 * DAY, 59 * DAY):
+            assert metrics.awake_since(database, START + at) == {"local": START + 12 * HOUR}
+    assert metrics.awake_since(database, START + 70 * DAY) == {"local": START}, "only days are left of it"
+
+
+def test_a_gap_of_days_is_known_when_the_looks_before_it_are_gone(database: Database) -> None:
+    for at in (0, 300, 600, 3 * DAY, 3 * DAY + 300):
+        sweep(database, START + at)
+    assert len(metrics.history(database, "client-x", START, START + 3 * DAY)) == 0
+    assert metrics.awake_since(database, START + 3 * DAY + 300) == {"local": START + 3 * DAY}
 
 
 def test_samples_of_a_clock_that_was_ahead_distort_no_later_figures(database: Database) -> None:
@@ -165,7 +192,7 @@ def test_samples_of_a_clock_that_was_ahead_distort_no_later_figures(database: Da
     grown = pool_growth(database, START, now)["local"]
     assert (grown.latest, grown.days) == (72 * GIB, pytest.approx(3))
     assert metrics.pool_history(database, "local", START, now)[-1].used == 72 * GIB
-    assert metrics.awake_since(database, now) == now
+    assert metrics.awake_since(database, now) == {"local": now}
     ahead = database.read("SELECT sum(looks) AS looks FROM tenant_samples WHERE at > ? AND span = 0", now)
     assert ahead[0]["looks"] == 36
 

@@ -7,12 +7,18 @@ from schedules.incidents import incidents
 from tests.support.bot import Bench
 
 
-def look(bench: Bench) -> list[tuple[str, str]]:
-    """Run one sweep and post its incidents; return subject and kind of each open one."""
-    bench.clock.move(300)
+def look(bench: Bench, after: float = 300) -> list[tuple[str, str]]:
+    """Run one sweep after so many seconds, and post its incidents; return subject and kind of each open one."""
+    bench.clock.move(after)
     health(bench.context)
     incidents(bench.context)
     return [(one.subject, one.kind) for one in bench.context.incidents.open()]
+
+
+def look_for_an_hour(bench: Bench) -> None:
+    """Sweep until nothing can be late any more only because the bot has just come."""
+    for _ in range(12):
+        look(bench)
 
 
 def heads(bench: Bench) -> list[str]:

@@ -56,8 +56,9 @@ class Look:
     page: the login page; None where it was not requested.
     half_done: the number of the operation that came to a halt on the tenant, 0: none. `left` says in sentences what it
         left behind, and `undoable` whether Undo can roll it back.
-    snapshot_due: the most seconds between two snapshots, 0: none are taken. `awake`: since when the bot has been
-        checking without a long gap, in epoch seconds.
+    snapshot_due: the most seconds between two snapshots, 0: none are taken.
+    awake: since when the bot has been checking the host without a gap, in epoch seconds. What is late only because of
+        the gap before that is neither a problem nor a recovery.
     rival: another instance with the same address. `foreign`: the tenant's address is outside the tenants' network.
     held: bytes that the tenant's snapshots use at least. `allowed`: bytes that they may use, 0: no limit. `oldest`: the
         name of the oldest snapshot that can be pruned.
@@ -98,6 +99,22 @@ class Look:
     def disk_used(self) -> int | None:
         """Return the bytes that the tenant uses of its disk, None where that was not measured."""
         return self.disk.used if self.disk else None
+
+    @property
+    def snapshot_taken(self) -> int:
+        """Return when the latest snapshot was taken, in epoch seconds, 0 where there is none.
+
+        A snapshot dated in the future, by a clock that was ahead, is ignored.
+        """
+        return max((one.created for one in self.snapshots if one.created <= self.at), default=0)
+
+    @property
+    def snapshot_late(self) -> bool | None:
+        """Return whether the next snapshot is late by a whole interval, None while only a gap in the checks tells."""
+        patience = 2 * self.snapshot_due
+        if not patience or self.at - max(self.snapshot_taken, self.tenant.created) <= patience:
+            return False
+        return True if self.at - self.awake > patience else None
 
     @property
     def facts(self) -> Mapping[str, Any]:
