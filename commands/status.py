@@ -38,7 +38,10 @@ def status(context: Context, tenant: TenantArgument) -> Message:
     existing = host.lxd.snapshots(found.instance)
     try:
         if live:
-            health |= host.mautic.health(found.instance, context.settings.health, size, usage=state.disk)
+            now = context.now()
+            awake = now - metrics.awake_since(context.database, now).get(found.host, now)
+            limits = context.settings.health
+            health |= host.mautic.health(found.instance, limits, size, usage=state.disk, awake=awake)
         elif state.status == "Running":
             disk = host.mautic.disk(found.instance, size, usage=state.disk)
     except LxdError as error:

@@ -33,7 +33,7 @@ class Outcome(Untrusted):
 
 
 class Check(Untrusted):
-    """One check of `health`; `known`: whether its figure could be measured at all."""
+    """One check of `health`; `known`: whether its figure could be measured, and is not explained by a gap alone."""
 
     ok: bool
     text: str

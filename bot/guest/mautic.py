@@ -157,9 +157,10 @@ class Mautic:
         size: PlanSize | None = None,
         *,
         usage: int = 0,
+        awake: float | None = None,
         timeout: float = 20,
     ) -> dict[str, Any]:
-        """Check what Mautic itself never reports: `{"healthy": bool, "checks": {name: {ok, text}}, "facts": …}`.
+        """Check what Mautic itself never reports: `{"healthy": bool, "checks": {name: {ok, text, known}}, "facts": …}`.
 
         Among the facts are: services {unit: state}, database (whether it answers), contacts, crons {command:
         {last_success, late, why}}, queues {name: {due, age}}, queue_age (seconds that the oldest due message has waited
@@ -170,12 +171,16 @@ class Mautic:
             limits: the thresholds at which checks fail.
             size: the tenant's plan, whose limits apply where the tenant's own cannot be seen.
             usage: the bytes that the tenant uses according to LXD; they apply where its limit counts the same.
+            awake: for how many seconds the host has been looked at without a gap, None: for long. What is late only
+                because of the gap is not `known` to be bad.
         """
-        request = {
+        request: dict[str, Any] = {
             "limits": {name: getattr(limits, name) for name in SENT},
             "disk": _disk_known(size, usage),
             "memory": size_bytes(size.memory) if size else None,
         }
+        if awake is not None:
+            request["awake"] = int(awake)
         return self.call(instance, "health", request, timeout=timeout)
 
     def disk(self, instance: str, size: PlanSize | None = None, *, usage: int = 0, timeout: float = 20) -> Disk:

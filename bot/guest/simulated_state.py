@@ -24,6 +24,7 @@ class State(msgspec.Struct):
         refuses: Verbs that the tenant refuses.
         crons_ended: Since when jobs do not succeed, 0: they do.
         rested: From when until when jobs last did not succeed.
+        slept: From when until when the machine was last suspended.
         memory: In bytes.
         writes: (`contacts`, `submissions` or `opt_outs`; time) of each write, on top of `contacts`.
         failed_mails: When Mautic gave up on each mail.
@@ -51,6 +52,7 @@ class State(msgspec.Struct):
     refuses: list[str] = []
     crons_ended: float = 0
     rested: tuple[float, float] = (0, 0)
+    slept: tuple[float, float] = (0, 0)
     queue_age: int = 0
     log_errors: int = 0
     memory: int = 70 << 20

@@ -34,7 +34,7 @@ from bot.settings import HealthSettings, load
 from bot.slack.incidents import Seen
 from tests.support.bot import LEAD, Bench, make_bench
 from tests.support.judge import mrkdwn
-from tests.support.sweep import look
+from tests.support.sweep import look, look_for_an_hour
 
 ELSEWHERE = {
     "errand": "schedules.health",
@@ -177,6 +177,7 @@ def test_the_next_sweep_reports_what_status_shows_red(
         bench.lxd.fill("client-x", 27 * GIB)
     if name == "page through the edge":
         monkeypatch.setattr(bench.context.edge, "probe", lambda *_: Probe(502, False))
+    look_for_an_hour(bench)
     change(bench.lxd, "client-x", **RED[name])
     shown = "\n".join(mrkdwn(bench.answer("status client-x").blocks))
     lines = re.findall(r"^:x: \*([^*]+):\*", shown, re.M)

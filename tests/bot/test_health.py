@@ -100,6 +100,13 @@ def test_a_missing_measurement_is_no_recovery(disk: Disk | None) -> None:
     assert "disk" not in diagnose(WELL, LIMITS).unseen
 
 
+def test_what_only_a_gap_in_the_checks_makes_late_is_neither_a_problem_nor_a_recovery() -> None:
+    gap = {name: {"ok": True, "text": "3 events", "known": False} for name in ("crons", "queues", "work")}
+    since_then = replace(WELL, awake=NOW - 600, snapshots=())
+    found = diagnose(replace(since_then, inside=inside(queue_age=3700) | {"checks": gap}), LIMITS)
+    assert (found.findings, found.unseen) == ((), {"jobs", "queue", "work", "snapshot"})
+
+
 def test_a_healthy_tenant_has_no_findings() -> None:
     found = diagnose(WELL, LIMITS)
     assert (found.findings, found.unseen) == ((), frozenset())

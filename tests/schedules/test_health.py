@@ -23,7 +23,7 @@ from schedules import health as sweep
 from schedules.health import health
 from tests.support.bot import LEAD, OPERATOR, ROOM_FOR_MANY, Bench, make_bench, make_desk
 from tests.support.simulated_lxd import SimulatedLxd
-from tests.support.sweep import heads, look
+from tests.support.sweep import heads, look, look_for_an_hour
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +74,7 @@ def test_a_healthy_fleet_is_measured_and_nothing_is_posted(bench: Bench) -> None
 def test_a_sick_tenant_is_found_in_one_sweep_and_its_recovery_posted_once(
     bench: Bench, sick: dict[str, Any], kind: str
 ) -> None:
+    look_for_an_hour(bench)
     change(bench.lxd, "client-x", **sick)
     for _ in range(2):
         assert look(bench) == [("client-x", kind)]

@@ -14,6 +14,7 @@ from bot.store import metrics
 from schedules.health import health
 from tests.support.bot import OPERATOR, Bench, live, make_bench, make_desk
 from tests.support.simulated_lxd import SimulatedLxd
+from tests.support.sweep import look_for_an_hour
 
 GIB = 1 << 30
 TROUBLES: dict[str, dict[str, Any]] = {
@@ -42,6 +43,7 @@ def sweep(bench: Bench) -> dict[str, str]:
 def test_the_restart_button_of_an_incident_solves_the_problem(tmp_path: Path, kind: str) -> None:
     bench = make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
     bench.done("new client-x")
+    look_for_an_hour(bench)
     change(bench.lxd, "client-x", **TROUBLES[kind])
     assert set(sweep(bench)) == {kind}
     (incident,) = bench.context.incidents.open()

@@ -70,13 +70,24 @@ def _unlooked(look: Look) -> frozenset[str]:
 
 
 def _blind(look: Look) -> frozenset[str]:
-    """Return the findings that cannot be judged for lack of a measurement: its absence is no recovery."""
-    return frozenset(row.key for row in FINDINGS.values() if row.needs and getattr(look, row.needs) is None)
+    """Return the findings that cannot be judged for lack of a measurement: its absence is no recovery.
+
+    Nor is it a recovery where the tool inside, or the bot's own records, show only that a gap in the checks made
+    something late.
+    """
+    unknown = {name for name, check in look.checks.items() if not check.get("known", True)}
+    return frozenset(
+        row.key
+        for row in FINDINGS.values()
+        if (row.needs and getattr(look, row.needs) is None) or unknown.intersection(row.checks)
+    )
 
 
 def _all(look: Look, limits: HealthSettings) -> list[Finding]:
     """Return what the functions find, and what `status` shows as red in addition, in the table's order."""
-    asked = {row.key: found for row in FINDINGS.values() if (found := _ask(row, look, limits))}
+    blind = _blind(look)
+    rows = [row for row in FINDINGS.values() if row.key not in blind]
+    asked = {row.key: found for row in rows if (found := _ask(row, look, limits))}
     told = _untold(look, asked) if look.running else {}
     return [
         Finding(finding.kind, tame(finding.text, SENTENCE))

@@ -98,6 +98,43 @@ def test_a_job_is_late_after_two_periods_plus_15_minutes_or_its_time_limit(
     assert (states["mautic:segments:update"]["late"], states["mautic:segments:update"]["why"]) == (late, why)
 
 
+FAILED = {"rc": 1, "skipped": False, "last_success": NOW - 4 * 86_400}
+
+
+@pytest.mark.parametrize(
+    ("beat", "awake", "state"),
+    [
+        ({"rc": 0, "skipped": False, "last_success": NOW - 1000}, 600, "on time"),
+        ({"rc": 0, "skipped": False, "last_success": NOW - 9000}, 600, "unknown"),
+        ({"rc": 0, "skipped": False, "last_success": NOW - 9000}, 2800, "late"),
+        ({"rc": None, "skipped": "running", "last_success": NOW - 90_000, "end": NOW - 10}, 8900, "unknown"),
+        ({"rc": None, "skipped": "running", "last_success": NOW - 90_000, "end": NOW - 10}, 9100, "late"),
+        (LOOKED | {"last_run": NOW - 10_000}, 600, "unknown"),
+        (FAILED | {"end": NOW - 10}, 2600, "unknown"),
+        ({}, 600, "unknown"),
+    ],
+)
+def test_a_job_that_is_late_only_because_of_a_gap_in_the_checks_is_not_known_to_be_late(
+    beat: dict[str, object], awake: float, state: str
+) -> None:
+    times = {"mautic:segments:update": (900, 7200)}
+    told = health.cron_states(times, {"mautic_segments_update": beat}, 0, NOW, NOW - awake)["mautic:segments:update"]
+    assert (told["late"], told["known"]) == {
+        "on time": (False, True),
+        "unknown": (False, False),
+        "late": (True, True),
+    }[state]
+
+
+@pytest.mark.parametrize(("ended", "late"), [(NOW - 86_400, False), (NOW - 36_000 + 60, False), (NOW - 60, True)])
+def test_a_daily_job_that_fails_again_after_the_gap_is_late_without_two_more_days(ended: float, late: bool) -> None:
+    """The first runs after a gap all begin at once: one that fails then may succeed with the next."""
+    beats = {"mautic_webhooks_delete_logs": FAILED | {"end": ended}}
+    times = {"mautic:webhooks:delete_logs": (86_400, 3600)}
+    told = health.cron_states(times, beats, 0, NOW, NOW - 36_000)["mautic:webhooks:delete_logs"]
+    assert (told["late"], told["known"]) == (late, late)
+
+
 def test_a_job_that_was_only_looked_at_is_reported_as_such() -> None:
     beats = {
         "mautic_import": LOOKED | {"last_run": NOW},
@@ -132,7 +169,12 @@ def test_jobs_have_run_since_cron_started_or_the_tenant_was_opened(
 
 
 def told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *rows: list[str], open_for: int = 9000, config: str = ""
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *rows: list[str],
+    open_for: int = 9000,
+    config: str = "",
+    **request: Any,
 ) -> dict[str, Any]:
     """Return the answer of `health` for a tenant whose database has these rows beside the usual ones."""
     others = [["contacts", "0", "0"], ["users", "0", "0"]]
@@ -158,7 +200,7 @@ def told(
     unknown = {"used": None, "limit": None, "free": 1 << 30, "why": "it is away"}
     monkeypatch.setattr(health, "measure", lambda _: unknown)
     monkeypatch.setattr(health, "sql", lambda *_, **__: [*others, *rows])
-    return health.health(ASKED)
+    return health.health(ASKED | request)
 
 
 @pytest.mark.parametrize(("open_for", "work", "queues", "age"), [(60, True, True, 60), (5000, False, False, 5000)])
@@ -169,6 +211,26 @@ def test_work_that_waited_while_the_tenant_was_closed_or_off_is_not_overdue_at_o
     assert (found["checks"]["work"]["ok"], found["checks"]["queues"]["ok"]) == (work, queues)
     assert found["facts"]["queue_age"] == pytest.approx(age, abs=5)
     assert found["facts"]["queues"]["email"]["age"] == 9000
+
+
+@pytest.mark.parametrize(("awake", "known"), [(0, False), (2600, False), (2800, True)])
+def test_what_waited_during_a_gap_in_the_checks_is_neither_overdue_nor_on_time_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, awake: int, known: bool
+) -> None:
+    found = told(tmp_path, monkeypatch, ["stale_segments", "3"], ["queue", "email", "2", "9000"], awake=awake)
+    for name in ("work", "queues"):
+        check = found["checks"][name]
+        assert (check["ok"], check.get("known", True)) == (not known, known), name
+    assert found["facts"]["queue_age"] == pytest.approx(9000, abs=5), "a measurement stays what it is"
+
+
+def test_jobs_that_have_not_run_since_a_gap_in_the_checks_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = told(tmp_path, monkeypatch, awake=0)
+    text = "2 on time, 3 not run since the checks resumed"
+    assert found["checks"]["crons"] == {"ok": True, "text": text, "known": False}
+    assert found["healthy"]
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0, "0 s"), (119, "119 s"), (5400, "90 min"), (7200, "2 h")])

@@ -31,6 +31,7 @@ from .system import (
 from .version import furniture_version
 from .workers import LOOK, LOOK_UNIT, workers
 
+Beat = Mapping[str, Any]
 SERVICES = ("mariadb", FPM, "nginx", "cron")
 CRON_RUNS = Path("/run/crond.pid")
 """The file that cron writes at each start."""
@@ -130,7 +131,7 @@ NOTHING = "nothing"
 LOOKED = {NOTHING: "nothing to do", "off": "not set up"}
 """A heartbeat's values of `looked` for a job for which PHP was not started, in words. Older furniture writes none."""
 CATCHES_UP = 2 * 900 + 900
-"""Seconds in which the jobs catch up with what waited while the tenant was closed or off."""
+"""Seconds in which jobs and workers catch up with what waited while the tenant was closed, off or suspended."""
 ABOUT_TO_RUN = frozenset(["active", "activating", "reloading"])
 """States of a service that is not down: a worker ends each hour and waits for its restart. A service that cannot start
 shows in the work that it does not do."""
@@ -140,14 +141,16 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
     """Check everything that Mautic itself never reports: services, jobs, queues, logs, disk and memory.
 
     Request: limits (above which each figure is bad, as in [health] of the settings; 0: never), memory? (of the plan, in
-    bytes), disk? (what the bot knows of the disk, see `disk.measure`). Returns healthy, checks {name: {ok, text}},
-    facts {…}.
+    bytes), disk? (what the bot knows of the disk, see `disk.measure`), awake? (for how many seconds the bot has looked
+    without a gap; by default for long). Returns healthy, checks {name: {ok, text, known?}}, facts {…}. `known` is False
+    for what could not be measured, and for what is late only because of the gap.
     """
     (limits,) = asked(request, "limits")
+    awake = request.get("awake", time.time())
     checks: dict[str, dict[str, Any]] = {}
 
-    def check(name: str, ok: bool, text: str) -> None:
-        checks[name] = {"ok": ok, "text": text}
+    def check(name: str, ok: bool, text: str, known: bool = True) -> None:
+        checks[name] = {"ok": ok or not known, "text": text} | ({} if ok or known else {"known": False})
 
     known = read_json(IDENTITY)
     version = mautic_version()
@@ -184,7 +187,8 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
         if outbound.OFF.exists():
             facts |= dict.fromkeys(HELD, 0)
         waiting = [f"{facts[name]} {name.replace('_', ' ')}" for name in OVERDUE if facts[name]]
-        check("work", not waiting or time.time() - since < CATCHES_UP, ", ".join(waiting) or "on time")
+        on_time = not waiting or time.time() - since < CATCHES_UP
+        check("work", on_time, ", ".join(waiting) or "on time", awake >= CATCHES_UP)
         facts["queues"] = queues = {name: {"due": int(n), "age": int(age)} for name, n, age in rows.get("queue", [])}
         # The time in which the tenant was closed or off does not count as waiting.
         open_for = int(time.time() - max(began, _workers_run_since()))
@@ -196,7 +200,8 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
         facts["queue_age"] = max(waited.values(), default=0)
         bad = [f"{queue['due']} in {name}, oldest {in_minutes(queue['age'])}" for name, queue in queues.items()
                if above(waited[name], limits["queue_minutes"] * 60)]  # fmt: skip
-        check("queues", not bad, "; ".join(bad) or f"{sum(queue['due'] for queue in queues.values())} waiting")
+        text = "; ".join(bad) or f"{sum(queue['due'] for queue in queues.values())} waiting"
+        check("queues", not bad, text, awake > min(limits["queue_minutes"] * 60, CATCHES_UP))
         kept, given_up = map(int, rows.get("failed_mails", [["0", "0"]])[0])
         failed = given_up + facts["emails_failed_day"]
         facts["failed_mails"] = {"day": failed, "kept": kept}
@@ -207,9 +212,12 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
         {path.stem: read_json(path) for path in BEATS.glob("*.json")},
         since,
         time.time(),
+        time.time() - awake,
     )
     late_jobs = [f"{name} ({cron['why']})" for name, cron in crons.items() if cron["late"]]
-    check("crons", not late_jobs, ", ".join(late_jobs) or f"{len(crons)} on time")
+    unknown = sum(not cron["known"] for cron in crons.values())
+    text = f"{len(crons) - unknown} on time" + (f", {unknown} not run since the checks resumed" if unknown else "")
+    check("crons", not (late_jobs or unknown), ", ".join(late_jobs) or text, bool(late_jobs))
 
     facts["log_errors_day"] = errors = _log_errors()
     check("log", not above(errors, limits["log_errors"]), str(errors))
@@ -259,9 +267,9 @@ def cron_times(crontab: str) -> dict[str, tuple[int, int]]:
 
 
 def cron_states(
-    times: Mapping[str, tuple[int, int]], beats: Mapping[str, Mapping[str, Any]], since: float, now: float
+    times: Mapping[str, tuple[int, int]], beats: Mapping[str, Beat], since: float, now: float, awake: float = 0
 ) -> dict[str, dict[str, Any]]:
-    """Return {command: {last_success, rc, late, why, looked}} for the jobs.
+    """Return {command: {last_success, rc, late, known, why, looked}} for the jobs.
 
     A job is late if it has not succeeded for two periods and a quarter of an hour (two periods and its time limit while
     an earlier run has not ended). A job with nothing to do is also late if PHP has not been started for it for that
@@ -269,29 +277,38 @@ def cron_states(
 
     `times`: the result of `cron_times`. `beats`: the heartbeats by command, with `_` for `:`. `since`: when the tenant
     started or was opened again, from which on the time counts: what it missed while closed or off is not late at once.
+    `awake`: when the last gap in the bot's checks ended. The machine may have been suspended then, or its clock set, so
+    a job that is late only because of that is not known to be late, unless it fails later than CATCHES_UP seconds on.
     """
     states = {}
     for command, (period, limit) in times.items():
         beat = beats.get(command.replace(":", "_"), {})
-        last = _moment(beat.get("last_success"))
         patience = 2 * period + (limit if beat.get("skipped") == "running" else 900)
-        late = now - max(last or 0, since) > patience
-        looked = str(beat.get("looked")) in LOOKED and not beat.get("skipped")
-        unused = now - max(_moment(beat.get("last_run")) or 0, since)
-        every = _moment(beat.get("every")) or 0
-        if not beat:
-            why = "never ran"
-        elif beat.get("skipped"):
-            why = f"skipped: {beat['skipped']}"
-        elif looked and not late and beat["looked"] == NOTHING and every and unused > 2 * every + patience:
-            why, late = f"not run for {unused / 3600:.0f} hours, only looked at: nothing to do", True
-        elif looked:
-            why = LOOKED[beat["looked"]]
-        else:
-            why = f"exit code {beat.get('rc')}"
-        late = late and command not in UNCONFIGURED
-        states[command] = {"last_success": last, "rc": beat.get("rc"), "late": late, "why": why, "looked": looked}
+        state = _cron_state(command, patience, beat, since, now)
+        tried = not beat.get("skipped") and (_moment(beat.get("end")) or 0) > awake + CATCHES_UP
+        known = not state["late"] or tried or _cron_state(command, patience, beat, max(since, awake), now)["late"]
+        states[command] = state | {"late": state["late"] and known, "known": known}
     return states
+
+
+def _cron_state(command: str, patience: int, beat: Beat, since: float, now: float) -> dict[str, Any]:
+    last = _moment(beat.get("last_success"))
+    late = now - max(last or 0, since) > patience
+    looked = str(beat.get("looked")) in LOOKED and not beat.get("skipped")
+    unused = now - max(_moment(beat.get("last_run")) or 0, since)
+    every = _moment(beat.get("every")) or 0
+    if not beat:
+        why = "never ran"
+    elif beat.get("skipped"):
+        why = f"skipped: {beat['skipped']}"
+    elif looked and not late and beat["looked"] == NOTHING and every and unused > 2 * every + patience:
+        why, late = f"not run for {unused / 3600:.0f} hours, only looked at: nothing to do", True
+    elif looked:
+        why = LOOKED[beat["looked"]]
+    else:
+        why = f"exit code {beat.get('rc')}"
+    late = late and command not in UNCONFIGURED
+    return {"last_success": last, "rc": beat.get("rc"), "late": late, "why": why, "looked": looked}
 
 
 def _moment(told: Any) -> float | None:
