@@ -68,17 +68,30 @@ class Job:
 
 
 class Jobs:
-    """The table of jobs. `wake` is called with the name of a job that is to run now."""
+    """The table of jobs. `wake` is called with the name of a job that is to run now.
+
+    Args:
+        clock: returns epoch seconds.
+        elapsed: returns seconds by a clock that nobody can set, and that stops while the machine is suspended: a job
+            that could not run is not late.
+    """
 
     def __init__(
-        self, database: Database, declared: Sequence[Declared], clock: Callable[[], float] = time.time
+        self,
+        database: Database,
+        declared: Sequence[Declared],
+        clock: Callable[[], float] = time.time,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self.database = database
         self.declared = {job.name: job for job in declared}
         self.clock = clock
+        self.elapsed = elapsed
         self.wake: Callable[[str], None] = lambda name: None
-        self._awake = 0.0
-        """When this process began to run jobs; a job that was due before counts as late only from then on."""
+        self._awake: float | None = None
+        """When this process began to run jobs, by `elapsed`; jobs that were due before count as late from then on."""
+        self._begun: dict[str, float] = {}
+        """When this process last began each job, by `elapsed`."""
 
     def all(self) -> list[Job]:
         """Return every declared job, in the order of their declaration."""
@@ -102,8 +115,8 @@ class Jobs:
         now = self.clock()
         # After the clock is set back, no run waits longer than the interval of its job.
         due = min(max((row.get("started") or 0) + job.seconds, now), now + job.seconds)
-        began = max(row.get("started") or 0, self._awake)
-        late = bool(began) and now > began + job.seconds + LATE
+        began = self._begun.get(job.name, self._awake)
+        late = began is not None and self.elapsed() > began + job.seconds + LATE
         return Job(
             **{"name": job.name, "summary": job.summary, "seconds": job.seconds, "next": due, "late": late, **row}
         )
@@ -144,6 +157,8 @@ class Jobs:
                 " SET started = :now, finished = NULL WHERE paused IS NULL OR :asked",
                 {"name": name, "now": self.clock(), "asked": asked},
             )
+        if done.rowcount:
+            self._begun[name] = self.elapsed()
         return done.rowcount == 1
 
     def end(self, name: str, outcome: str, error_id: str = "") -> None:
@@ -156,7 +171,7 @@ class Jobs:
 
     def recover(self) -> None:
         """After a start: record the runs that the last process did not end as interrupted."""
-        self._awake = self.clock()
+        self._awake, self._begun = self.elapsed(), {}
         for job in self.all():
             if job.running:
                 self.end(job.name, CUT)

@@ -18,7 +18,7 @@ import schedules
 from bot.engine.scheduler import Every, Scheduler, discover
 from bot.lxd.protocol import LxdUnavailable
 from bot.store.jobs import LATE, Declared, Job, Jobs
-from tests.support.bot import Bench, make_bench, until
+from tests.support.bot import Bench, Clock, make_bench, until
 
 DECLARE = "from bot.engine.scheduler import schedule\n\n@schedule(seconds=60)\ndef job(context):\n    '''Do it.'''\n"
 
@@ -43,7 +43,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 def scheduled(bench: Bench, *jobs: Declared) -> Scheduler:
     """Return a scheduler of the given jobs only."""
-    context = replace(bench.context, jobs=Jobs(bench.context.database, jobs, bench.clock))
+    context = replace(bench.context, jobs=Jobs(bench.context.database, jobs, bench.clock, bench.clock.elapsed))
     return Scheduler(context)
 
 
@@ -175,6 +175,22 @@ def test_a_job_has_no_problem_only_because_the_bot_was_down(bench: Bench) -> Non
     assert scheduler.jobs.failing_jobs() == []
     bench.clock.move(3600 + LATE + 1)
     assert [one.problem for one in scheduler.jobs.failing_jobs()] == ["is not running"]
+
+
+@pytest.mark.parametrize("leave", [Clock.suspend, Clock.set], ids=["suspended", "clock set"])
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_job_has_no_problem_only_because_the_machine_was_suspended_or_its_clock_set(
+    bench: Bench, leave: Callable[[Clock, float], None], runs: bool
+) -> None:
+    jobs = scheduled(bench, job(lambda context: None)).jobs
+    jobs.recover()
+    jobs.begin("count")
+    if not runs:
+        jobs.end("count", "done")
+    leave(bench.clock, 3 * 86_400)
+    assert jobs.failing_jobs() == [], "it runs within seconds"
+    bench.clock.move(3600 + LATE + 1)
+    assert [one.problem for one in jobs.failing_jobs()] == ["hangs" if runs else "is not running"]
 
 
 def test_after_the_clock_is_set_back_no_job_waits_longer_than_its_interval(bench: Bench) -> None:

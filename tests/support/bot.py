@@ -67,11 +67,15 @@ def _migrated() -> bytes:
 
 
 class Clock:
-    """Epoch seconds that stand still: `move` lets time elapse, `set` changes the clock without elapsed time."""
+    """Epoch seconds that stand still: `move` lets time elapse, `set` changes the clock without elapsed time.
+
+    `suspend` lets time elapse in which no program runs.
+    """
 
     def __init__(self) -> None:
         self.at = 1_800_000_000.0
         self.uptime = 0.0
+        self.awake = 0.0
 
     def ticks(self) -> tuple[str, float]:
         return str(id(self)), self.uptime
@@ -83,7 +87,15 @@ class Clock:
     def __call__(self) -> float:
         return self.at
 
+    def elapsed(self) -> float:
+        """Return the seconds in which the machine was not suspended."""
+        return self.awake
+
     def move(self, seconds: float) -> None:
+        self.suspend(seconds)
+        self.awake += seconds
+
+    def suspend(self, seconds: float) -> None:
         self.at += seconds
         self.uptime += seconds
 
@@ -396,7 +408,7 @@ def make_bench(
     context.operations.clock = clock
     context.incidents.clock = clock
     context.vault.clock = clock
-    context.jobs.clock = clock
+    context.jobs.clock, context.jobs.elapsed = clock, clock.elapsed
     context.uptime.wall, context.uptime.ticks = clock, clock.ticks
     context.uptime.now()
     return Bench(context, lxd, clock, Runner(context, 1, fault), slack)
