@@ -15,7 +15,8 @@ from bot.reports import chart
 from bot.reports.digest import Digest, TenantDay, gather
 from bot.slack.messages import Message, Renderer
 from bot.slack.poster import NotPosted, Refusal
-from bot.store.metrics import DAY
+from bot.store import metrics
+from bot.store.metrics import AWAY, DAY
 
 LATE = 30 * 60
 """Seconds after its hour from which on the digest says that it is late."""
@@ -33,7 +34,8 @@ PAGE, PAGES = 20, 3
 def digest(context: Context) -> None:
     """Post the digest every morning in the bot's channel, with a chart and each tenant's details in its thread.
 
-    One a local day, after its hour; days on which the bot was away are not made up for. What is to be said is written
+    One a local day, after its hour; days on which the bot was away are not made up for. When the bot is back, or the
+    machine was suspended, it is posted after the first sweep. What is to be said is written
     down before it is posted, and what a crash or a lost answer leaves uncertain is looked for in Slack: so nothing is
     said twice, and nothing is left out.
     """
@@ -42,11 +44,24 @@ def digest(context: Context) -> None:
     if not context.settings.slack.channel or context.now() < due:
         return
     (row, day), unsure = _known(context, local.date().isoformat()), True
+    if row is None and _sweeps_first(context):
+        return
     if row is None or not row["posted"]:
         ts = row and _found(context, row, _head(day))
         row, unsure = _record(context, day, ts, 1) if ts else _write_down(context, day, due), False
     if not row["ended"]:
         _say(context, row, unsure)
+
+
+def _sweeps_first(context: Context) -> bool:
+    """Return whether the first sweep after a gap has not ended yet: until then the state of every tenant is unknown."""
+    now = context.now()
+    sweep = next((job for job in context.jobs.all() if job.name == "health"), None)
+    awake = metrics.awake_since(context.database, now).values()
+    if sweep is None or sweep.started is None or sweep.paused or sweep.late or not awake or min(awake) < now:
+        return False
+    # A sweep in which no server answers records no look.
+    return sweep.running or now - sweep.started > AWAY
 
 
 def _head(day: str) -> str:

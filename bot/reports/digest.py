@@ -33,6 +33,8 @@ T = TypeVar("T", Incident, Operation)
 SNAPSHOT_DUE = 25 * 3600
 """Seconds within which each live tenant should get a snapshot where the policy keeps hourly or daily ones: a day, plus
 the time that taking all of them may need."""
+CATCHES_UP = 2 * 3600
+"""Seconds in which the snapshots are taken that became due while the bot was away."""
 SOON = 14
 """Report a disk or pool that will be full within this many days."""
 TREND, PAST = 14 * DAY, 30 * DAY
@@ -74,9 +76,9 @@ class TenantDay:
     """A tenant's day.
 
     `newest`: the age in seconds of the newest snapshot, None when there is none. `taken`: the number of snapshots that
-    were taken, including deleted ones. `missing`: the snapshot is overdue. `disk` is None where it was never measured,
-    `memory` where the last sweep did not measure it, and both where they have no limit. `high`: which of the two are
-    nearly full.
+    were taken, including deleted ones. `missing`: the snapshot is overdue; `waits`: it is so only because the bot was
+    away, and is being taken. `disk` is None where it was never measured, `memory` where the last sweep did not measure
+    it, and both where they have no limit. `high`: which of the two are nearly full.
     """
 
     name: str
@@ -90,6 +92,7 @@ class TenantDay:
     missing: bool
     incidents: tuple[Incident, ...]
     operations: tuple[Operation, ...]
+    waits: bool = False
 
     @property
     def speaks(self) -> bool:
@@ -223,6 +226,11 @@ class Digest:
         return all(tenant.newest is not None and tenant.newest <= SNAPSHOT_DUE for tenant in self.tenants)
 
     @property
+    def waits(self) -> bool:
+        """Return whether snapshots are overdue only because the bot was away."""
+        return any(tenant.waits for tenant in self.tenants)
+
+    @property
     def changes(self) -> int:
         """Return how many operations of people have ended."""
         return sum(sum(commands.values()) for commands in self.ended.values())
@@ -246,6 +254,7 @@ def gather(context: Context, since: float) -> Digest:
     grown = growth(database, now - TREND, now)
     measured, disks = metrics.latest(database, now), metrics.disks(database)
     taken = _taken(context, since)
+    awake = _awake(context)
     stand = [replace(one.tenant, status=one.state.status) for one in inventory.tenants]
     known = conditions(context, stand)
     tenants = tuple(
@@ -258,6 +267,7 @@ def gather(context: Context, since: float) -> Digest:
             grown.get(tenant.name),
             measured.get(tenant.name),
             disks.get(tenant.name),
+            now - awake.get(tenant.host, 0.0) > CATCHES_UP,
             tuple(problems.get(tenant.name, ())),
             tuple(asked.get(tenant.name, ())),
         )
@@ -318,6 +328,12 @@ def gather(context: Context, since: float) -> Digest:
     )
 
 
+def _awake(context: Context) -> dict[str, float]:
+    """Return since when each host has been looked at without a gap; empty while the checks are paused, which is none."""
+    looks = not any(job.name == "health" and job.paused for job in context.jobs.all())
+    return metrics.awake_since(context.database, context.now()) if looks else {}
+
+
 def failing_jobs(context: Context, silent: Collection[str]) -> tuple[Job, ...]:
     """Return the failing jobs, except those that fail because of a silent server, and the digest that is being made."""
     return tuple(
@@ -364,6 +380,7 @@ def _tenant(
     grown: Growth | None,
     measured: Sample | None,
     known: KnownDisk | None,
+    caught_up: bool,
     incidents: tuple[Incident, ...],
     operations: tuple[Operation, ...],
 ) -> TenantDay:
@@ -384,6 +401,7 @@ def _tenant(
     newest = min(ages, default=None)
     wanted = settings.snapshots.hourly or settings.snapshots.daily
     live = is_open(tenant) and now - tenant.created > SNAPSHOT_DUE
+    overdue = bool(wanted) and live and (newest is None or newest > SNAPSHOT_DUE)
     return TenantDay(
         name=tenant.name,
         host=tenant.host,
@@ -393,9 +411,10 @@ def _tenant(
         high=tuple(measure for measure, use in uses.items() if use.high(percents[measure])),
         newest=newest,
         taken=taken,
-        missing=bool(wanted) and live and (newest is None or newest > SNAPSHOT_DUE),
+        missing=overdue and caught_up,
         incidents=incidents,
         operations=operations,
+        waits=overdue and not caught_up,
     )
 
 

@@ -930,6 +930,9 @@ MESSAGES: dict[str, Message] = {
     "digest-audit": RENDERER.message("digest-audit.j2", digest=WELL),
     "digest-none": digested(replace(WELL, tenants=())),
     "digest-not-all-fresh": digested(replace(WELL, tenants=(WELL_DAY, replace(WELL_DAY, newest=None)))),
+    "digest-after-a-gap": digested(
+        replace(WELL, tenants=(replace(WELL_DAY, newest=3 * 86_400.0, waits=True),)), late=True
+    ),
     "digest-one-offline": digested(
         replace(WELL, tenants=(replace(SICK_DAY, condition=Condition("offline", "web server down")),), open=(CRON,))
     ),

@@ -5,22 +5,25 @@ In a gap the bot was away, the machine was suspended, or its clock was set.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bot.engine.scheduler import Scheduler
 from bot.guest.simulated import change
 from bot.lxd.protocol import LxdUnavailable
+from bot.store.jobs import LATE
 from schedules import health as sweep
 from schedules.snapshots import snapshots
-from tests.support.bot import Bench, add_blueprint, make_bench
+from tests.support.bot import LEAD, Bench, add_blueprint, make_bench
 from tests.support.judge import mrkdwn
 from tests.support.simulated_lxd import SimulatedLxd
 from tests.support.sweep import look, look_for_an_hour
 
 HOUR = 3600
-LATE = [({"crons_ended": 1.0}, "jobs"), ({"queue_age": 9000}, "queue"), ({"overdue": "3 imports"}, "work")]
+OVERDUE = [({"crons_ended": 1.0}, "jobs"), ({"queue_age": 9000}, "queue"), ({"overdue": "3 imports"}, "work")]
 """Changes of a tenant that make something late, and the finding."""
 TENANTS = ("client-x", "client-y")
 OTHER = "client-z"
@@ -60,7 +63,7 @@ def away(bench: Bench, seconds: float) -> None:
 def suspended(bench: Bench, seconds: float) -> None:
     """Suspend the machine, with the bot and all tenants."""
     began = bench.clock()
-    bench.clock.move(seconds)
+    bench.clock.suspend(seconds)
     sleep(bench.lxd, began, bench.clock())
 
 
@@ -127,7 +130,7 @@ def test_nothing_is_reported_if_the_machine_is_suspended_in_the_middle_of_a_swee
 
 
 @every_gap
-@pytest.mark.parametrize(("sick", "kind"), LATE)
+@pytest.mark.parametrize(("sick", "kind"), OVERDUE)
 def test_what_does_not_recover_after_the_gap_is_reported_within_the_hour(
     bench: Bench, gap: str, sick: dict[str, Any], kind: str
 ) -> None:
@@ -157,7 +160,7 @@ def test_what_no_gap_explains_is_reported_at_once(bench: Bench, gap: str, sick: 
 
 
 @every_gap
-@pytest.mark.parametrize(("sick", "kind"), LATE)
+@pytest.mark.parametrize(("sick", "kind"), OVERDUE)
 def test_an_open_incident_stays_open_over_the_gap_until_the_problem_is_solved(
     bench: Bench, gap: str, sick: dict[str, Any], kind: str
 ) -> None:
@@ -183,6 +186,80 @@ def test_an_open_incident_of_missing_snapshots_stays_open_over_the_gap(bench: Be
         assert look(bench) == missing
     take_snapshots(bench)
     assert look(bench) == []
+
+
+def run(bench: Bench, job: str) -> None:
+    """Run a job as the scheduler does, which records it."""
+    Scheduler(bench.context).run(bench.context.jobs.declared[job])
+
+
+def digests(bench: Bench) -> list[str]:
+    return ["\n".join([one["text"], *mrkdwn(one["blocks"])]) for one in bench.slack.said if not one.get("thread_ts")]
+
+
+@pytest.fixture
+def morning(bench: Bench) -> Bench:
+    """Return a bot after its digest, at 08:10, and after a sweep."""
+    bench.clock.at = datetime(2027, 2, 1, 8, 10, tzinfo=UTC).timestamp()
+    run(bench, "health")
+    take_snapshots(bench)
+    run(bench, "digest")
+    bench.slack.said.clear()
+    return bench
+
+
+@pytest.mark.parametrize("gap", ["away for 3 days", "suspended for 3 days"])
+def test_the_digest_after_a_gap_waits_for_the_first_sweep_and_reports_nothing_that_only_waited(
+    morning: Bench, gap: str
+) -> None:
+    pass_over(morning, gap)
+    if gap.startswith("away"):
+        morning.context.jobs.recover()
+    run(morning, "digest")
+    assert digests(morning) == []
+    run(morning, "health")
+    run(morning, "digest")
+    (said,) = digests(morning)
+    assert said.startswith("Thursday, 4 February: all healthy")
+    assert "Both clients are online. Every host answers. Snapshots that became due while the bot was away are" in said
+
+
+def test_the_digest_after_a_gap_names_snapshots_that_are_still_missing_after_two_hours(morning: Bench) -> None:
+    away(morning, 70 * HOUR)
+    for _ in range(26):
+        morning.clock.move(300)
+        run(morning, "health")
+    run(morning, "digest")
+    (said,) = digests(morning)
+    assert "*No snapshot in the last 25 hours:* client-x (3 days old), client-y (3 days old)" in said
+
+
+def test_the_digest_after_a_gap_does_not_wait_for_a_server_that_does_not_answer(morning: Bench) -> None:
+    away(morning, 72 * HOUR)
+
+    def silent(*_: Any) -> None:
+        raise LxdUnavailable("LXD does not answer.")
+
+    morning.lxd.on_call = silent
+    run(morning, "health")
+    run(morning, "digest")
+    assert "local does not answer" in digests(morning)[0]
+
+
+def test_the_digest_after_a_gap_does_not_wait_for_a_sweep_that_hangs_or_is_paused(morning: Bench) -> None:
+    away(morning, 24 * HOUR)
+    morning.context.jobs.begin("health")
+    morning.clock.move(300 + LATE)
+    run(morning, "digest")
+    assert digests(morning) == []
+    morning.clock.move(1)
+    run(morning, "digest")
+    assert "*Background job “health”* hangs" in digests(morning)[0]
+    morning.context.jobs.end("health", "done")
+    morning.context.jobs.pause("health", LEAD.id)
+    away(morning, 24 * HOUR)
+    run(morning, "digest")
+    assert "*Background job “health”* is paused" in digests(morning)[1]
 
 
 def test_a_server_that_was_suspended_elsewhere_has_a_gap_of_its_own(tmp_path: Path) -> None:
