@@ -188,6 +188,9 @@ def _failing_maintenance(
     Args:
         known: since when maintenance has been failing, by tenant with an open incident about it.
     """
+    now = context.now()
+    # Maintenance that could not be tried while the bot was away was not given up.
+    tries = now - min(metrics.awake_since(context.database, now).values(), default=now) >= DAY
     failing: dict[str, list[maintenance.Failing]] = {}
     for one in maintenance.failing(context):
         failing.setdefault(one.tenant, []).append(one)
@@ -204,7 +207,7 @@ def _failing_maintenance(
         found[tenant] = replace(
             seen,
             findings=tuple(told),
-            unseen=(seen.unseen | effects) - {"errand"},
+            unseen=(seen.unseen | effects) - {"errand"} | ({"errand"} if over and not tries else set()),
             given_up=frozenset(["errand"] if over else []),
         )
     return found

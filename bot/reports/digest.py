@@ -329,7 +329,7 @@ def gather(context: Context, since: float) -> Digest:
 
 
 def _awake(context: Context) -> dict[str, float]:
-    """Return since when each host has been looked at without a gap; empty while the checks are paused, which is none."""
+    """Return since when each host has been looked at without a gap; empty while the checks are paused: no gap shows."""
     looks = not any(job.name == "health" and job.paused for job in context.jobs.all())
     return metrics.awake_since(context.database, context.now()) if looks else {}
 

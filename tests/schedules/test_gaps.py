@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from bot.engine.maintenance import Maintenance
 from bot.engine.scheduler import Scheduler
 from bot.guest.simulated import change
-from bot.lxd.protocol import LxdUnavailable
+from bot.lxd.protocol import LxdError, LxdUnavailable
 from bot.store.jobs import LATE
 from schedules import health as sweep
 from schedules.snapshots import snapshots
@@ -186,6 +187,27 @@ def test_an_open_incident_of_missing_snapshots_stays_open_over_the_gap(bench: Be
         assert look(bench) == missing
     take_snapshots(bench)
     assert look(bench) == []
+
+
+def test_failing_maintenance_is_not_given_up_because_the_bot_was_away(bench: Bench) -> None:
+    def fail() -> None:
+        bench.lxd.fail_next("snapshot", LxdError("LXD could not do it: the pool is full."))
+        Maintenance(bench.context).ask("snapshot", bench.answer("snapshot client-x"))
+        bench.finish()
+
+    for _ in range(2):
+        fail()
+    assert look(bench) == [("client-x", "errand")]
+    said = len(bench.slack.said)
+    away(bench, 72 * HOUR)
+    assert look(bench) == [("client-x", "errand")]
+    fail()
+    assert look(bench) == [("client-x", "errand")], "one failure alone would be none"
+    assert len(bench.slack.said) == said
+    bench.clock.move(900)
+    take_snapshots(bench)
+    assert look(bench) == []
+    assert ":large_green_circle: Resolved after" in str(bench.slack.said[said:])
 
 
 def run(bench: Bench, job: str) -> None:

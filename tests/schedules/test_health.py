@@ -525,9 +525,9 @@ def test_a_snapshot_that_fails_is_not_also_reported_as_missing(bench: Bench) -> 
 def test_failed_maintenance_that_no_longer_runs_is_closed_after_a_day_but_not_as_resolved(bench: Bench) -> None:
     for _ in range(2):
         maintain(bench, "snapshot client-x", ("snapshot",))
-    assert look(bench) == [("client-x", "errand")]
-    bench.clock.move(DAY)
-    assert ("client-x", "errand") not in look(bench)
+    for _ in range(DAY // 900):
+        assert ("client-x", "errand") in look(bench, after=900)
+    assert ("client-x", "errand") not in look(bench, after=900)
     assert notes(bench) == [
         ":large_green_circle: The task has not run for a day, so it is no longer monitored.",
     ]
