@@ -315,6 +315,7 @@ _ROWS = (
         Where.PAGE,
         "When the certificate expires, browsers warn the client's visitors.",
         hides=("page",),
+        needs="certificate_late",
     ),
     Kind(
         "snapshot",

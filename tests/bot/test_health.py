@@ -248,9 +248,21 @@ def test_a_certificate_is_overdue_relative_to_its_lifetime(lifetime: float, left
     assert kinds(replace(WELL, page=page)) == (["certificate"] if sick else [])
 
 
+@pytest.mark.parametrize(("back", "sick"), [(10, False), (1100, False), (1300, True)])
+def test_a_certificate_that_became_due_while_the_machine_was_suspended_is_given_time_to_be_renewed(
+    back: float, sick: bool
+) -> None:
+    page = Page(True, "", 0.1, True, NOW - 40_000, NOW + 3200)
+    found = diagnose(replace(WELL, page=page, awake=NOW - back), LIMITS)
+    assert ([one.kind for one in found.findings], found.unseen) == (
+        (["certificate"], {"page"}) if sick else ([], {"certificate"})
+    )
+
+
 def test_an_expired_certificate_hides_the_missing_page() -> None:
     page = Page(False, "SSLCertVerificationError: certificate verify failed: certificate has expired", 0.1, False)
     assert kinds(replace(WELL, page=page)) == ["certificate"]
+    assert kinds(replace(WELL, page=page, awake=NOW)) == ["certificate"], "visitors see it now, whatever the cause"
 
 
 def test_a_snapshot_dated_in_the_future_is_not_the_latest() -> None:

@@ -17,6 +17,8 @@ from bot.store.metrics import KnownDisk
 
 FULL = 64 << 20
 """Bytes that a tenant must be able to write; with less nothing in it works, and the full disk explains all else."""
+RENEWS = 1200
+"""Seconds in which the edge renews certificates after the machine was suspended: it looks every ten minutes."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,14 @@ class Look:
         if not patience or self.at - max(self.snapshot_taken, self.tenant.created) <= patience:
             return False
         return True if self.at - self.awake > patience else None
+
+    @property
+    def certificate_late(self) -> bool | None:
+        """Return whether less than a quarter of the certificate's lifetime is left, None as in `snapshot_late`."""
+        page = self.page
+        if not (page and page.valid_until) or page.valid_until - self.at > (page.valid_until - page.valid_from) / 4:
+            return False
+        return True if self.at - self.awake > RENEWS else None
 
     @property
     def facts(self) -> Mapping[str, Any]:

@@ -52,7 +52,6 @@ def certificate(look: Look, _: HealthSettings) -> Found | None:
     if not look.page.valid_until:
         expired = "certificate has expired" in look.page.answer
         return Found("The certificate has expired, so browsers refuse the site.") if expired else None
-    left = look.page.valid_until - look.at
-    if left > (look.page.valid_until - look.page.valid_from) / 4:
+    if not look.certificate_late:
         return None
-    return Found(f"The certificate expires in {seconds(left)} and was not renewed.")
+    return Found(f"The certificate expires in {seconds(look.page.valid_until - look.at)} and was not renewed.")
