@@ -21,7 +21,7 @@ from bot.model.findings import Judged, Kind
 from bot.model.plan import Refused
 from bot.model.text import seconds, sentence
 from bot.slack.messages import Message, Renderer, actions, button
-from bot.slack.poster import NotPosted, Post
+from bot.slack.poster import NotPosted, Post, search_from
 from bot.store import audit
 from bot.store.database import Database
 from bot.store.operation import SYSTEM
@@ -69,6 +69,13 @@ class Incident:
     def mark(self) -> str:
         """The identity on its buttons: after a loss of the database another incident may get its number."""
         return f"{self.id}.{self.opened:.0f}"
+
+    def is_silenced(self, now: float) -> bool:
+        """Whether it is silenced at epoch seconds `now`.
+
+        A silence that ends later than any silence can was begun by a clock that was ahead, and counts as over.
+        """
+        return now < self.silenced_until <= now + SILENCE
 
     @property
     def row(self) -> Kind:
@@ -160,7 +167,9 @@ class Incidents:
                         (finding.text, now, here[finding.kind].id),
                     )
             for kind in here.keys() - {finding.kind for finding in diagnosis.findings} - diagnosis.unseen:
-                words = f"Resolved after {seconds(now - here[kind].opened)}."
+                lasted = now - here[kind].opened
+                # It has no known duration if a clock that was ahead dated its beginning.
+                words = f"Resolved after {seconds(lasted)}." if lasted >= 0 else "Resolved."
                 if diagnosis.rests and findings.kind(kind).judged != Judged.ALWAYS:
                     words = f"The tenant was {diagnosis.rests}, so this is no longer monitored."
                 elif kind in diagnosis.given_up:
@@ -173,26 +182,27 @@ class Incidents:
         # When a silence is over, the button comes back.
         transaction.execute(
             "UPDATE incidents SET silenced_until = 0, silenced_by = '', revision = revision + 1"
-            " WHERE closed IS NULL AND silenced_until > 0 AND silenced_until <= ?",
-            (now,),
+            " WHERE closed IS NULL AND silenced_until > 0 AND (silenced_until <= ? OR silenced_until > ?)",
+            (now, now + SILENCE),
         )
 
     def _open(self, transaction: sqlite3.Connection, tenant: str, server: str, finding: Finding, now: float) -> None:
         """Open an incident, or reopen one that was resolved within `FLAP`."""
         detail = {"kind": finding.kind, "text": finding.text} | ({"server": server} if server else {})
-        last = transaction.execute(
-            "SELECT id, silenced_until FROM incidents WHERE tenant = ? AND server = ? AND kind = ? AND closed > ?"
+        row = transaction.execute(
+            "SELECT * FROM incidents WHERE tenant = ? AND server = ? AND kind = ? AND closed BETWEEN ? AND ?"
             " ORDER BY id DESC LIMIT 1",
-            (tenant, server, finding.kind, now - FLAP),
+            (tenant, server, finding.kind, now - FLAP, now),
         ).fetchone()
-        if last:
+        if row:
+            last = Incident(**row)
             transaction.execute(
                 "UPDATE incidents SET closed = NULL, text = ?, revision = revision + 1 WHERE id = ?",
-                (finding.text, last["id"]),
+                (finding.text, last.id),
             )
-            _record(transaction, "incident.reopened", SYSTEM, tenant, last["id"], detail, now)
-            if last["silenced_until"] <= now:
-                _note(transaction, last["id"], f":red_circle: Reopened: {sentence(finding.text)}")
+            _record(transaction, "incident.reopened", SYSTEM, tenant, last.id, detail, now)
+            if not last.is_silenced(now):
+                _note(transaction, last.id, f":red_circle: Reopened: {sentence(finding.text)}")
             return
         cursor = transaction.execute(
             "INSERT INTO incidents (tenant, server, kind, text, opened, channel) VALUES (?,?,?,?,?,?)",
@@ -204,7 +214,7 @@ class Incidents:
         transaction.execute("UPDATE incidents SET closed = ?, revision = revision + 1 WHERE id = ?", (now, incident.id))
         detail = {"kind": incident.kind, "outcome": words}
         _record(transaction, "incident.closed", SYSTEM, incident.tenant, incident.id, detail, now)
-        if incident.silenced_until <= now:
+        if not incident.is_silenced(now):
             _note(transaction, incident.id, f":large_green_circle: {words}")
 
     def silence(self, mark: str, actor: str) -> None:
@@ -213,8 +223,8 @@ class Incidents:
         with self.database.transaction() as transaction:
             done = transaction.execute(
                 "UPDATE incidents SET silenced_until = ?, silenced_by = ?, revision = revision + 1"
-                " WHERE id = ? AND closed IS NULL AND silenced_until <= ?",
-                (now + SILENCE, actor, incident.id, now),
+                " WHERE id = ? AND closed IS NULL AND (silenced_until <= ? OR silenced_until > ?)",
+                (now + SILENCE, actor, incident.id, now, now + SILENCE),
             )
             if done.rowcount:
                 detail = {"kind": incident.kind, "until": now + SILENCE}
@@ -246,7 +256,7 @@ class Incidents:
                 except NotPosted as error:
                     if incident.id not in self._untold:
                         log.warning("cannot tell of incident %s: %s", incident.id, error)
-                    if self.clock() - self._untold.setdefault(incident.id, self.clock()) >= LONG:
+                    if not 0 <= self.clock() - self._untold.setdefault(incident.id, self.clock()) < LONG:
                         refused.append(str(error))
         finally:
             self._announcing.release()
@@ -257,10 +267,11 @@ class Incidents:
     def _most_urgent(self, tried: list[int]) -> list[Incident]:
         """Return the next incident to post: new ones first, then those with a note for their thread, then the rest."""
         noted = "id IN (SELECT incident FROM incident_notes WHERE posted IS NULL)"
-        due = f"announced < revision OR {noted} OR (outdated <= ? AND silenced_until <= ?)"
+        due = f"announced < revision OR {noted} OR ((outdated <= ? OR outdated > ?) AND silenced_until <= ?)"
         return self._select(
             f"({due} OR (closed IS NULL AND channel <> ?)) AND id NOT IN (SELECT value FROM json_each(?))",  # noqa: S608
             self.clock() - FIGURES,
+            self.clock(),
             self.clock(),
             self.channel,
             json.dumps(tried),
@@ -293,7 +304,7 @@ class Incidents:
     def _once(self, table: str, number: int, tried: bool, incident: Incident, message: Message, thread_ts: str) -> str:
         """Post a message, unless (if `tried`) it was posted before a crash or a lost answer; return its ts."""
         key = f"{table} {number}"
-        since = incident.opened - 3600
+        since = search_from(incident.opened, self.clock()) - 3600
         found = self.post.find(incident.channel, key, since=since, thread_ts=thread_ts) if tried else ""
         if not found:
             self._done(f"{table} SET tried = 1 WHERE id = ?", number)
@@ -306,14 +317,13 @@ class Incidents:
 
     def head(self, incident: Incident) -> Message:
         """Render the current head of an incident's thread, with the buttons that still apply."""
-        buttons = []
+        buttons, silenced = [], incident.is_silenced(self.clock())
         if not incident.closed:
             for command, remedy in incident.row.buttons.items():
                 buttons.append(button(f"incident_{command}", remedy.button, incident.mark, remedy.style))
-            if incident.silenced_until <= self.clock():
+            if not silenced:
                 buttons.append(button("incident_silence", "Silence 4 h", incident.mark))
         extra = [actions(f"incident-{incident.id}", *buttons)] if buttons else []
-        silenced = incident.silenced_until > self.clock()
         return self.renderer.message("incident.j2", extra, incident=incident, silenced=silenced)
 
 

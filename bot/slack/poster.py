@@ -19,6 +19,8 @@ HALF_DONE = frozenset({"internal_error", "fatal_error"})
 """Errors with which Slack may have carried out part of a request before it failed."""
 PAGE, PAGES = 200, 50
 """Messages on a page of history, and pages that are read for heads: Slack gives 50 pages a minute."""
+LOOK_BACK = 7 * 86_400
+"""Seconds to look back for a message that a clock which was ahead dated in the future."""
 
 
 class NotPosted(Exception):
@@ -43,6 +45,14 @@ class Heads(NamedTuple):
 def failed(error: SlackApiError) -> bool:
     """Whether Slack did not refuse a request but failed, and may have carried it out, or was too busy for it."""
     return error.response.status_code != 200 or error.response.get("error") in HALF_DONE
+
+
+def search_from(at: float, now: float) -> float:
+    """Return the time from which on to look in Slack for what the bot posted at or after `at` (epoch seconds).
+
+    Slack's own times are right. If `at` is in the future, a clock that was ahead recorded it, and the message is older.
+    """
+    return at if at <= now else now - LOOK_BACK
 
 
 def find(pages: Callable[..., Any], meant: Callable[[dict[str, Any]], bool], **where: Any) -> str:
