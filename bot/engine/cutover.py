@@ -303,9 +303,11 @@ class Cutover:
         # While the old container cannot be reached, an open candidate may be all that clients have.
         patiently(self.old_instance)
         if since := self._has_served():
+            opened = f"since {self.run.renderer.moment(since)}"
+            if since > self.run.now():
+                opened = "for an unknown time, because the clock was ahead when that was opened"
             raise Refused(
-                f"Clients have been able to write to the new container since {self.run.renderer.moment(since)}. Retry "
-                "keeps that, Undo deletes it."
+                f"Clients have been able to write to the new container {opened}. Retry keeps that, Undo deletes it."
             )
         try:
             return self._roll_back()
@@ -316,6 +318,8 @@ class Cutover:
     def _has_served(self) -> float:
         """Return since when the candidate has been open, if for over OPEN seconds and no person chose Undo; else 0.
 
+        A time in the future, recorded by a clock that was ahead, counts as long ago.
+
         That happens after a kill at the switch: the bot may have been down for hours, and a single late page must then
         not delete what clients wrote in these hours.
         """
@@ -325,7 +329,8 @@ class Cutover:
             candidate = self.candidate() if operation.undo_by in ("", SYSTEM) and self.serves() else None
             if candidate is None:
                 return 0
-            made = candidate.created - CLOCKS
+            # If a clock that was ahead dated its creation, every opening since the last rollback counts.
+            made = candidate.created - CLOCKS if candidate.created - CLOCKS <= self.run.now() else None
         except LxdUnavailable:
             # Whatever clients wrote while the old container was closed is on the server that does not answer.
             if not self._is_replaced():
@@ -333,7 +338,7 @@ class Cutover:
         except LxdError:
             return 0
         opened = progress.switched(self.run.operations, operation, made)
-        return opened if opened and self.run.now() - opened > OPEN else 0
+        return opened if opened and not -CLOCKS <= self.run.now() - opened <= OPEN else 0
 
     def _is_replaced(self) -> bool:
         """Whether the old container is closed for the candidate, or retired."""

@@ -161,6 +161,25 @@ def test_what_clients_wrote_while_the_bot_was_down_is_left_to_a_person(
     assert bench.context.operations.get(restore.id).state == "succeeded"
 
 
+def test_what_clients_wrote_since_an_opening_dated_in_the_future_is_left_to_a_person(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock was ahead at the cutover, and right again when the bot continued hours later."""
+    bench.done("snapshot client-x", OPERATOR)
+    (snapshot,) = bench.lxd.snapshots("client-x")
+    bench.clock.set(30 * 86_400)
+    restore = killed_after_the_switch(bench, f"restore client-x {snapshot.name}")
+    bench.clock.set(-30 * 86_400)
+    bench.clock.move(3 * 3600)
+    recovery.recover(bench.context.operations)
+    monkeypatch.setattr(bench.context.edge, "probe", lambda _: Probe(502, False))
+    bench.finish()
+    halted = bench.context.operations.get(restore.id)
+    assert halted.state == "needs_attention"
+    assert "for an unknown time, because the clock was ahead" in halted.outcome
+    assert bench.lxd.instance(f"client-x--{restore.id}").running
+
+
 def test_what_clients_may_have_written_on_a_silent_server_is_left_to_a_person(
     bench: Bench, other: SimulatedLxd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
