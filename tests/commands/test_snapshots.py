@@ -140,6 +140,23 @@ def test_a_snapshot_taken_before_a_restore_is_kept_for_the_days_of_the_policy(be
     assert bench.answer("prune client-x", OPERATOR).facts["Deletes"] == "s-20270115-080000-1"
 
 
+@pytest.mark.parametrize("ahead", [0, 30 * 86_400], ids=["the clock is right", "the clock was ahead"])
+def test_a_retry_takes_a_new_snapshot_because_that_of_an_earlier_try_is_too_old(bench: Bench, ahead: float) -> None:
+    def fail(moment: str) -> None:
+        if moment == "ran 0":
+            raise LxdError("LXD could not.")
+
+    bench.clock.set(ahead)
+    bench.runner.fault = fail
+    failed = bench.done("snapshot client-x", OPERATOR)
+    bench.runner.fault = lambda moment: None
+    bench.clock.set(-ahead)
+    bench.clock.move(60)
+    recovery.retry(bench.context.operations, failed, LEAD.id)
+    bench.finish()
+    assert len(bench.lxd.snapshots("client-x")) == 2
+
+
 def test_a_snapshot_that_cannot_be_deleted_fails_the_prune_and_is_deleted_by_the_retry(bench: Bench) -> None:
     for _ in range(3):
         bench.done("snapshot client-x", OPERATOR)
