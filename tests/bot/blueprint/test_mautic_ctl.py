@@ -174,9 +174,13 @@ def told(
     *rows: list[str],
     open_for: int = 9000,
     config: str = "",
+    opened: float = 1000,
     **request: Any,
 ) -> dict[str, Any]:
-    """Return the answer of `health` for a tenant whose database has these rows beside the usual ones."""
+    """Return the answer of `health` for a tenant whose database has these rows beside the usual ones.
+
+    `opened`: when it got its identity, and when it was opened last, by the clock of that day.
+    """
     others = [["contacts", "0", "0"], ["users", "0", "0"]]
 
     for name in ("CLOSED", "BEATS", "IDENTITY", "BASELINE", "CRON_RUNS"):
@@ -184,7 +188,7 @@ def told(
     (tmp_path / "none").mkdir()
     health.CRON_RUNS.touch()
     os.utime(health.CRON_RUNS, (time.time() - open_for,) * 2)
-    os.utime(tmp_path / "none", (1000, 1000))
+    os.utime(tmp_path / "none", (opened, opened))
     (tmp_path / "uptime").write_text(f"{open_for}.00 1.00\n")
     (tmp_path / "crontab").write_text(CRONTAB)
     (tmp_path / "local.php").write_text(config)
@@ -192,7 +196,7 @@ def told(
     monkeypatch.setattr(health, "UPTIME", tmp_path / "uptime")
     monkeypatch.setattr(health, "CRONTAB", tmp_path / "crontab")
     monkeypatch.setattr(health, "MAUTIC", tmp_path)
-    monkeypatch.setattr(health, "read_json", lambda _: {"since": 1000})
+    monkeypatch.setattr(health, "read_json", lambda _: {"since": opened})
     monkeypatch.setattr(health, "mautic_version", lambda: "5.2.12")
     monkeypatch.setattr(health, "_unit_states", dict)
     monkeypatch.setattr(health, "login_page", lambda *_: (200, True, 0.1))
@@ -231,6 +235,16 @@ def test_jobs_that_have_not_run_since_a_gap_in_the_checks_are_counted(
     text = "2 on time, 3 not run since the checks resumed"
     assert found["checks"]["crons"] == {"ok": True, "text": text, "known": False}
     assert found["healthy"]
+
+
+def test_what_waits_in_a_tenant_opened_by_a_clock_that_was_ahead_is_overdue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ["stale_segments", "3"], ["queue", "email", "2", "9000"]
+    found = told(tmp_path, monkeypatch, *rows, open_for=5000, opened=time.time() + 30 * 86_400)
+    assert not found["checks"]["work"]["ok"]
+    assert not found["checks"]["queues"]["ok"]
+    assert found["facts"]["queue_age"] == pytest.approx(5000, abs=5)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0, "0 s"), (119, "119 s"), (5400, "90 min"), (7200, "2 h")])

@@ -167,7 +167,7 @@ def health(request: Mapping[str, Any]) -> dict[str, Any]:
         # A timeout has no text of its own.
         check("login page", False, f"nginx does not answer ({error.strerror or 'it took too long'})")
 
-    began = float(known.get("since", time.time()))
+    began = _past(float(known.get("since", time.time())))
     since = max(began, _jobs_run_since())
     rows: dict[str, list[list[str]]] = {}
     for label, *values in sql(HEALTH_SQL, "mautic", force=True):
@@ -318,12 +318,17 @@ def _moment(told: Any) -> float | None:
 
 def _jobs_run_since() -> float:
     """Return when jobs could run again: at cron's start, or when a marker was removed, which changes its folder."""
-    return max((path.stat().st_mtime for path in (CRON_RUNS, CLOSED.parent) if path.exists()), default=0.0)
+    return max((_past(path.stat().st_mtime) for path in (CRON_RUNS, CLOSED.parent) if path.exists()), default=0.0)
 
 
 def _workers_run_since() -> float:
     """Return when workers could run again: at boot, or when a marker was removed; their own restarts do not count."""
-    return max(time.time() - float(UPTIME.read_text().split()[0]), CLOSED.parent.stat().st_mtime)
+    return max(time.time() - float(UPTIME.read_text().split()[0]), _past(CLOSED.parent.stat().st_mtime))
+
+
+def _past(at: float) -> float:
+    """Return a recorded time; 0 if it is in the future, recorded by a clock that was ahead: it delays no alarm."""
+    return at if at <= time.time() else 0.0
 
 
 def count_errors(lines: Iterable[str], since: str) -> int:
