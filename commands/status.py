@@ -55,7 +55,7 @@ def status(context: Context, tenant: TenantArgument) -> Message:
         snapshots=len(existing),
         held=sum(one.size for one in existing),
         held_allowed=context.settings.snapshots_allowed(found.plan),
-        known=known if state.status != "Running" and known and known.at >= found.created else None,
+        known=known if state.status != "Running" and known and found.is_about(known.at, context.now()) else None,
         probe=probe,
         health=health,
         lines=findings.LINES,

@@ -37,9 +37,11 @@ def channel(context: Context) -> None:
     with context.database.transaction() as transaction:
         transaction.execute("DELETE FROM warned WHERE subject = 'channel'")
     behind = context.database.read(
-        "SELECT operation, why FROM unsaid JOIN operations o ON o.id = operation WHERE since <= ? AND"
+        "SELECT operation, why FROM unsaid JOIN operations o ON o.id = operation WHERE (since <= ? OR since > ?) AND"
         " (announced < revision OR o.id IN (SELECT operation FROM notes WHERE posted IS NULL)) ORDER BY since",
         context.now() - LONG,
+        # A clock that was ahead recorded it, so nobody knows how long ago that was.
+        context.now(),
     )
     if behind:
         told = "; ".join(

@@ -118,8 +118,8 @@ def _held(context: Context, since: float) -> set[str]:
 
 def _long_down(context: Context, fallen: Mapping[str, Look]) -> dict[str, Diagnosis]:
     """Diagnose as stopped the tenants that are down for longer than a host needs to start all again; nothing else."""
-    settles = SETTLES + len(fallen) * context.settings.capacity.start_delay
-    down = metrics.down_since(context.database, context.now() - settles)
+    settles, now = SETTLES + len(fallen) * context.settings.capacity.start_delay, context.now()
+    down = metrics.down_since(context.database, now - settles, now)
     return {
         name: Diagnosis(
             tuple(finding for finding in one.findings if finding.kind == "stopped"), frozenset(FINDINGS) - {"stopped"}
@@ -160,7 +160,7 @@ def _settling(
         for name, diagnosis in found.items()
         if (name, "stopped") not in known and diagnosis.has("stopped")
     }
-    down = metrics.down_since(context.database, since) if len(fell) > FEW else set()
+    down = metrics.down_since(context.database, since, context.now()) if len(fell) > FEW else set()
     many = Counter(host for name, host in fell.items() if name not in down)
     return off | {host for host, tenants in many.items() if tenants > FEW}
 
@@ -203,7 +203,7 @@ def _failing_maintenance(
         told = [finding for finding in seen.findings if finding.kind not in effects]
         if failed:
             told.append(Finding("errand", " ".join(one.text for one in failed)))
-        over = not failed and maintenance.given_up(context, tenant, known[tenant] - DAY)
+        over = not failed and maintenance.given_up(context, tenant, min(known[tenant], context.now()) - DAY)
         found[tenant] = replace(
             seen,
             findings=tuple(told),

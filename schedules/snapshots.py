@@ -49,7 +49,7 @@ def snapshots(context: Context) -> None:
     def too_much(tenant: Tenant) -> int:
         """Return the bytes by which a tenant's snapshots exceeded the allowance, when last measured."""
         known, most = held.get(tenant.name), context.settings.snapshots_allowed(tenant.plan)
-        return max(0, known.held - most) if known and most and known.at >= tenant.created else 0
+        return max(0, known.held - most) if known and most and tenant.is_about(known.at, now) else 0
 
     seen = [
         (one.tenant, retention(context, one.tenant.name), counted(context, one.snapshots)) for one in inventory.tenants

@@ -112,14 +112,15 @@ class Approvals:
             raise Refused(f"<@{by}> stopped this batch. Please request it again: `/mautic {operation.again}`")
         hours = self.settings.policy(operation.command).hours
         approved = max((decision.at for decision in operation.decisions), default=operation.created)
-        if operation.state == "failed" and self.operations.clock() >= approved + hours * 3600:
-            raise Refused(
-                f"This approval is older than {hours:g} h. Please request it again: `/mautic {operation.again}`"
-            )
+        now, again = self.operations.clock(), f"Please request it again: `/mautic {operation.again}`"
+        if operation.state == "failed" and now >= approved + hours * 3600:
+            raise Refused(f"This approval is older than {hours:g} h. {again}")
+        if operation.state == "failed" and approved > now:
+            raise Refused(f"This approval was recorded by a clock that was ahead, so its age is not known. {again}")
         if operation.state == "failed" and (missing := self.approvers.missing(operation)):
             raise Refused(
                 f"`{operation.command}` now needs {missing} more {approvals(missing)} than {operation.named} has from "
-                f"people who may still approve. Please request it again: `/mautic {operation.again}`"
+                f"people who may still approve. {again}"
             )
 
     def refuse_to_give_up(self, operation: Operation, actor: Actor) -> None:

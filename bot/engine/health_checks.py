@@ -73,10 +73,10 @@ def _watched(context: Context, now: float) -> dict[str, Before]:
     rows = context.database.read(
         "SELECT tenant, max(finished) AS at, json_extract(plan, '$.values.from') AS version FROM operations"
         " INDEXED BY operations_by_end"
-        " WHERE command IN ('upgrade', 'patch') AND state = 'succeeded' AND finished BETWEEN ? AND ?"
+        " WHERE command IN ('upgrade', 'patch') AND state = 'succeeded' AND finished BETWEEN ?1 AND ?2"
         " AND NOT EXISTS (SELECT 1 FROM operations AS back WHERE back.tenant = operations.tenant"
         " AND back.command IN ('rollback', 'restore') AND back.state = 'succeeded'"
-        " AND back.finished >= operations.finished)"
+        " AND back.finished BETWEEN operations.finished AND ?2)"
         " GROUP BY tenant",
         now - context.settings.upgrades.watch * 60,
         now,
@@ -109,17 +109,17 @@ def _look(
 ) -> Look:
     """Look at one tenant: its state and, if it should be open, its page and its own report."""
     end = time.monotonic() + PATIENCE
-    tenant, host = one.tenant, context.fleet.of(one.tenant)
+    tenant, host, now = one.tenant, context.fleet.of(one.tenant), context.now()
     size, limits = context.settings.plans.get(tenant.plan), context.settings.health
     look = Look(
         tenant,
-        context.now(),
+        now,
         one.state,
         (*one.left, *one.snapshots),
         size=size,
         snapshot_due=snapshot_due,
         awake=awake,
-        held=held.held if held and held.at >= tenant.created else 0,
+        held=held.held if held and tenant.is_about(held.at, now) else 0,
         allowed=context.settings.snapshots_allowed(tenant.plan),
         oldest=next((taken.name for taken in ours(one.snapshots) if not taken.keep), ""),
         rival=one.rival,
@@ -138,7 +138,7 @@ def _look(
             inside = host.mautic.health(tenant.instance, limits, size, usage=usage, awake=since, timeout=rest)
             look = replace(look, inside=inside, disk=disk_of(inside["facts"]["disk"]))
         if not look.running and known:
-            look = replace(look, disk=last_known(tenant, known, size), disk_at=known.at)
+            look = replace(look, disk=last_known(tenant, known, size, now), disk_at=known.at)
         elif look.running and tenant.state != State.LIVE:
             look = replace(look, disk=host.mautic.disk(tenant.instance, size, usage=usage, timeout=PATIENCE))
     except Exception as error:

@@ -54,13 +54,18 @@ class Failing:
 
 
 def failing(context: Context) -> list[Failing]:
-    """Return the maintenance that failed twice or more since the last success, or stopped halfway."""
+    """Return the maintenance that failed twice or more since the last success, or stopped halfway.
+
+    What a clock that was ahead dated in the future does not count: it may be older than anything else.
+    """
+    now = context.now()
     return [
         Failing(**row)
         for command, since in _since(context).items()
         for row in context.database.read(
             """
-            WITH day AS (SELECT * FROM operations WHERE command = ? AND (finished >= ? OR state = 'needs_attention')),
+            WITH day AS (SELECT * FROM operations
+                   WHERE command = ? AND (finished BETWEEN ? AND ? OR state = 'needs_attention')),
                  done AS (SELECT tenant, id, max(finished) AS at FROM day WHERE state = 'succeeded' GROUP BY tenant)
             SELECT day.tenant, day.command, max(day.id) AS operation, day.state, count(*) AS times, day.outcome
             FROM day LEFT JOIN done ON done.tenant = day.tenant
@@ -70,6 +75,7 @@ def failing(context: Context) -> list[Failing]:
             """,
             command,
             since,
+            now,
             SYSTEM,
         )
     ]
@@ -78,10 +84,11 @@ def failing(context: Context) -> list[Failing]:
 def given_up(context: Context, tenant: str, since: float) -> bool:
     """Return whether the last try since then (epoch seconds) of some maintenance command on a tenant failed."""
     rows = context.database.read(
-        "SELECT command, state FROM operations WHERE tenant = ? AND finished >= ? AND state IN ('succeeded', 'failed')"
-        " AND command IN (SELECT value FROM json_each(?)) ORDER BY finished, id",
+        "SELECT command, state FROM operations WHERE tenant = ? AND finished BETWEEN ? AND ?"
+        " AND state IN ('succeeded', 'failed') AND command IN (SELECT value FROM json_each(?)) ORDER BY finished, id",
         tenant,
         since,
+        context.now(),
         json.dumps(list(JOBS)),
     )
     return "failed" in {row["command"]: row["state"] for row in rows}.values()

@@ -59,7 +59,7 @@ def refuse_full(context: Context, found: Tenant) -> None:
     counts. If the disk cannot be measured, nothing is refused, because the requested change may be the remedy.
     """
     host, size = context.fleet.of(found), context.settings.plans.get(found.plan)
-    disk = last_known(found, metrics.disks(context.database).get(found.name), size)
+    disk = last_known(found, metrics.disks(context.database).get(found.name), size, context.now())
     if found.status == "Running" and not context.many:
         try:
             disk = host.mautic.disk(found.instance, size, usage=host.lxd.state(found.instance).disk)

@@ -201,6 +201,13 @@ class Tenant:
         """Whether LXD says `Running`."""
         return self.status == "Running"
 
+    def is_about(self, at: float, now: float) -> bool:
+        """Whether what was recorded at `at` is about this tenant, and not about an earlier one of its name.
+
+        If a clock that was ahead dated its creation in the future, nobody knows, and everything counts as its own.
+        """
+        return at >= self.created or self.created > now
+
     @property
     def made_by(self) -> int:
         """The operation that created the container or changed its role last; 0: unknown."""

@@ -161,7 +161,7 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
     where = "state IN ('running', 'needs_attention') OR state = 'queued' AND held_by = ''"
     under_way = context.operations.select(where)
     operations = {one.tenant: one for one in under_way if one.requester != "system" or one.state == "needs_attention"}
-    lately = metrics.looked_since(context.database, now - STALE)
+    lately = metrics.looked_since(context.database, now - STALE, now)
     by = _by(context, tenants)
     last = _last(context)
 
@@ -176,7 +176,7 @@ def conditions(context: Context, tenants: Sequence[Tenant], *, looked: bool = Fa
             problems=problems.get(tenant.name, set()) | of_host(tenant.host, tenant.server),
             operation=operations.get(tenant.name),
             by=by.get(tenant.closed_by, ""),
-            looked=looked or tenant.name in lately or tenant.created > now - STALE,
+            looked=looked or tenant.name in lately or now - STALE < tenant.created <= now,
             served=lately.get(tenant.name, False),
             last=last,
         )

@@ -387,7 +387,7 @@ def _tenant(
     now, settings = context.now(), context.settings
     plan = settings.plans.get(tenant.plan)
     uses = {}
-    disk = last_known(tenant, known, plan)
+    disk = last_known(tenant, known, plan, now)
     if disk and disk.used is not None and disk.limit and known:
         now_measured = measured is not None and measured.disk is not None
         days = grown.days_to_full(disk.limit) if grown and now_measured else None
@@ -400,7 +400,7 @@ def _tenant(
     ages = (now - snapshot.created for snapshot in (*one.left, *one.snapshots) if snapshot.created <= now)
     newest = min(ages, default=None)
     wanted = settings.snapshots.hourly or settings.snapshots.daily
-    live = is_open(tenant) and now - tenant.created > SNAPSHOT_DUE
+    live = is_open(tenant) and not 0 <= now - tenant.created <= SNAPSHOT_DUE
     overdue = bool(wanted) and live and (newest is None or newest > SNAPSHOT_DUE)
     return TenantDay(
         name=tenant.name,

@@ -353,18 +353,19 @@ def looked_at(database: Database, now: float) -> dict[str, int]:
     return {row["tenant"]: row["at"] for row in rows}
 
 
-def looked_since(database: Database, at: float) -> dict[str, bool]:
+def looked_since(database: Database, at: float, now: float) -> dict[str, bool]:
     """Return the tenants that were looked at since a moment, and whether their page was there the last time."""
     # SQLite takes the other columns from the row that has the maximum.
-    sql = "SELECT tenant, up, max(at) FROM tenant_samples WHERE span = 0 AND at >= ? GROUP BY tenant"
-    return {row["tenant"]: bool(row["up"]) for row in database.read(sql, at)}
+    sql = "SELECT tenant, up, max(at) FROM tenant_samples WHERE span = 0 AND at BETWEEN ? AND ? GROUP BY tenant"
+    return {row["tenant"]: bool(row["up"]) for row in database.read(sql, at, now)}
 
 
-def down_since(database: Database, at: float) -> set[str]:
+def down_since(database: Database, at: float, now: float) -> set[str]:
     """Return the tenants that were down at a look up to a moment, and have been up at none since that look."""
     rows = database.read(
-        "SELECT tenant FROM tenant_samples WHERE span = 0 GROUP BY tenant"
+        "SELECT tenant FROM tenant_samples WHERE span = 0 AND at <= ? GROUP BY tenant"
         " HAVING max(iif(up = 0 AND at <= ?, at, 0)) > max(iif(up > 0, at, 0))",
+        now,
         at,
     )
     return {row["tenant"] for row in rows}

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bot.engine import health_checks
+from bot.engine.maintenance import Maintenance, failing, given_up
+from bot.fleet.health import diagnose, last_known
+from bot.lxd.protocol import LxdError
 from bot.model.diagnosis import Diagnosis, Finding
+from bot.model.plan import Refused
+from bot.reports import digest
+from bot.reports.condition import conditions
 from bot.slack.incidents import LONG, SILENCE, Seen
 from bot.slack.poster import NotPosted
-from bot.store.metrics import DAY
-from tests.support.bot import LEAD, Bench, make_bench
+from bot.store import metrics
+from bot.store.metrics import DAY, KnownDisk, Reading
+from schedules.channel import channel
+from tests.support.bot import LEAD, OPERATOR, Bench, make_bench, make_desk
 
 AHEAD = 30 * DAY
 DOWN = Finding("nginx", "`nginx` is inactive, so the site does not load.")
@@ -117,3 +127,112 @@ def test_a_head_posted_meanwhile_whose_answer_was_lost_is_found(bench: Bench) ->
     sweep(bench, DOWN)
     assert asked
     assert max(asked) < bench.clock() - DAY
+
+
+# -- the health of tenants --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def created(bench: Bench) -> Bench:
+    """A tenant that was created while the clock was ahead."""
+    assert bench.done("new client-x").state == "succeeded"
+    return bench
+
+
+def looked(bench: Bench, *, up: bool) -> None:
+    """Record a health check of the tenant."""
+    with bench.context.database.transaction() as transaction:
+        metrics.record(transaction, bench.clock(), [Reading("client-x", up=up)], {}, bench.context.uptime.before)
+
+
+def test_a_check_dated_in_the_future_does_not_make_a_tenant_count_as_checked(created: Bench) -> None:
+    looked(created, up=True)
+    set_right(created)
+    assert conditions(created.context, created.context.fleet.tenants())["client-x"].word == "unknown"
+
+
+def test_a_tenant_that_was_up_in_the_future_can_be_down(bench: Bench) -> None:
+    looked(bench, up=True)
+    set_right(bench)
+    looked(bench, up=False)
+    assert metrics.down_since(bench.context.database, bench.clock(), bench.clock()) == {"client-x"}
+
+
+def test_a_missing_snapshot_of_a_tenant_dated_in_the_future_is_reported(created: Bench) -> None:
+    set_right(created)
+    (entry,) = created.context.fleet.full_inventory().tenants
+    look = health_checks.at_tenants(created.context, [entry], fresh=False)["client-x"]
+    look = replace(look, snapshot_due=3600, awake=created.clock() - 7 * DAY)
+    assert diagnose(look, created.context.settings.health).has("snapshot")
+    (day,) = digest.gather(created.context, created.clock() - DAY).tenants
+    assert day.missing
+
+
+def test_what_was_measured_of_a_tenant_dated_in_the_future_is_its_own(created: Bench) -> None:
+    set_right(created)
+    (tenant,) = created.context.fleet.tenants()
+    known = KnownDisk(int(created.clock()), used=5, limit=9)
+    assert last_known(tenant, known, None, created.clock()) is not None
+
+
+def test_an_upgrade_is_watched_although_a_rollback_before_it_is_dated_in_the_future(created: Bench) -> None:
+    done = [created.done("restart client-x", OPERATOR)]
+    set_right(created)
+    done.append(created.done("restart client-x", OPERATOR))
+    with created.context.database.transaction() as transaction:
+        for operation, command in zip(done, ("rollback", "upgrade"), strict=True):
+            transaction.execute("UPDATE operations SET command = ? WHERE id = ?", (command, operation.id))
+    look = health_checks.at_tenants(created.context, created.context.fleet.full_inventory().tenants, fresh=False)
+    assert look["client-x"].before is not None
+
+
+# -- maintenance and jobs ---------------------------------------------------------------------------------------------
+
+
+def maintain(bench: Bench, *, fails: bool) -> None:
+    """Take a snapshot of the tenant as the bot's own maintenance."""
+    if fails:
+        bench.lxd.fail_next("snapshot", LxdError("the pool is full"))
+    Maintenance(bench.context).ask("snapshot", bench.answer("snapshot client-x", OPERATOR))
+    bench.finish()
+    bench.clock.move(1000)
+
+
+def test_maintenance_that_succeeded_in_the_future_can_fail(created: Bench) -> None:
+    maintain(created, fails=False)
+    set_right(created)
+    for _ in range(2):
+        maintain(created, fails=True)
+    assert [one.times for one in failing(created.context)] == [2]
+    assert given_up(created.context, "client-x", created.clock() - DAY)
+
+
+def test_maintenance_that_failed_in_the_future_is_no_longer_failing(created: Bench) -> None:
+    for _ in range(2):
+        maintain(created, fails=True)
+    assert failing(created.context) != []
+    set_right(created)
+    maintain(created, fails=False)
+    assert failing(created.context) == []
+
+
+# -- what people decided ----------------------------------------------------------------------------------------------
+
+
+def test_an_approval_dated_in_the_future_does_not_count_for_a_retry(bench: Bench) -> None:
+    bench.lxd.fail_next("start", LxdError("LXD could not start it."))
+    failed = bench.done("new client-x")
+    assert failed.state == "failed"
+    set_right(bench)
+    with pytest.raises(Refused, match="recorded by a clock that was ahead"):
+        bench.context.approvals.refuse_to_retry(failed, LEAD)
+
+
+def test_a_card_that_slack_refuses_since_the_future_is_reported(bench: Bench) -> None:
+    desk = make_desk(bench)
+    desk.command("new client-x")
+    bench.slack.fail("chat.postMessage", "msg_blocks_too_long")
+    desk.announce()
+    set_right(bench)
+    with pytest.raises(Refused, match=r"Slack has refused messages for minutes: request #1"):
+        channel(bench.context)

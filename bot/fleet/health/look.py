@@ -114,7 +114,9 @@ class Look:
     def snapshot_late(self) -> bool | None:
         """Return whether the next snapshot is late by a whole interval, None while only a gap in the checks tells."""
         patience = 2 * self.snapshot_due
-        if not patience or self.at - max(self.snapshot_taken, self.tenant.created) <= patience:
+        # A creation in the future was recorded by a clock that was ahead.
+        created = self.tenant.created if self.tenant.created <= self.at else 0
+        if not patience or self.at - max(self.snapshot_taken, created) <= patience:
             return False
         return True if self.at - self.awake > patience else None
 
@@ -195,12 +197,12 @@ def finds_of_host(key: str) -> Callable[[HostCheck], HostCheck]:
     return declare
 
 
-def last_known(tenant: Tenant, known: KnownDisk | None, size: PlanSize | None) -> Disk | None:
-    """Return the last known disk use of a tenant, with the limit that the tenant has now.
+def last_known(tenant: Tenant, known: KnownDisk | None, size: PlanSize | None, now: float) -> Disk | None:
+    """Return the last known disk use of a tenant at epoch seconds `now`, with the limit that the tenant has now.
 
     None where nothing was measured since the tenant was created.
     """
-    if known is None or known.at < tenant.created:
+    if known is None or not tenant.is_about(known.at, now):
         return None
     limit = size_bytes(tenant.disk) if tenant.disk else known.limit or (size_bytes(size.disk) if size else None)
     return Disk(known.used, limit, max(0, limit - known.used) if limit else 0)
