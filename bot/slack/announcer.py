@@ -18,7 +18,7 @@ from bot.model.text import escape, names
 from bot.model.turns import in_turn
 from bot.settings import Policy, Settings
 from bot.slack.messages import Block, Message, Modal, Renderer, actions, batch_buttons, button, decision_buttons
-from bot.slack.poster import GONE, NotPosted, Post, Refusal, failed, find
+from bot.slack.poster import GONE, NotPosted, Post, Refusal, failed, find, is_after
 from bot.store import batches
 from bot.store.freezes import Freezes
 from bot.store.operation import RESPONDERS, Operation
@@ -198,16 +198,13 @@ class Announcer:
         return True
 
     def _show(self, operation: Operation, card: dict[str, Any], thread_ts: str = "") -> tuple[str, str]:
-        """Update the card, or post it if there is none (any more); return its channel and ts."""
-        ts = operation.message_ts or self._posted_before_a_crash(operation, thread_ts)
-        if ts:
-            try:
-                metadata = self._metadata(operation)
-                self.client.chat_update(channel=operation.channel, ts=ts, metadata=metadata, **card)
-                return operation.channel, ts
-            except SlackApiError as error:
-                if error.response.get("error") not in GONE | NO_ENTRY:
-                    raise
+        """Update the card, or post it if there is none that can be updated; return its channel and ts."""
+        known = operation.message_ts
+        if known and self._updated(operation, known, card):
+            return operation.channel, known
+        found = self._posted_before_a_crash(operation, thread_ts)
+        if found and self._updated(operation, found, card):
+            return operation.channel, found
         self._uncertain.add(operation.id)
         try:
             posted = self._post(operation, operation.channel, card, thread_ts)
@@ -218,6 +215,16 @@ class Announcer:
             posted = self._post(operation, self._direct(operation.requester), card)
         self._uncertain.discard(operation.id)
         return posted
+
+    def _updated(self, operation: Operation, ts: str, card: dict[str, Any]) -> bool:
+        """Update a card; return False if it was removed or can no longer be edited, or the bot has lost the channel."""
+        try:
+            self.client.chat_update(channel=operation.channel, ts=ts, metadata=self._metadata(operation), **card)
+        except SlackApiError as error:
+            if error.response.get("error") not in GONE | NO_ENTRY:
+                raise
+            return False
+        return True
 
     def _post(self, operation: Operation, channel: str, card: dict[str, Any], thread_ts: str = "") -> tuple[str, str]:
         posted = self.client.chat_postMessage(
@@ -233,12 +240,15 @@ class Announcer:
         return str(self.client.conversations_open(users=user)["channel"]["id"])
 
     def _posted_before_a_crash(self, operation: Operation, thread_ts: str = "") -> str:
-        """Return the ts of a card that was posted but not recorded, as after a crash; "" if there is none."""
-        if operation.created >= self._since and operation.id not in self._uncertain:
+        """Return the ts of a card that was posted but not recorded, as after a crash; "" if there is none.
+
+        If there is a recorded one, which cannot be updated, only a later one counts.
+        """
+        if operation.created >= self._since and not operation.message_ts and operation.id not in self._uncertain:
             return ""
 
         def meant(message: dict[str, Any]) -> bool:
-            return _mark(message) == operation.mark
+            return is_after(message, operation.message_ts) and _mark(message) == operation.mark
 
         try:
             if thread_ts:

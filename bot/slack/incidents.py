@@ -290,8 +290,10 @@ class Incidents:
                 self._done("incidents SET announced = ? WHERE id = ?", incident.revision, incident.id)
                 return
             head = self.head(incident)
-            if not ts or not self.post.update(incident.channel, ts, head):
-                ts = self._once("incidents", incident.id, bool(incident.tried), incident, head, "")
+            changed = incident.announced < incident.revision
+            # Where it cannot be updated it is posted anew, except for new figures alone: they come every half hour.
+            if not ts or (not self.post.update(incident.channel, ts, head) and changed):
+                ts = self._once("incidents", incident.id, bool(incident.tried), incident, head, "", after=ts)
             told = (incident.channel, ts, incident.revision, incident.id)
             self._done("incidents SET channel = ?, message_ts = ?, announced = ?, outdated = NULL WHERE id = ?", *told)
         for note in self.database.read(
@@ -301,11 +303,25 @@ class Incidents:
             self._once("incident_notes", note["id"], bool(note["tried"]), incident, said, ts)
             self._done("incident_notes SET posted = ? WHERE id = ?", self.clock(), note["id"])
 
-    def _once(self, table: str, number: int, tried: bool, incident: Incident, message: Message, thread_ts: str) -> str:
-        """Post a message, unless (if `tried`) it was posted before a crash or a lost answer; return its ts."""
+    def _once(
+        self,
+        table: str,
+        number: int,
+        tried: bool,
+        incident: Incident,
+        message: Message,
+        thread_ts: str,
+        after: str = "",
+    ) -> str:
+        """Post a message, unless (if `tried`) it was posted before a crash or a lost answer; return its ts.
+
+        `after`: the ts of the message that it replaces.
+        """
         key = f"{table} {number}"
         since = search_from(incident.opened, self.clock()) - 3600
-        found = self.post.find(incident.channel, key, since=since, thread_ts=thread_ts) if tried else ""
+        found = ""
+        if tried:
+            found = self.post.find(incident.channel, key, since=since, thread_ts=thread_ts, after=after)
         if not found:
             self._done(f"{table} SET tried = 1 WHERE id = ?", number)
             found = self.post.post(incident.channel, message, key=key, thread_ts=thread_ts)

@@ -15,6 +15,7 @@ from bot.slack.messages import Message
 
 MARK = "mautic_post"
 GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
+"""Errors with which Slack says that a message was removed, or may no longer be edited."""
 HALF_DONE = frozenset({"internal_error", "fatal_error"})
 """Errors with which Slack may have carried out part of a request before it failed."""
 PAGE, PAGES = 200, 50
@@ -59,6 +60,11 @@ def find(pages: Callable[..., Any], meant: Callable[[dict[str, Any]], bool], **w
     """Return the ts of the first message that is `meant`, of all pages of conversations.history or .replies, or ""."""
     said = itertools.chain.from_iterable(read(pages, **where))
     return next((str(message["ts"]) for message in said if meant(message)), "")
+
+
+def is_after(message: dict[str, Any], ts: str) -> bool:
+    """Whether a message was posted after the one with this ts; "": any was."""
+    return not ts or float(message["ts"]) > float(ts)
 
 
 def read(pages: Callable[..., Any], **where: Any) -> Iterator[list[dict[str, Any]]]:
@@ -134,14 +140,15 @@ class Post:
         heads = [str(one.get("audit") or "") for one in carried]
         return Heads(list(dict.fromkeys(filter(None, heads))), whole)
 
-    def find(self, channel: str, key: str, *, since: float, thread_ts: str = "") -> str:
+    def find(self, channel: str, key: str, *, since: float, thread_ts: str = "", after: str = "") -> str:
         """Return the ts of the message or picture of a key, posted after `since`, or "" when there is none.
 
         For callers that cannot know whether it was posted: a crash came in between, or Slack's answer was lost.
+        `after`: the ts of an earlier message of the key that cannot be updated; neither it nor an older one counts.
         """
 
         def meant(message: dict[str, Any]) -> bool:
-            if not self._is_ours(message):
+            if not is_after(message, after) or not self._is_ours(message):
                 return False
             metadata = message.get("metadata") or {}
             marked = metadata.get("event_type") == MARK and metadata["event_payload"].get("key") == key

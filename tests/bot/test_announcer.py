@@ -79,6 +79,21 @@ def test_a_deleted_card_is_posted_again(desk: Desk) -> None:
     assert said(desk, "chat.postMessage")[-1]["thread_ts"] == second["ts"]
 
 
+def test_a_card_that_may_no_longer_be_edited_is_posted_again_once(desk: Desk) -> None:
+    """Also if the bot dies before it has recorded where the second one is."""
+    operation = desk.bench.ask("new client-x")
+    desk.announce()
+    first = desk.last().message_ts
+    desk.slack.uneditable.add(first)
+    desk.bench.approve(operation)
+    desk.announce()
+    with desk.bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET message_ts = ?, announced = 0", (first,))
+    again = make_desk(desk.bench, desk.slack)
+    again.announce()
+    assert [one["ts"] for one in posted_cards(desk)] == [first, desk.last().message_ts]
+
+
 def test_with_the_channel_closed_the_requester_gets_direct_messages(desk: Desk) -> None:
     desk.slack.closed.add("C0OPS")
     operation = desk.bench.ask("new client-x")

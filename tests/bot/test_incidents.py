@@ -345,6 +345,51 @@ def test_a_head_that_somebody_deleted_is_posted_again(bench: Bench) -> None:
     assert len(thread(bench, again)) == 1
 
 
+def test_a_head_that_may_no_longer_be_edited_is_posted_anew(bench: Bench) -> None:
+    """Administrators of Slack may limit for how long messages can be edited."""
+    sweep(bench, WORKER)
+    (head,) = heads(bench)
+    bench.slack.uneditable.add(head["ts"])
+    sweep(bench)
+    bench.context.incidents.announce()
+    _, again = heads(bench)
+    assert again["text"].startswith(":large_green_circle:")
+    assert (len(thread(bench, head)), len(thread(bench, again))) == (0, 1)
+
+
+def test_a_head_posted_anew_right_before_a_crash_is_found_and_not_the_one_that_it_replaces(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(bench, WORKER)
+    bench.slack.uneditable.add(heads(bench)[0]["ts"])
+    done = bench.context.incidents._done
+
+    def dies(update: str, *values: object) -> None:
+        if "message_ts" in update:
+            raise Killed
+        done(update, *values)
+
+    monkeypatch.setattr(bench.context.incidents, "_done", dies)
+    with pytest.raises(Killed):
+        sweep(bench)
+    bench = make_bench(tmp_path, bench.lxd, slack=bench.slack, MAUTIC_OPS_SLACK__CHANNEL="C0OPS")
+    bench.context.incidents.announce()
+    assert len(heads(bench)) == 2
+    assert len(thread(bench, heads(bench)[1])) == 1
+
+
+def test_new_figures_alone_post_no_second_head(bench: Bench) -> None:
+    sweep(bench, full(86))
+    bench.slack.uneditable.add(heads(bench)[0]["ts"])
+    for percent in (87, 88):
+        sweep(bench, full(percent))
+        bench.clock.move(FIGURES)
+    sweep(bench, full(88))
+    assert len(heads(bench)) == 1
+    sweep(bench)
+    assert "88%" in str(heads(bench)[1]["blocks"])
+
+
 def test_an_incident_that_slack_refuses_does_not_block_others(bench: Bench) -> None:
     bench.slack.fail("chat.postMessage", "msg_blocks_too_long")
     sweep(bench, WORKER, CRON)

@@ -430,8 +430,8 @@ class FakeSlack:
     """The few methods of Slack's Web API that the core calls; it refuses messages that Slack would refuse.
 
     `said`: the posted messages, dicts with `method`, `channel`, `user`, `ts`, `thread_ts`, `text`, `blocks`.
-    `closed`: channels that accept no messages. `gone`: timestamps of messages that no longer exist. `people`,
-    `channels` and `groups`: what Slack says about them.
+    `closed`: channels that accept no messages. `gone`: timestamps of messages that no longer exist. `uneditable`: those
+    of messages that may no longer be edited. `people`, `channels` and `groups`: what Slack says about them.
     """
 
     def __init__(self) -> None:
@@ -441,6 +441,7 @@ class FakeSlack:
         self.calls: Counter[str] = Counter()
         self.closed: set[str] = set()
         self.gone: set[str] = set()
+        self.uneditable: set[str] = set()
         self.faults: dict[str, list[Exception]] = {}
         self.people: dict[str, dict[str, Any]] = {}
         self.channels: dict[str, dict[str, Any]] = {}
@@ -481,6 +482,8 @@ class FakeSlack:
     def chat_update(self, **message: Any) -> dict[str, Any]:
         if message["ts"] in self.gone:
             raise slack_error("message_not_found")
+        if message["ts"] in self.uneditable:
+            raise slack_error("edit_window_closed")
         return self._say("chat.update", message)
 
     def chat_postEphemeral(self, **message: Any) -> dict[str, Any]:
