@@ -18,7 +18,7 @@ from bot.model.text import escape, names
 from bot.model.turns import in_turn
 from bot.settings import Policy, Settings
 from bot.slack.messages import Block, Message, Modal, Renderer, actions, batch_buttons, button, decision_buttons
-from bot.slack.poster import GONE, NotPosted, Post, Refusal, failed, find, is_after
+from bot.slack.poster import GONE, NotPosted, Post, Refusal, failed, find, is_after, search_from
 from bot.store import batches
 from bot.store.freezes import Freezes
 from bot.store.operation import RESPONDERS, Operation
@@ -48,8 +48,11 @@ class Announcer:
         self.settings = settings
         self.mention: Callable[[Sequence[str]], str] = lambda roles: ""
         """Returns mrkdwn that mentions the people with one of the given roles."""
-        self._since = operations.clock()
-        self._uncertain: set[int] = set()
+        unplaced = operations.database.read("SELECT id FROM operations WHERE message_ts = '' AND announced < revision")
+        self._uncertain = {int(row["id"]) for row in unplaced}
+        """Operations whose cards may have been posted without a record: by an earlier process, or without an answer."""
+        self._unrecorded: dict[int, tuple[str, str]] = {}
+        """Channel and ts of cards that were posted, for as long as the database cannot record them."""
         self._waiting: dict[int, tuple[float, float]] = {}
         self._progress_due = 0.0
         self._progress_now = True
@@ -131,11 +134,7 @@ class Announcer:
         channel, ts = operation.channel, operation.message_ts
         if operation.announced < operation.revision and self._worth_showing(operation):
             channel, ts = self._show(operation, self.card(operation).arguments())
-            with self.operations.database.transaction() as transaction:
-                transaction.execute(
-                    "UPDATE operations SET channel = ?, message_ts = ?, announced = ? WHERE id = ?",
-                    (channel, ts, operation.revision, operation.id),
-                )
+            self._record(operation, channel, ts)
         for note in self.operations.database.read(
             "SELECT id, text, tried, only_in FROM notes WHERE operation = ? AND posted IS NULL ORDER BY id",
             operation.id,
@@ -145,7 +144,7 @@ class Announcer:
             # A message for others is not posted where only the requester would read it, but in the bot's channel.
             elsewhere = bool(note["only_in"] and channel.startswith("D") and self.settings.slack.channel)
             place, thread = (self.settings.slack.channel, "") if elsewhere else (channel, ts)
-            since = operation.created - 60 if elsewhere else 0
+            since = search_from(operation.created, self.operations.clock()) - 60 if elsewhere else 0
             if not (over or (note["tried"] and self._already_posted(place, key, thread, since))):
                 with self.operations.database.transaction() as transaction:
                     transaction.execute("UPDATE notes SET tried = 1 WHERE id = ?", (note["id"],))
@@ -161,10 +160,18 @@ class Announcer:
         if not batch.message_ts or child.announced >= child.revision or not self._worth_showing(child):
             return
         _, ts = self._show(replace(child, channel=batch.channel), self.card(child).arguments(), batch.message_ts)
+        self._record(child, child.channel, ts)
+
+    def _record(self, operation: Operation, channel: str, ts: str) -> None:
+        """Record where the card of an operation is, and that it shows this revision."""
         with self.operations.database.transaction() as transaction:
             transaction.execute(
-                "UPDATE operations SET message_ts = ?, announced = ? WHERE id = ?", (ts, child.revision, child.id)
+                "UPDATE operations SET channel = ?, message_ts = ?, announced = ? WHERE id = ?",
+                (channel, ts, operation.revision, operation.id),
             )
+        # Not before: until it is recorded, the next round would post another card.
+        self._uncertain.discard(operation.id)
+        self._unrecorded.pop(operation.id, None)
 
     def _pointer(self, operation: Operation) -> str:
         """Say how to decide on a request whose card is in a direct message."""
@@ -199,9 +206,11 @@ class Announcer:
 
     def _show(self, operation: Operation, card: dict[str, Any], thread_ts: str = "") -> tuple[str, str]:
         """Update the card, or post it if there is none that can be updated; return its channel and ts."""
-        known = operation.message_ts
-        if known and self._updated(operation, known, card):
-            return operation.channel, known
+        if operation.id in self._unrecorded:
+            channel, ts = self._unrecorded[operation.id]
+            operation = replace(operation, channel=channel, message_ts=ts)
+        if operation.message_ts and self._updated(operation, operation.message_ts, card):
+            return operation.channel, operation.message_ts
         found = self._posted_before_a_crash(operation, thread_ts)
         if found and self._updated(operation, found, card):
             return operation.channel, found
@@ -213,7 +222,7 @@ class Announcer:
                 raise
             # The bot cannot post in the channel; the requester must hear of the operation all the same.
             posted = self._post(operation, self._direct(operation.requester), card)
-        self._uncertain.discard(operation.id)
+        self._unrecorded[operation.id] = posted
         return posted
 
     def _updated(self, operation: Operation, ts: str, card: dict[str, Any]) -> bool:
@@ -244,7 +253,7 @@ class Announcer:
 
         If there is a recorded one, which cannot be updated, only a later one counts.
         """
-        if operation.created >= self._since and not operation.message_ts and operation.id not in self._uncertain:
+        if not operation.message_ts and operation.id not in self._uncertain:
             return ""
 
         def meant(message: dict[str, Any]) -> bool:
@@ -253,8 +262,8 @@ class Announcer:
         try:
             if thread_ts:
                 return find(self.client.conversations_replies, meant, channel=operation.channel, ts=thread_ts)
-            since = str(operation.created - 60)
-            return find(self.client.conversations_history, meant, channel=operation.channel, oldest=since)
+            since = search_from(operation.created, self.operations.clock()) - 60
+            return find(self.client.conversations_history, meant, channel=operation.channel, oldest=str(since))
         except SlackApiError as error:
             if failed(error):
                 raise

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from bot.slack import announcer
 from bot.slack.messages import Message
-from tests.support.bot import ASKER, LEAD, Desk, make_bench, make_desk, slack_error, until
+from bot.store.database import Database, DatabaseUnavailable
+from tests.support.bot import ASKER, LEAD, OPERATOR, Desk, make_bench, make_desk, slack_error, until
 
 
 @pytest.fixture
@@ -141,6 +143,62 @@ def test_a_card_whose_answer_was_lost_is_found_again(desk: Desk, monkeypatch: py
         desk.announce()
         assert len(posted_cards(desk)) == 1
     assert desk.last().message_ts
+
+
+@contextmanager
+def unwritable(database: Database) -> Iterator[None]:
+    """Let no transaction begin, as when another process locks the file or the disk is full."""
+
+    def full() -> Any:
+        raise DatabaseUnavailable("The bot's own database could not be written (database is locked).")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(database, "transaction", full)
+        yield
+
+
+def announce_in_vain(desk: Desk) -> None:
+    """Announce several times while no place of a message can be recorded, and then once more."""
+    with unwritable(desk.bench.context.database):
+        for _ in range(3):
+            desk.announcer._waiting.clear()
+            with pytest.raises(DatabaseUnavailable):
+                desk.announce()
+    desk.announcer._waiting.clear()
+    desk.announce()
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["in the channel", "in direct messages, which it cannot read"])
+def test_a_card_is_posted_once_however_often_its_place_cannot_be_recorded(desk: Desk, closed: bool) -> None:
+    if closed:
+        desk.slack.closed.add("C0OPS")
+    desk.bench.ask("new client-x")
+    announce_in_vain(desk)
+    (card,) = posted_cards(desk)
+    assert (desk.last().channel, desk.last().message_ts) == (card["channel"], card["ts"])
+
+
+def test_a_second_card_is_posted_once_however_often_its_place_cannot_be_recorded(desk: Desk) -> None:
+    operation = desk.bench.ask("new client-x")
+    desk.announce()
+    desk.slack.uneditable.add(desk.last().message_ts)
+    desk.bench.approve(operation)
+    announce_in_vain(desk)
+    assert [one["ts"] for one in posted_cards(desk)][1:] == [desk.last().message_ts]
+
+
+def test_a_line_of_a_batch_is_posted_once_however_often_its_place_cannot_be_recorded(desk: Desk) -> None:
+    assert desk.bench.done("new client-x").state == "succeeded"
+    batch = desk.bench.approve(desk.bench.ask("restart --all", OPERATOR))
+    desk.announce()
+    desk.bench.finish()
+    with desk.bench.context.database.transaction() as transaction:
+        # Of the batch itself everything is said.
+        transaction.execute("UPDATE operations SET announced = revision WHERE id = ?", (batch.id,))
+        transaction.execute("UPDATE notes SET posted = 1")
+    before = len(thread(desk))
+    announce_in_vain(desk)
+    assert len(thread(desk)) == before + 1
 
 
 def lose_the_answer_to_a_note(desk: Desk) -> None:

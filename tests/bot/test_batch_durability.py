@@ -70,8 +70,6 @@ class World:
         dead.context.database.close()
         dead.lxd.on_call = None
         bench = self.make(self.folder / str(self.copies), dead.lxd, lambda moment: fault(moment) and None, dead.slack)
-        # The bot looks in Slack only for cards of operations that are older than its process.
-        bench.clock.move(1)
         recovery.recover(bench.context.operations)
         return bench
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,27 +106,45 @@ def test_an_incident_refused_since_the_future_is_reported_as_refused(bench: Benc
         sweep(bench, DOWN)
 
 
+def looked_from(bench: Bench) -> list[float]:
+    """Return a list that collects the times from which on the bot looks for messages in the channel."""
+    history, asked = bench.slack.conversations_history, list[float]()
+
+    def seen(**page: Any) -> dict[str, Any]:
+        asked.append(float(page["oldest"]))
+        return history(**page)
+
+    bench.slack.conversations_history = seen  # type: ignore[method-assign]
+    return asked
+
+
 def test_a_head_posted_meanwhile_whose_answer_was_lost_is_found(bench: Bench) -> None:
     """Slack's own times are right: what the bot dated in the future was posted in the past."""
-    post, asked = bench.slack.chat_postMessage, []
+    post = bench.slack.chat_postMessage
 
-    def lost(**message: object) -> None:
+    def lost(**message: Any) -> dict[str, Any]:
         post(**message)
         raise TimeoutError("timed out")
 
-    bench.slack.chat_postMessage = lost  # type: ignore[assignment,method-assign]
+    bench.slack.chat_postMessage = lost  # type: ignore[method-assign]
     sweep(bench, DOWN)
     bench.slack.chat_postMessage = post  # type: ignore[method-assign]
-    history = bench.slack.conversations_history
-
-    def seen(**page: object) -> dict[str, object]:
-        asked.append(float(str(page["oldest"])))
-        return history(**page)  # type: ignore[arg-type]
-
-    bench.slack.conversations_history = seen  # type: ignore[assignment,method-assign]
+    asked = looked_from(bench)
     set_right(bench)
-    sweep(bench, DOWN)
-    assert asked
+    assert sweep(bench, DOWN) == []
+    assert max(asked) < bench.clock() - DAY
+
+
+def test_a_card_posted_meanwhile_right_before_a_crash_is_found(bench: Bench) -> None:
+    """The machine starts again with a clock that is right."""
+    bench.ask("new client-x")
+    make_desk(bench).announce()
+    with bench.context.database.transaction() as transaction:
+        transaction.execute("UPDATE operations SET message_ts = '', announced = 0")
+    asked = looked_from(bench)
+    set_right(bench)
+    make_desk(bench).announce()
+    assert [one["method"] for one in bench.slack.said] == ["chat.postMessage", "chat.update"]
     assert max(asked) < bench.clock() - DAY
 
 

@@ -32,7 +32,7 @@ from bot.guest.blueprint.recipe import FURNITURE
 from bot.guest.blueprint.simulated import put_blueprint
 from bot.intake import home
 from bot.intake.invocations import Invocations
-from bot.intake.manifest import manifest
+from bot.intake.manifest import SCOPES, manifest
 from bot.lxd.protocol import LxdUnavailable
 from bot.model.actor import Actor
 from bot.model.labels import as_labels
@@ -495,13 +495,22 @@ class FakeSlack:
 
     def conversations_history(self, channel: str, **page: Any) -> dict[str, Any]:
         self._called("conversations.history")
+        self._refuse_to_read(channel)
         said = [one for one in self.said if one["channel"] == channel and not one.get("thread_ts")]
         return self._page(said[::-1], **page)
 
     def conversations_replies(self, channel: str, ts: str, **page: Any) -> dict[str, Any]:
         self._called("conversations.replies")
+        self._refuse_to_read(channel)
         thread = [one for one in self.said if ts in (one["ts"], one.get("thread_ts")) and one["channel"] == channel]
         return self._page(thread, **page)
+
+    def _refuse_to_read(self, channel: str) -> None:
+        """Refuse to show messages that the app has no scope for."""
+        if channel in self.closed:
+            raise slack_error("not_in_channel")
+        if channel.startswith("D") and "im:history" not in SCOPES:
+            raise slack_error("missing_scope")
 
     def _page(
         self, said: list[dict[str, Any]], limit: int = 100, cursor: str | None = None, **_: Any
