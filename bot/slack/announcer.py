@@ -18,10 +18,11 @@ from bot.model.text import escape, names
 from bot.model.turns import in_turn
 from bot.settings import Policy, Settings
 from bot.slack.messages import Block, Message, Modal, Renderer, actions, batch_buttons, button, decision_buttons
-from bot.slack.poster import GONE, NotPosted, Post, Refusal, failed, find, is_after, search_from
+from bot.slack.notes import Notes
+from bot.slack.poster import GONE, NotPosted, Post, failed, find, is_after, is_no_entry, search_from
 from bot.store import batches
 from bot.store.freezes import Freezes
-from bot.store.operation import RESPONDERS, Operation
+from bot.store.operation import Operation
 from bot.store.operations import Operations
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,6 @@ PROGRESS = 1.5
 """Seconds between two updates of progress: Slack takes 50 updates a minute for all cards together."""
 TURN = 3.0
 """Seconds after which the bot looks again whose turn it is: Slack takes one message a second in a channel."""
-NO_ENTRY = frozenset({"not_in_channel", "channel_not_found", "is_archived", "restricted_action", "no_permission"})
 
 
 class Announcer:
@@ -44,6 +44,7 @@ class Announcer:
         self.post = Post(client)
         self.operations = operations
         self.freezes = Freezes(operations)
+        self.notes = Notes(operations, renderer, settings)
         self.renderer = renderer
         self.settings = settings
         self.mention: Callable[[Sequence[str]], str] = lambda roles: ""
@@ -135,32 +136,18 @@ class Announcer:
         if operation.announced < operation.revision and self._worth_showing(operation):
             channel, ts = self._show(operation, self.card(operation).arguments())
             self._record(operation, channel, ts)
-        for note in self.operations.database.read(
-            "SELECT id, text, tried, only_in FROM notes WHERE operation = ? AND posted IS NULL ORDER BY id",
-            operation.id,
-        ):
-            key = f"notes {note['id']}"
-            over = note["only_in"] not in ("", self.operations.get(operation.id).state)
-            # A message for others is not posted where only the requester would read it, but in the bot's channel.
-            elsewhere = bool(note["only_in"] and channel.startswith("D") and self.settings.slack.channel)
-            place, thread = (self.settings.slack.channel, "") if elsewhere else (channel, ts)
-            since = search_from(operation.created, self.operations.clock()) - 60 if elsewhere else 0
-            if not (over or (note["tried"] and self._already_posted(place, key, thread, since))):
-                with self.operations.database.transaction() as transaction:
-                    transaction.execute("UPDATE notes SET tried = 1 WHERE id = ?", (note["id"],))
-                said = note["text"].replace(RESPONDERS, self._called(operation))
-                said += f" {self._pointer(operation)}" if elsewhere else ""
-                self.post.post(place, self.renderer.say(said), key=key, thread_ts=thread)
-            with self.operations.database.transaction() as transaction:
-                transaction.execute("UPDATE notes SET posted = ? WHERE id = ?", (self.operations.clock(), note["id"]))
+        placed = replace(operation, channel=channel, message_ts=ts)
+        for note in self.notes.waiting(operation.id):
+            self.notes.post(self.post, placed, note, self._called(operation))
 
     def _announce_child(self, child: Operation) -> None:
         """Bring a child's line in the thread of its batch up to date, once the batch has its card."""
         batch = self.operations.get(child.parent)
         if not batch.message_ts or child.announced >= child.revision or not self._worth_showing(child):
             return
-        _, ts = self._show(replace(child, channel=batch.channel), self.card(child).arguments(), batch.message_ts)
-        self._record(child, child.channel, ts)
+        channel, ts = self._show(replace(child, channel=batch.channel), self.card(child).arguments(), batch.message_ts)
+        # A child has no channel of its own: a line outside its batch's thread is not updated, but posted anew.
+        self._record(child, child.channel, ts if channel == batch.channel else "")
 
     def _record(self, operation: Operation, channel: str, ts: str) -> None:
         """Record where the card of an operation is, and that it shows this revision."""
@@ -173,10 +160,6 @@ class Announcer:
         self._uncertain.discard(operation.id)
         self._unrecorded.pop(operation.id, None)
 
-    def _pointer(self, operation: Operation) -> str:
-        """Say how to decide on a request whose card is in a direct message."""
-        return self.renderer.words("card-elsewhere.j2", operation=operation, policy=self._policy(operation))
-
     def _policy(self, operation: Operation) -> Policy:
         return self.settings.policy(operation.command, batch=operation.in_batch)
 
@@ -184,15 +167,6 @@ class Announcer:
         """Return a mention of the people who can put an operation right, to begin a sentence with."""
         called = self.mention(self.settings.responders(operation.command))
         return f"{called}: " if called else ""
-
-    def _already_posted(self, channel: str, key: str, thread_ts: str, since: float) -> bool:
-        """Whether a note was posted, but a crash or a lost answer kept that from being recorded."""
-        try:
-            return bool(self.post.find(channel, key, since=since, thread_ts=thread_ts))
-        except Refusal as error:
-            # Better posted twice than never.
-            log.info("cannot look for a note: %s", error)
-            return False
 
     def _worth_showing(self, operation: Operation) -> bool:
         """Whether to update the card now: progress in steps can wait, every other change cannot."""
@@ -218,7 +192,7 @@ class Announcer:
         try:
             posted = self._post(operation, operation.channel, card, thread_ts)
         except SlackApiError as error:
-            if error.response.get("error") not in NO_ENTRY or thread_ts:
+            if not is_no_entry(error):
                 raise
             # The bot cannot post in the channel; the requester must hear of the operation all the same.
             posted = self._post(operation, self._direct(operation.requester), card)
@@ -230,7 +204,7 @@ class Announcer:
         try:
             self.client.chat_update(channel=operation.channel, ts=ts, metadata=self._metadata(operation), **card)
         except SlackApiError as error:
-            if error.response.get("error") not in GONE | NO_ENTRY:
+            if error.response.get("error") not in GONE and not is_no_entry(error):
                 raise
             return False
         return True

@@ -19,9 +19,9 @@ from bot.model import findings
 from bot.model.diagnosis import Diagnosis, Finding
 from bot.model.findings import Judged, Kind
 from bot.model.plan import Refused
-from bot.model.text import seconds, sentence
+from bot.model.text import escape, seconds, sentence
 from bot.slack.messages import Message, Renderer, actions, button
-from bot.slack.poster import NotPosted, Post, search_from
+from bot.slack.poster import NoEntry, NotPosted, Post, search_from
 from bot.store import audit
 from bot.store.database import Database
 from bot.store.operation import SYSTEM
@@ -299,8 +299,13 @@ class Incidents:
         for note in self.database.read(
             "SELECT id, text, tried FROM incident_notes WHERE incident = ? AND posted IS NULL ORDER BY id", incident.id
         ):
-            said = self.renderer.say(note["text"])
-            self._once("incident_notes", note["id"], bool(note["tried"]), incident, said, ts)
+            which = "incident_notes", note["id"], bool(note["tried"]), incident
+            try:
+                self._once(*which, self.renderer.say(note["text"]), ts)
+            except NoEntry:
+                # The channel allows no threads; one that allows nothing refuses this as well.
+                about = f"*{escape(incident.subject)}* — {incident.title}: {note['text']}"
+                self._once(*which, self.renderer.say(about), "")
             self._done("incident_notes SET posted = ? WHERE id = ?", self.clock(), note["id"])
 
     def _once(

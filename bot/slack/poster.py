@@ -16,6 +16,17 @@ from bot.slack.messages import Message
 MARK = "mautic_post"
 GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed"})
 """Errors with which Slack says that a message was removed, or may no longer be edited."""
+NO_ENTRY = frozenset(
+    {
+        "not_in_channel",
+        "channel_not_found",
+        "is_archived",
+        "no_permission",
+        "ekm_access_denied",
+        "team_access_not_granted",
+    }
+)
+"""Errors with which Slack lets the bot post nothing in a channel; `is_no_entry` knows more."""
 HALF_DONE = frozenset({"internal_error", "fatal_error"})
 """Errors with which Slack may have carried out part of a request before it failed."""
 PAGE, PAGES = 200, 50
@@ -32,6 +43,10 @@ class Refusal(NotPosted):
     """Slack refused a message."""
 
 
+class NoEntry(Refusal):
+    """Slack does not let the bot post in a channel, or in its threads."""
+
+
 class TooBusy(NotPosted):
     """Only a part of a channel was read: it has more messages than the bot reads."""
 
@@ -46,6 +61,13 @@ class Heads(NamedTuple):
 def failed(error: SlackApiError) -> bool:
     """Whether Slack did not refuse a request but failed, and may have carried it out, or was too busy for it."""
     return error.response.status_code != 200 or error.response.get("error") in HALF_DONE
+
+
+def is_no_entry(error: SlackApiError) -> bool:
+    """Whether Slack does not let the bot post in a channel, or in its threads, whatever it posts there."""
+    why = str(error.response.get("error"))
+    # Announcement channels have an error each: for those who only read, for no threads, and for nothing but threads.
+    return why in NO_ENTRY or why.startswith("restricted_action")
 
 
 def search_from(at: float, now: float) -> float:
@@ -174,6 +196,6 @@ def _told(channel: str) -> Iterator[None]:
         why = error.response.get("error")
         if failed(error):
             raise NotPosted(f"Slack failed: {why}.") from error
-        raise Refusal(f"Slack refuses it in {channel}: {why}.") from error
+        raise (NoEntry if is_no_entry(error) else Refusal)(f"Slack refuses it in {channel}: {why}.") from error
     except (SlackClientError, OSError, HTTPException) as error:
         raise NotPosted(f"Slack does not answer: {error}.") from error

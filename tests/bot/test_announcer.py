@@ -109,6 +109,80 @@ def test_with_the_channel_closed_the_requester_gets_direct_messages(desk: Desk) 
     assert "is live" in desk.slack.said[-1]["text"]
 
 
+NOTHING = ("restricted_action", "restricted_action_read_only_channel", "no_permission", "ekm_access_denied")
+CARDS = ("restricted_action_thread_only_channel", "team_access_not_granted", *NOTHING)
+THREADS = "restricted_action_non_threadable_channel"
+
+
+@pytest.mark.parametrize("error", CARDS)
+def test_in_a_channel_that_allows_the_bot_no_card_the_requester_gets_direct_messages(desk: Desk, error: str) -> None:
+    desk.slack.restricted["C0OPS"] = error
+    desk.command("new client-x")
+    desk.announce()
+    assert {one["channel"] for one in posted_cards(desk)} == {f"D{ASKER.id}"}
+    assert "please approve or deny this request" in desk.slack.said[-1]["text"]
+
+
+@pytest.mark.parametrize("ours", ["", "C0MAIN"], ids=["in the same channel", "in the bot's own channel"])
+def test_in_a_channel_without_threads_approvers_are_mentioned_beside_the_card(tmp_path: Path, ours: str) -> None:
+    desk = make_desk(make_bench(tmp_path, MAUTIC_OPS_SLACK__CHANNEL=ours))
+    desk.slack.restricted["C0OPS"] = THREADS
+    desk.command("new client-x")
+    for _ in range(2):
+        desk.announce()
+    card, bell = desk.slack.said
+    assert (card["channel"], bell["channel"], bell["thread_ts"]) == ("C0OPS", ours or "C0OPS", None)
+    assert bell["text"] == (
+        ":bell: <!subteam^S0MAUTICAPPROVERS>, please approve or deny this request. <@U0ACCOUNT> requested in <#C0OPS>: "
+        "*Create tenant client-x*. Decide on its card, in my Home tab, or with `/mautic approve 1` or "
+        "`/mautic deny 1 &lt;reason&gt;`."
+    )
+
+
+def test_in_a_channel_without_threads_the_requester_is_told_the_outcome_directly(desk: Desk) -> None:
+    desk.slack.restricted["C0OPS"] = THREADS
+    desk.bench.approve(desk.bench.ask("new client-x"))
+    desk.bench.finish()
+    desk.announce()
+    assert len(posted_cards(desk)) == 3, "the card, and both notes"
+    assert [one[:24] for one in desk.slack.to(ASKER.id)] == [
+        "Request #1 in <#C0OPS>: ",
+        "Request #1 in <#C0OPS>: ",
+    ]
+    assert "is live" in desk.slack.to(ASKER.id)[-1]
+
+
+def test_in_a_channel_without_threads_the_lines_of_a_batch_go_to_the_requester(desk: Desk) -> None:
+    assert desk.bench.done("new client-x").state == "succeeded"
+    desk.announce()
+    desk.slack.restricted["C0OPS"] = THREADS
+    desk.bench.approve(desk.bench.ask("restart --all", OPERATOR))
+    desk.announce()
+    desk.bench.finish()
+    for _ in range(2):
+        desk.announce()
+    assert [one for one in desk.slack.to(OPERATOR.id) if "`client-x` — done" in one] != []
+
+
+def test_a_note_posted_beside_its_card_whose_answer_was_lost_is_not_repeated(desk: Desk) -> None:
+    desk.slack.restricted["C0OPS"] = THREADS
+    post = desk.slack.chat_postMessage
+
+    def lost(**message: Any) -> Any:
+        answer = post(**message)
+        if message["metadata"]["event_type"] != announcer.MARK:
+            raise TimeoutError
+        return answer
+
+    desk.command("new client-x")
+    desk.slack.chat_postMessage = lost  # type: ignore[method-assign]
+    desk.announce()
+    desk.slack.chat_postMessage = post  # type: ignore[method-assign]
+    make_desk(desk.bench, desk.slack).announce()
+    assert sum("please approve or deny" in one["text"] for one in desk.slack.said) == 1
+    assert not desk.bench.context.database.read("SELECT 1 FROM notes WHERE posted IS NULL")
+
+
 def test_a_message_that_slack_refuses_does_not_block_others(desk: Desk) -> None:
     desk.bench.ask("new client-x")
     desk.slack.fail("chat.postMessage", "fatal_error")

@@ -390,6 +390,16 @@ def test_new_figures_alone_post_no_second_head(bench: Bench) -> None:
     assert "88%" in str(heads(bench)[1]["blocks"])
 
 
+def test_in_a_channel_without_threads_notes_are_posted_beside_the_head(bench: Bench) -> None:
+    bench.slack.restricted["C0OPS"] = "restricted_action_non_threadable_channel"
+    sweep(bench, WORKER)
+    bench.clock.move(600)
+    sweep(bench)
+    bench.context.incidents.announce()
+    _, note = heads(bench)
+    assert note["text"] == "*client-x* — e-mail not sending: :large_green_circle: Resolved after 10 min."
+
+
 def test_an_incident_that_slack_refuses_does_not_block_others(bench: Bench) -> None:
     bench.slack.fail("chat.postMessage", "msg_blocks_too_long")
     sweep(bench, WORKER, CRON)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bot.slack.messages import Message, Renderer
-from bot.slack.poster import NotPosted, Post, Refusal
+from bot.slack.poster import NoEntry, NotPosted, Post, Refusal
 from tests.support.bot import FakeSlack, slack_error
 from tests.support.workspace import Workspace
 
@@ -30,6 +30,13 @@ def test_a_post_is_found_by_its_key_in_channel_and_thread(workspace: Workspace) 
     assert post.find("C0OPS", "disk.png", since=0, thread_ts=root) > part
     assert post.find("C0OPS", "disk.png", since=0) == "", "it is in the thread"
     assert post.find("C0OPS", "digest 2026-11-25", since=float(root) + 1) == "", "it is older"
+
+
+def test_only_a_post_after_the_one_that_it_replaces_is_found(workspace: Workspace) -> None:
+    post = post_in(workspace)
+    first, second = (post.post("C0OPS", HELLO, key="incidents 1") for _ in range(2))
+    assert post.find("C0OPS", "incidents 1", since=0, after=first) == second
+    assert post.find("C0OPS", "incidents 1", since=0, after=second) == ""
 
 
 def test_a_post_is_found_on_a_later_page_of_the_channel(workspace: Workspace) -> None:
@@ -130,3 +137,22 @@ def test_a_failure_is_a_refusal_only_where_slack_decided_so(error: Exception, re
     with pytest.raises(NotPosted) as caught:
         Post(slack).post("C0OPS", HELLO, key="x")  # type: ignore[arg-type]
     assert isinstance(caught.value, Refusal) == refused
+
+
+@pytest.mark.parametrize(
+    ("error", "closed"),
+    [
+        ("not_in_channel", True),
+        ("restricted_action", True),
+        ("restricted_action_read_only_channel", True),
+        ("ekm_access_denied", True),
+        ("team_access_not_granted", True),
+        ("msg_blocks_too_long", False),
+    ],
+)
+def test_a_refusal_tells_whether_the_channel_is_closed_to_the_bot(error: str, closed: bool) -> None:
+    slack = FakeSlack()
+    slack.fail("chat.postMessage", error)
+    with pytest.raises(Refusal) as caught:
+        Post(slack).post("C0OPS", HELLO, key="x")  # type: ignore[arg-type]
+    assert isinstance(caught.value, NoEntry) == closed

@@ -430,8 +430,10 @@ class FakeSlack:
     """The few methods of Slack's Web API that the core calls; it refuses messages that Slack would refuse.
 
     `said`: the posted messages, dicts with `method`, `channel`, `user`, `ts`, `thread_ts`, `text`, `blocks`.
-    `closed`: channels that accept no messages. `gone`: timestamps of messages that no longer exist. `uneditable`: those
-    of messages that may no longer be edited. `people`, `channels` and `groups`: what Slack says about them.
+    `closed`: channels that the bot is not in. `restricted`: channels in which it may not post, with Slack's error; the
+    errors about threads concern only messages in threads, or only all others. `gone`: timestamps of messages that no
+    longer exist. `uneditable`: those of messages that may no longer be edited. `people`, `channels` and `groups`: what
+    Slack says about them.
     """
 
     def __init__(self) -> None:
@@ -440,6 +442,7 @@ class FakeSlack:
         self.homes: dict[str, list[dict[str, Any]]] = {}
         self.calls: Counter[str] = Counter()
         self.closed: set[str] = set()
+        self.restricted: dict[str, str] = {}
         self.gone: set[str] = set()
         self.uneditable: set[str] = set()
         self.faults: dict[str, list[Exception]] = {}
@@ -469,12 +472,23 @@ class FakeSlack:
                 raise slack_error("invalid_arguments")
             if message["channel"] in self.closed:
                 raise slack_error("not_in_channel")
+            self._refuse_restricted(method, message)
             if message["channel"].startswith("D") and not manifest()["features"]["app_home"]["messages_tab_enabled"]:
                 raise slack_error("messages_tab_disabled")
             block_kit.message_content(message)
             message.setdefault("ts", f"17{next(self._number):08}.000100")
             self.said.append({"method": method, **message})
             return {"ok": True, "ts": message["ts"], "channel": message["channel"]}
+
+    def _refuse_restricted(self, method: str, message: dict[str, Any]) -> None:
+        """Refuse a new message that a channel does not allow; what is there may be updated."""
+        error = self.restricted.get(message["channel"], "")
+        spared = {
+            "restricted_action_non_threadable_channel": not message.get("thread_ts"),
+            "restricted_action_thread_only_channel": bool(message.get("thread_ts")),
+        }
+        if error and method != "chat.update" and not spared.get(error, False):
+            raise slack_error(error)
 
     def chat_postMessage(self, **message: Any) -> dict[str, Any]:
         return self._say("chat.postMessage", message)

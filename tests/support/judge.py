@@ -8,7 +8,9 @@ from typing import Any
 from bot.slack.messages import Message
 from bot.workspace import block_kit
 
-OWN_MARK = re.compile(r"<!subteam\^S0APPROVERS>|<@[UW][A-Z0-9]+>|<!date\^\d+\^\{date_short_pretty\} \{time\}\|[^<>|]*>")
+OWN_MARK = re.compile(
+    r"<!subteam\^S0APPROVERS>|<@[UW][A-Z0-9]+>|<#[CG][A-Z0-9]+>|<!date\^\d+\^\{date_short_pretty\} \{time\}\|[^<>|]*>"
+)
 EMOJI = re.compile(r":[a-z0-9_+-]+:")
 ZERO_WIDTH = "\N{ZERO WIDTH SPACE}"
 
