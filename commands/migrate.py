@@ -39,7 +39,8 @@ def migrate(context: Context, tenant: TenantArgument, host: str, *, at: str = ""
     """Move a tenant to another host: copied live, with some seconds of maintenance page.
 
     If anything fails before the login page answers on the new host, the move is rolled back automatically. `--at` is
-    when the move starts, such as `22:00`, `tomorrow 03:00` or `2026-12-01 02:00`; until then it can be cancelled.
+    when the move starts, such as `22:00`, `tomorrow 03:00` or `2026-12-01 02:00`; until then it can be cancelled. If
+    the bot is down then, the move starts up to an hour late, or not at all.
     """
     starts = time_of(context, at)
     old = context.fleet.tenant(tenant)

@@ -37,7 +37,8 @@ def patch(
     copies, at once and without approval; what the rehearsal found is on the card. To patch several tenants, name them
     with commas between, or choose them with `--all`, `--host`, `--size` or `--tag`; those whose packages are of today
     are left out, and the others are patched in rings, as in a rollout. `--at` is when it starts, such as `22:00`,
-    `tomorrow 03:00` or `2026-12-01 02:00`; until then it can be cancelled.
+    `tomorrow 03:00` or `2026-12-01 02:00`; until then it can be cancelled. If the bot is down then, it starts up to an
+    hour late, or not at all.
     """
     starts = time_of(context, at, FRESH, WHY)
     refuse_outside_hours(context, starts)

@@ -36,7 +36,8 @@ def rollout(
     rings there is a pause, and at the first failure the rollout pauses by itself. Tenants that cannot be upgraded, or
     whose rehearsal did not pass, are left out, and the card says why. `--holes` selects the
     tenants that run a version with known security holes. `--at` is when the first ring starts, such as
-    `22:00`, `tomorrow 03:00` or `2026-12-01 02:00`; until then the rollout can be cancelled.
+    `22:00`, `tomorrow 03:00` or `2026-12-01 02:00`; until then the rollout can be cancelled. If the bot is down then,
+    it starts up to an hour late, or not at all.
     """
     starts = time_of(context, at, FRESH, WHY)
     refuse_outside_hours(context, starts)

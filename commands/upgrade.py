@@ -34,7 +34,7 @@ def upgrade(context: Context, tenant: TenantArgument, version: str = "", *, at: 
     how long clients will be away, what changes, what would break. After the approval the tenant is closed, copied, and
     the copy upgraded and switched to when its pages work; if anything fails before that, the tenant keeps running
     unchanged. `--at` is when it starts, such as `22:00`, `tomorrow 03:00` or `2026-12-01 02:00`; until then it can be
-    cancelled.
+    cancelled. If the bot is down then, it starts up to an hour late, or not at all.
     """
     starts = time_of(context, at, FRESH, WHY)
     refuse_outside_hours(context, starts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bot.engine import maintenance, rehearsal
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
-from bot.store import inbox, restored
+from bot.store import claims, inbox, restored
 from bot.store.freezes import Freezes
 
 
@@ -13,9 +13,11 @@ from bot.store.freezes import Freezes
 def expiry(context: Context) -> None:
     """Expire requests, freezes and first logins, and delete old records of background tasks and deliveries.
 
-    Decides from the clock and the database alone, so that a restart or downtime changes nothing.
+    Decides from the clock and the database alone, so that a restart or downtime changes nothing. Also records which
+    planned operations wait for others past their time.
     """
     context.uptime.note()
+    claims.note_turns(context.operations, context.settings.bot.workers)
     context.approvals.expire()
     Freezes(context.operations).expire()
     context.vault.purge()

@@ -107,20 +107,21 @@ class Approvals:
         approvals of a failed operation must be recent, and enough of them must still count.
         """
         self.refuse_to_ask(operation.command, actor)
+        again = operation.again_at(self.operations.clock())
         by = batches.stopped_by(self.operations, operation)
         if by and not actor.roles & set(self.settings.policy(operation.command).approve):
-            raise Refused(f"<@{by}> stopped this batch. Please request it again: `/mautic {operation.again}`")
+            raise Refused(f"<@{by}> stopped this batch. Please request it again: `/mautic {again}`")
         hours = self.settings.policy(operation.command).hours
         approved = max((decision.at for decision in operation.decisions), default=operation.created)
-        now, again = self.operations.clock(), f"Please request it again: `/mautic {operation.again}`"
+        now, asking = self.operations.clock(), f"Please request it again: `/mautic {again}`"
         if operation.state == "failed" and now >= approved + hours * 3600:
-            raise Refused(f"This approval is older than {hours:g} h. {again}")
+            raise Refused(f"This approval is older than {hours:g} h. {asking}")
         if operation.state == "failed" and approved > now:
-            raise Refused(f"This approval was recorded by a clock that was ahead, so its age is not known. {again}")
+            raise Refused(f"This approval was recorded by a clock that was ahead, so its age is not known. {asking}")
         if operation.state == "failed" and (missing := self.approvers.missing(operation)):
             raise Refused(
                 f"`{operation.command}` now needs {missing} more {approvals(missing)} than {operation.named} has from "
-                f"people who may still approve. {again}"
+                f"people who may still approve. {asking}"
             )
 
     def refuse_to_give_up(self, operation: Operation, actor: Actor) -> None:
@@ -225,7 +226,8 @@ class Approvals:
             raise Refused(f"{operation.headed} {operation.standing}.")
         if self._is_over(operation) or self.operations.clock() >= operation.expires:
             self.expire()
-            raise Refused(f"{operation.headed} has expired. Please request it again: `/mautic {operation.again}`")
+            again = operation.again_at(self.operations.clock())
+            raise Refused(f"{operation.headed} has expired. Please request it again: `/mautic {again}`")
         for decision in operation.decisions:
             if decision.actor == actor.id and decision.verdict == verdict:
                 raise Refused(f"You have already approved {operation.named}. One more person has to approve.")
@@ -281,8 +283,8 @@ class Approvals:
                         expect=("awaiting_approval",),
                         detail=detail,
                         note=f":white_check_mark: <@{actor.id}> approved{chosen}. {self._starts(operation)}",
-                        # An operation that waits for its time can be cancelled until then.
-                        held_by="time" if now < operation.at else "",
+                        # It can be cancelled until its time, and is not begun by itself long after it.
+                        held_by="time" if operation.at else "",
                     )
                 else:
                     transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (operation.id,))
@@ -397,7 +399,7 @@ class Approvals:
                     expect=("awaiting_approval",),
                     note=f":hourglass: <@{operation.requester}>, your request expired after "
                     f"{seconds(round(operation.expires - operation.created))} without a decision. Nothing was changed. "
-                    f"Request again: {code('/mautic ' + operation.again)}",
+                    f"Request again: {code('/mautic ' + operation.again_at(now))}",
                     outcome="Expired without a decision",
                     finished=now,
                 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from zoneinfo import ZoneInfo
 
+from bot.model.text import shown_moment
 from bot.settings import Settings
 from bot.store import audit
-from bot.store.operation import SYSTEM, Operation
+from bot.store.operation import GRACE, SYSTEM, Operation
 from bot.store.operations import Operations
 
 
@@ -51,6 +53,10 @@ class Approvers:
         lost = self.lost(operation)
         if not (missing := self.missing(operation, lost)):
             return True
+        now, lasts = self.operations.clock(), self.settings.policy(operation.command).hours * 3600
+        # What was planned for the night begins then or not at all, so an approval by day comes too late.
+        lasts = min(lasts, GRACE) if operation.at else lasts
+        by = f" by {shown_moment(now + lasts, ZoneInfo(self.settings.bot.timezone))}" if operation.at else ""
         with self.operations.database.transaction() as transaction:
             self.forget(transaction, operation, lost)
             self.operations.move(
@@ -61,11 +67,11 @@ class Approvers:
                 expect=("queued",),
                 detail={"missing": missing},
                 # The time to decide starts again, so that the people who are asked for the rest have enough.
-                expires=self.operations.clock() + self.settings.policy(operation.command).hours * 3600,
+                expires=now + lasts,
                 asked=self.operations.uptime.now(),
                 held_by="",
-                note=f":ballot_box_with_check: <@{operation.requester}>, {missing} more {approvals(missing)} needed "
-                "before it starts.",
+                note=f":ballot_box_with_check: <@{operation.requester}>, {missing} more {approvals(missing)} needed"
+                f"{by} before it starts.",
             )
         self.operations.changed()
         return False

@@ -21,7 +21,7 @@ from bot.lxd.protocol import LxdUnavailable
 from bot.model.actor import Actor
 from bot.model.labels import Role, State
 from bot.model.plan import NotNow, Refused
-from bot.store.claims import Hold
+from bot.store.claims import Hold, has_missed_its_time
 from bot.store.freezes import Freezes
 from bot.store.operation import IS_UNDER_WAY, SYSTEM, Operation
 
@@ -139,7 +139,7 @@ class Guards:
                     self._ask(guard, Moment.CLAIM, Change.of(operation))
                 except Refused as no:
                     # The bot requests again what is due then; a waiting operation would block the tenant's snapshots.
-                    ends = guard.key == FREEZE and operation.requester == SYSTEM
+                    ends = isinstance(no, _Missed) or (guard.key == FREEZE and operation.requester == SYSTEM)
                     return Hold(guard.key, str(no), no.typed, ends)
         return None
 
@@ -176,7 +176,7 @@ class Guards:
             guard.asks[moment](self, change)
         except Refused as no:
             no.guard = guard.key
-            if moment in guard.waits and not isinstance(no, NotNow):
+            if moment in guard.waits and not isinstance(no, NotNow | _Missed):
                 raise NotNow.of(no) from no
             raise
 
@@ -329,10 +329,17 @@ def _no_memory_for_maintenance(guards: Guards, change: Change) -> None:
 # -- time, window, sending: clients are offline at a suitable moment --------------------------------------------------
 
 
-def _too_early(guards: Guards, change: Change) -> None:
-    context = guards.context
-    if change.operation and context.now() < change.operation.at:
-        raise Refused(f"The operation starts {context.renderer.moment(change.operation.at)}.")
+class _Missed(Refused):
+    """The operation's time has passed, so it is cancelled."""
+
+
+def _too_early_or_late(guards: Guards, change: Change) -> None:
+    context, operation = guards.context, change.operation
+    if operation and context.now() < operation.at:
+        raise Refused(f"The operation starts {context.renderer.moment(operation.at)}.")
+    if operation and has_missed_its_time(context.operations, operation):
+        at = context.renderer.moment(operation.at)
+        raise _Missed(f"Its time, {at}, passed while the bot was not running or could not reach Slack.")
 
 
 def _outside_hours(guards: Guards, change: Change) -> None:
@@ -381,7 +388,7 @@ _ALL = (
         waits=frozenset({Moment.CLAIM}),
         last=True,
     ),
-    Guard("time", {Moment.CLAIM: _too_early}, waits=frozenset({Moment.CLAIM})),
+    Guard("time", {Moment.CLAIM: _too_early_or_late}, waits=frozenset({Moment.CLAIM})),
     Guard("window", {Moment.CLAIM: _outside_hours}, waits=frozenset({Moment.CLAIM})),
     Guard(FREEZE, dict.fromkeys(Moment, _frozen), waits=frozenset({Moment.APPROVAL, Moment.CLAIM}), again=True),
     Guard(

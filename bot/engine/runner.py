@@ -141,7 +141,8 @@ class Runner:
             plan = self._plan(operation)
             if not self._is_approved(operation, plan):
                 raise Refused(
-                    f"The plan no longer matches what was approved. Request again: `/mautic {operation.again}`"
+                    "The plan no longer matches what was approved. Request again: "
+                    f"`/mautic {operation.again_at(self.operations.clock())}`"
                 )
             if plan.children:
                 self.fault("before children")

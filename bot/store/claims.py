@@ -7,16 +7,19 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from bot.model.lanes import MANY, Candidate, Lane, Limits, fits, has_worker, in_line
-from bot.model.text import told
-from bot.store.operation import OPEN, Operation, State
+from bot.model.text import code, told
+from bot.store.operation import IS_UNDER_WAY, OPEN, Operation, State
 from bot.store.operations import Operations
+
+TURN = "turn"
+"""The kind of second looks at planned operations whose time has come and that others are before."""
 
 
 @dataclass(frozen=True)
 class Hold:
     """Why a queued operation does not begin yet: the guard's key, a sentence, and the part of it that a person typed.
 
-    `ends`: nobody waits for the operation, so it is cancelled; maintenance is requested again when due.
+    `ends`: waiting does not help, so the operation is cancelled; maintenance is requested again when due.
     """
 
     guard: str
@@ -155,10 +158,42 @@ def _children(operations: Operations, running: Sequence[Candidate], soaked: Coll
     return found
 
 
+def has_missed_its_time(operations: Operations, operation: Operation) -> bool:
+    """Return whether a planned operation could have begun near its time, if only the bot had been there to begin it.
+
+    If a guard kept it from beginning then, `held_by` names that guard; if other operations did, `note_turns` knows it.
+    """
+    missed = operation.held_by == "time" and operations.clock() >= operation.latest
+    return missed and operations.uptime.since(TURN, str(operation.id)) is None
+
+
+def note_turns(operations: Operations, workers: int) -> None:
+    """Record which planned operations cannot begin near their time because others are at work.
+
+    Has to be called every few seconds, and not by a worker, because all of them may be busy for hours.
+
+    Args:
+        workers: how many operations can run at once.
+    """
+    now, busy = operations.clock(), len(_candidates(operations, "running")) >= workers
+    others = f"tenant = ? AND tenant <> '' AND id <> ? AND {IS_UNDER_WAY}"
+
+    def waits(one: Operation) -> bool:
+        if operations.uptime.since(TURN, str(one.id)) is not None:
+            return True
+        return now < one.latest and (busy or bool(operations.select(others, one.tenant, one.id, limit=1)))
+
+    planned = operations.select("state = 'queued' AND held_by = 'time' AND NOT begun")
+    operations.uptime.found(TURN, [str(one.id) for one in planned if one.at <= now and waits(one)])
+
+
 def _wait(operations: Operations, operation: Operation, hold: Hold) -> None:
     """Record, once per guard, that an operation has to wait; or cancel it (`Hold.ends`)."""
-    if operation.held_by == hold.guard:
+    if operation.held_by == hold.guard and not hold.ends:
         return
+    why = told(hold.why, hold.typed)
+    again = code("/mautic " + operation.again_at(operations.clock()))
+    ended = f"<@{operation.requester}>, cancelled. {why} Nothing was changed. Request again: {again}"
     with operations.database.transaction() as transaction:
         operations.move(
             transaction,
@@ -167,7 +202,7 @@ def _wait(operations: Operations, operation: Operation, hold: Hold) -> None:
             event="operation.cancelled" if hold.ends else "operation.held",
             expect=(operation.state,),
             detail={"why": hold.why, "guard": hold.guard},
-            note=f":hourglass: {operation.headed} is waiting: {told(hold.why, hold.typed)}",
+            note=f":hourglass: {ended if hold.ends else f'{operation.headed} is waiting: {why}'}",
             outcome=hold.why,
             held_by=hold.guard,
             finished=operations.clock() if hold.ends else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,6 +38,9 @@ IS_UNDER_WAY = (
 `IS_UNDER_WAY` of those that lock it against the bot's own snapshots too."""
 WORTH_TELLING = "(requester <> 'system' OR state IN ('failed', 'needs_attention'))"
 """The SQL condition of all operations but maintenance that has not failed, of which there is some every hour."""
+GRACE = 3600.0
+"""Seconds after its time (`--at`), or after an approval that came later, within which an operation may still begin by
+itself. A restart or an update of the bot takes minutes; an hour later it may be the working hours that were avoided."""
 RESPONDERS = "\ue000responders\ue000"
 """Placeholder in a note for the people who can put an operation right; the announcer replaces it with their mention,
 because Slack knows who they are. `bot.model.text.escape` removes this character from what people type."""
@@ -190,6 +194,12 @@ class Operation:
         return float(self.plan.get("at", 0))
 
     @property
+    def latest(self) -> float:
+        """Until when it may begin if nothing but the bot delays it, in epoch seconds; inf: it has no time."""
+        approved = max((one.at for one in self.decisions), default=0.0)
+        return max(self.at, approved) + GRACE if self.at else math.inf
+
+    @property
     def about(self) -> str:
         """The tenant, or the number of tenants, that it is on, for people."""
         return f"{self.children} tenants" if self.children else f"`{self.tenant}`"
@@ -246,6 +256,11 @@ class Operation:
         words = [self.command, self.tenant]
         words += [option(name, value) for name, value in self.arguments.items() if name != "tenant" and value]
         return " ".join(words)
+
+    def again_at(self, now: float) -> str:
+        """Return `again` for a request made at `now`: of a time that has passed by then, only the hour of the day."""
+        at = str(self.arguments.get("at", ""))
+        return self.again.replace(at, at.partition("T")[2][:5]) if at and self.at <= now else self.again
 
     @property
     def mark(self) -> str:

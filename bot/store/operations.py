@@ -237,8 +237,8 @@ class Operations:
         identity, asked_after = self._number(transaction, requester)
         transaction.execute(
             "INSERT INTO operations (id, command, tenant, arguments, requester, channel, state, plan, fingerprint,"
-            " request_key, created, expires, announced, asked, subject, host, parent, asked_after, run, ring)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            " request_key, created, expires, announced, asked, subject, host, parent, asked_after, run, ring, held_by)"
+            " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 identity,
                 command,
@@ -261,6 +261,8 @@ class Operations:
                 asked_after,
                 run,
                 plan.ring,
+                # It waits for its time from now on, even if the bot ends before a worker has looked at it.
+                "time" if state == "queued" and plan.at else "",
             ),
         )
         transaction.executemany(

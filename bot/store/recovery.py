@@ -48,7 +48,12 @@ def recover(operations: Operations) -> list[Operation]:
                     undo_by="",
                 )
             else:
-                operations.move(transaction, operation, "queued", event="operation.requeued", expect=("running",))
+                # Nothing is half done yet, so it is not continued at another time of day than it was planned for.
+                planned = operation.at and not operation.begun
+                columns: dict[str, Any] = {"held_by": "time", "started": None} if planned else {}
+                operations.move(
+                    transaction, operation, "queued", event="operation.requeued", expect=("running",), **columns
+                )
     if recovered:
         operations.changed()
     return recovered

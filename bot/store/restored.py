@@ -77,7 +77,7 @@ def hold(operations: Operations, head: tuple[int, str]) -> bool:
 
 def _cancel(operations: Operations, transaction: sqlite3.Connection, operation: Operation) -> None:
     unchanged = "" if operation.begun else "Nothing was changed. "
-    again = f"{unchanged}Request again: {code('/mautic ' + operation.again)}"
+    again = f"{unchanged}Request again: {code('/mautic ' + operation.again_at(operations.clock()))}"
     operations.move(
         transaction,
         operation,
