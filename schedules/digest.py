@@ -26,8 +26,8 @@ LONGEST = 7 * DAY
 """Seconds that a digest looks back at most, when there was none for long."""
 NEAR = 0.5
 """Share of a plan limit from which on a tenant may be in the chart."""
-PAGE, PAGES = 20, 3
-"""Tenants in one message of the thread, and such messages at most: the rest is counted."""
+MOST = 60
+"""The most tenants whose details are in the thread: the rest is counted."""
 
 
 @schedule(seconds=60)
@@ -149,15 +149,8 @@ def _record(context: Context, day: str, ts: str, posted: int) -> sqlite3.Row:
 
 def pages(renderer: Renderer, tenants: Sequence[TenantDay]) -> list[Message]:
     """Return the messages of the thread about tenants, the worst first."""
-    shown = tenants[: PAGE * PAGES]
-    return [
-        renderer.message(
-            "digest-tenants.j2",
-            tenants=shown[start : start + PAGE],
-            more=len(tenants) - len(shown) if start + PAGE >= len(shown) else 0,
-        )
-        for start in range(0, len(shown), PAGE)
-    ]
+    more = max(0, len(tenants) - MOST)
+    return renderer.pages(renderer.words("digest-tenants.j2", tenants=tenants[:MOST], more=more)) if tenants else []
 
 
 def picture(found: Digest, timezone: str) -> tuple[bytes, str, str]:

@@ -146,6 +146,18 @@ def option(name: str, value: object) -> str:
     return f'{word}="{escaped}"' if set(said) & {"'", "\\"} else f"{word}={shlex.quote(said)}"
 
 
+def listed(names: Sequence[str], each: int = 8) -> Mrkdwn:
+    """Return a list of names in lines of so many, so that a long one can continue in another message."""
+    rows = [names[start : start + each] for start in range(0, len(names), each)]
+    return Mrkdwn("\n".join(", ".join(map(code, row)) for row in rows))
+
+
+def first_of(names: Sequence[str], most: int = 10) -> str:
+    """Return the first of some names for a sentence, and how many more there are."""
+    shown = ", ".join(f"`{name}`" for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def names(roles: Sequence[str], many: int = 1) -> str:
     """Name the holders of roles: "an operator or an approver", for several people "operators or approvers"."""
     if many > 1:

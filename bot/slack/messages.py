@@ -24,6 +24,7 @@ from bot.model.text import (
     escape,
     kept_for,
     line,
+    listed,
     person,
     seconds,
     sentence,
@@ -80,6 +81,7 @@ class Renderer:
             code=code,
             block=block,
             line=line,
+            listed=listed,
             sentence=sentence,
             person=person,
             size=size,
@@ -115,23 +117,34 @@ class Renderer:
         return self.compose(text)
 
     def compose(self, words: str, extra: Sequence[Block] = ()) -> Message:
-        """Turn marked-up words into blocks within the limits; cut what does not fit, and say so."""
-        notice = [small_print(self.notice)] if self.notice else []
-        room = BLOCKS - len(extra) - len(notice) - 1
-        blocks: list[Block] = []
-        total = 0
-        cut = False
+        """Turn marked-up words into one message within the limits; cut what does not fit, and say so."""
+        blocks, *others = self._fitted(words, len(extra))
+        cut = [small_print("… cut: the rest does not fit in one Slack message.")] if others else []
+        return self._message([*blocks, *cut], extra)
+
+    def pages(self, words: str) -> list[Message]:
+        """Turn marked-up words into as many messages within the limits as they take, broken between lines."""
+        return [self._message(blocks) for blocks in self._fitted(words)]
+
+    def _fitted(self, words: str, beside: int = 0) -> list[list[Block]]:
+        """Return the blocks of marked-up words, in lists that each fit in one message.
+
+        `beside`: how many other blocks the message has, apart from the notice and the sentence that it was cut.
+        """
+        room = BLOCKS - beside - bool(self.notice) - 1
+        pages: list[list[Block]] = []
+        left = 0
         for one in _blocks(words):
             length = len(_text_of(one))
-            if len(blocks) == room or total + length > TOTAL:
-                cut = True
-                break
-            blocks.append(one)
-            total += length
-        if cut:
-            blocks.append(small_print("… cut: the rest does not fit in one Slack message."))
-        if not blocks:
-            blocks.append(section(" ".join(words.split()) or "…"))
+            if not pages or len(pages[-1]) == room or length > left:
+                pages.append([])
+                left = TOTAL
+            pages[-1].append(one)
+            left -= length
+        return pages or [[section(" ".join(words.split()) or "…")]]
+
+    def _message(self, blocks: Sequence[Block], extra: Sequence[Block] = ()) -> Message:
+        notice = [small_print(self.notice)] if self.notice else []
         first = next((_text_of(block) for block in blocks if _text_of(block)), "…")
         return Message(clip(first, TEXT), [*blocks, *extra, *notice])
 

@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 
 from bot.settings import Settings
-from bot.slack.messages import Renderer
+from bot.slack.messages import Message, Renderer
 from bot.slack.poster import NoEntry, Post, Refusal, search_from
 from bot.store.operation import RESPONDERS, Operation
 from bot.store.operations import Operations
@@ -64,40 +64,59 @@ class Notes:
         self._record(note, "posted = ?", self.operations.clock())
 
     def _post(self, post: Post, operation: Operation, note: sqlite3.Row, said: str) -> None:
-        key, ours = f"notes {note['id']}", self.settings.slack.channel
+        ours = self.settings.slack.channel
         where = places(operation.channel, operation.message_ts, ours, for_others=bool(note["only_in"]))
         for place in where:
-            if note["tried"] and self._is_posted(post, operation, key, place):
-                return
-            self._record(note, "tried = ?", 1)
             try:
-                if place.channel == DIRECT:
-                    told = self.renderer.say(f"{operation.headed} in <#{operation.channel}>: {said}")
-                    post.directly(operation.requester, told, key=key)
-                else:
-                    told = self.renderer.say(said if place.thread_ts else f"{said} {self._about(operation)}")
-                    post.post(place.channel, told, key=key, thread_ts=place.thread_ts)
+                self._post_at(place, post, operation, note, self._pages(operation, said, place, bool(note["only_in"])))
                 return
             except NoEntry:
                 if place is where[-1]:
                     raise
+
+    def _post_at(self, place: Place, post: Post, operation: Operation, note: sqlite3.Row, pages: list[Message]) -> None:
+        thread = place.thread_ts
+        for number, page in enumerate(pages):
+            key = f"notes {note['id']}" + (f" page {number + 1}" if number else "")
+            posted = self._posted(post, operation, key, Place(place.channel, thread)) if note["tried"] else ""
+            if not posted:
+                self._record(note, "tried = ?", 1)
+                if place.channel == DIRECT:
+                    post.directly(operation.requester, page, key=key)
+                else:
+                    posted = post.post(place.channel, page, key=key, thread_ts=thread)
+            # Outside a thread, the first message begins one for the others.
+            thread = thread or posted
+
+    def _pages(self, operation: Operation, said: str, place: Place, for_others: bool) -> list[Message]:
+        """Render a note; one that is too long for a message, such as the list of a rollout, takes several.
+
+        The list of a batch follows a note for others outside the thread, which they may not see.
+        """
+        if place.channel == DIRECT:
+            return self.renderer.pages(f"{operation.headed} in <#{operation.channel}>: {said}")
+        if place.thread_ts:
+            return self.renderer.pages(said)
+        listed = operation.plan.get("texts", {}).get("thread", "") if for_others else ""
+        below = self.renderer.pages(listed) if listed else []
+        return [*self.renderer.pages(f"{said} {self._about(operation)}"), *below]
 
     def _about(self, operation: Operation) -> str:
         """Say what is requested, and how to decide on it elsewhere than in the thread of its card."""
         policy = self.settings.policy(operation.command, batch=operation.in_batch)
         return self.renderer.words("card-elsewhere.j2", operation=operation, policy=policy)
 
-    def _is_posted(self, post: Post, operation: Operation, key: str, place: Place) -> bool:
-        """Whether a note was posted, but a crash or a lost answer kept that from being recorded.
+    def _posted(self, post: Post, operation: Operation, key: str, place: Place) -> str:
+        """Return the ts of a note that was posted, if a crash or a lost answer kept that from being recorded, or "".
 
-        If the bot may not look, as in direct messages, the answer is no: better posted twice than never.
+        If the bot may not look, as in direct messages, the answer is "": better posted twice than never.
         """
         since = search_from(operation.created, self.operations.clock()) - 60
         try:
-            return bool(place.channel and post.find(place.channel, key, since=since, thread_ts=place.thread_ts))
+            return place.channel and post.find(place.channel, key, since=since, thread_ts=place.thread_ts)
         except Refusal as error:
             log.info("cannot look for a note: %s", error)
-            return False
+            return ""
 
     def _record(self, note: sqlite3.Row, update: str, value: float) -> None:
         with self.operations.database.transaction() as transaction:

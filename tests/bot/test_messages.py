@@ -25,7 +25,7 @@ from bot.slack.messages import Message, Renderer, modal, section
 from bot.store.freezes import Freeze
 from bot.store.operation import Decision, Operation, StepRow
 from bot.workspace import block_kit
-from tests.support.judge import judge
+from tests.support.judge import judge, mrkdwn
 
 SETTINGS = load(environment={})
 RENDERER = Renderer(notice=":test_tube: Simulated.")
@@ -226,6 +226,16 @@ def test_a_thousand_tenants_with_long_notes_stay_within_slacks_limits() -> None:
 def test_any_words_become_a_valid_message(words: str, lines: int) -> None:
     extra = [section("below")] * lines
     block_kit.message_content(RENDERER.compose(escape(words), extra).arguments())
+
+
+@given(st.lists(st.text("ab&<*\n", max_size=500), max_size=120))
+def test_pages_are_valid_messages_that_together_have_every_line(paragraphs: list[str]) -> None:
+    words = escape("\n\n".join(paragraphs))
+    pages = Renderer(notice=":test_tube: Simulated.").pages(words)
+    for page in pages:
+        block_kit.message_content(page.arguments())
+    said = [text for page in pages for text in mrkdwn(page.blocks[:-1])]
+    assert "".join("".join(said).split()) == ("".join(words.split()) or "…")
 
 
 def test_the_marks_of_a_template_become_blocks() -> None:

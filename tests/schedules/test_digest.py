@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,10 +17,12 @@ import pytest
 
 from bot.model.labels import as_labels
 from bot.reports import chart
+from bot.reports.condition import Condition
+from bot.slack.messages import Renderer
 from bot.slack.poster import NotPosted
 from bot.store import metrics
 from bot.store.metrics import DAY
-from schedules.digest import LATE, PAGE, PAGES, digest
+from schedules.digest import LATE, MOST, digest, pages
 from tests.support.bot import ROOM_FOR_MANY, Bench, FakeSlack, make_bench
 from tests.support.judge import mrkdwn
 
@@ -221,9 +225,9 @@ def test_the_first_digest_of_a_bot_that_was_set_up_after_the_hour_is_not_late(tm
     assert "Late" not in text(bench.slack.said[0])
 
 
-def test_the_pages_in_the_thread_are_limited(tmp_path: Path, drawn: list[chart.Chart]) -> None:
+def test_the_details_in_the_thread_are_limited(tmp_path: Path, drawn: list[chart.Chart]) -> None:
     bench = make_bench(tmp_path, **SETTINGS, **ROOM_FOR_MANY)
-    for number in range(PAGE * PAGES + 30):
+    for number in range(MOST + 30):
         name = f"client-{number}"
         config = as_labels(role="tenant", tenant=name, domain=f"{name}.test", plan="small", state="live", created=1)
         bench.lxd.create(name, "base", config=config, devices={})
@@ -232,10 +236,31 @@ def test_the_pages_in_the_thread_are_limited(tmp_path: Path, drawn: list[chart.C
     bench.clock.at = at("2026-11-25 08:00")
     digest(bench.context)
     details = [one for one in bench.slack.said if "details" in str(one.get("metadata"))]
-    assert len(details) == PAGES
+    shown = "\n".join(map(text, details))
+    assert len(set(re.findall(r"\*(client-\d+)\*", shown))) == MOST
     assert "*client-7*" in text(details[0]), "the worst first"
     assert "30 more: `/mautic digest" in text(details[-1])
     assert [bar.name for bar in drawn[0].bars] == ["client-7"]
+
+
+def test_details_that_are_too_long_for_a_message_continue_in_the_next() -> None:
+    why = "No job has run for 40 min. " * 25
+    incidents = [
+        SimpleNamespace(closed=None, title=f"job {number} late", opened=1.8e9, text=why) for number in range(4)
+    ]
+    tenant = {
+        "host": "local",
+        "condition": Condition("degraded"),
+        "incidents": incidents,
+        "missing": False,
+        "newest": None,
+    }
+    tenant |= {"taken": 0, "disk": None, "memory": None, "operations": [], "high": ()}
+    sick: Any = [SimpleNamespace(name=f"client-{number}", **tenant) for number in range(30)]
+    told = "\n".join(said for page in pages(Renderer(), sick) for said in mrkdwn(page.blocks))
+    assert re.findall(r"\*(client-\d+)\*", told) == [one.name for one in sick]
+    assert told.count("late since") == 30 * 4
+    assert "… cut" not in told
 
 
 def dying(bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: int, after: bool) -> None:
