@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from bot.engine.context import Context
-from bot.engine.selection import Selection, batch
+from bot.engine.selection import Selection, batch, left_out_of
 from bot.engine.upgrade_plans import pace_of, rehearse_first, unpaused, upgrade_of
 from bot.engine.upgrades import tried
 from bot.model.plan import Plan, Refused
@@ -26,6 +26,7 @@ def in_rings(context: Context, made: Plan, again: str, facts: Mapping[str, str])
     soak = pace.soak * 60 if len(sizes) > 1 else 0
     names = ",".join(child.tenant for child in children) + ("," if len(children) == 1 else "")
     left_out = made.texts["left_out"].splitlines()
+    why, whole = left_out_of(left_out)
     return replace(
         made,
         children=children,
@@ -39,7 +40,7 @@ def in_rings(context: Context, made: Plan, again: str, facts: Mapping[str, str])
             "Rings": ", then ".join(map(str, sizes)) + (f", {pace.soak} min apart" if soak else ""),
         },
         values={**made.values, "tenants": names.strip(","), "stop_after": pace.stop_after, "soak": soak},
-        remarks={**made.remarks, **({"Left out": f"{len(left_out)}: {'; '.join(left_out)}"} if left_out else {})},
+        remarks={**made.remarks, **({"Left out": f"{len(left_out)}: {why}" if whole else why} if why else {})},
         texts={
             "again": again,
             "thread": context.renderer.words("commands/rollout_list.j2", children=children, left_out=left_out),

@@ -17,13 +17,13 @@ from bot.fleet.inventory import Inventory
 from bot.model.labels import Role
 from bot.model.plan import Plan, Refused, UnknownWords
 from bot.model.tenants import InvalidName, Tenant, tag_name
+from bot.model.text import LINE, escape, option
 from bot.model.text import names as of_roles
-from bot.model.text import option
 
 MOST = 1000
 """The most tenants in one batch."""
-SHOWN = 12
-"""The most names shown on a card."""
+SHOWN, SHOWN_REASONS = 12, 3
+"""The most names, and the most tenants that are left out with the reason, on a card: the thread has all."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,20 @@ def _promised(children: Sequence[Plan], at_once_host: int) -> tuple[Demand, ...]
     return (*lasting, *(demand for some in beside for demand in some))
 
 
+def left_out_of(reasons: Sequence[str]) -> tuple[str, bool]:
+    """Return who is left out of a batch, for its card, and whether that is all; `reasons`: `name: why` of each."""
+    said = "; ".join(reasons[:SHOWN_REASONS])
+    if len(reasons) <= SHOWN_REASONS and len(escape(said)) <= LINE:
+        return said, True
+    # The number first, because the card cuts a long line.
+    return f"{len(reasons)}, all in the thread: {said}{'; …' if len(reasons) > SHOWN_REASONS else ''}", False
+
+
+def _listed(context: Context, names: Sequence[str], reasons: Sequence[str]) -> str:
+    """Return the list for the thread of a batch whose card has no room for all."""
+    return context.renderer.words("batch-list.j2", names=names if len(names) > SHOWN else (), left_out=reasons)
+
+
 def _plan(
     context: Context,
     command: str,
@@ -196,11 +210,8 @@ def _plan(
         **({} if len(hosts) == 1 and len(children) == 1 else alike),
         "Pace": f"{pace.at_once} at once, {pace.at_once_host} per host, pauses after {pace.stop_after} failures",
     }
-    remarks = {}
-    if left_out:
-        why = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
-        more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        remarks["Left out"] = why + more
+    reasons = [f"{name}: {reason}" for name, reason in left_out.items()]
+    why, whole = left_out_of(reasons)
     values: dict[str, Any] = {
         "tenants": ",".join(names),
         "at_once": pace.at_once,
@@ -214,11 +225,12 @@ def _plan(
         arguments={**arguments, "tenant": ",".join(names) + ("," if len(names) == 1 else "")},
         summary=f"{doing} {len(names)} tenant{'s' if len(names) > 1 else ''}",
         facts=facts,
-        remarks=remarks,
+        remarks={"Left out": why} if why else {},
         values=values,
         texts={
             "again": f"{command} {selection.words}{options}",
-            "left_out": "\n".join(f"{name}: {reason}" for name, reason in left_out.items()),
+            "left_out": "\n".join(reasons),
+            **({} if whole and len(names) <= SHOWN else {"thread": _listed(context, names, reasons)}),
         },
         steps=(),
         reversible=children[0].reversible,

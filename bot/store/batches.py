@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from bot.model.lanes import MANY
 from bot.model.plan import Plan, Refused
+from bot.model.text import first_of, listed
 from bot.store import audit, recovery
 from bot.store.freezes import Freezes
 from bot.store.operation import OPEN, SYSTEM, Operation
@@ -24,8 +25,6 @@ AT_WORK = ("queued", "running")
 FAILED = ("failed", "needs_attention")
 NOT_BEGUN = "(state = 'waiting' OR state = 'queued' AND held_by <> '')"
 """The SQL condition of children that wait for their turn, or because of a guard."""
-NAMED = 10
-"""Maximum number of children that a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -296,8 +295,14 @@ def _settle(operations: Operations, transaction: sqlite3.Connection, batch: Oper
         )
     tally = f"{stands.done} of {total} done"
     if stands.failed:
-        tally += f", {len(stands.failed)} failed ({_named(stands.failed)})"
+        tally += f", {len(stands.failed)} failed ({first_of(stands.failed)})"
     if stands.stopped_by:
+        rows = transaction.execute(
+            "SELECT tenant FROM operations WHERE parent = ? AND state = 'cancelled' AND started IS NULL ORDER BY id",
+            (batch.id,),
+        )
+        left = [row["tenant"] for row in rows]
+        told = f"{tally}, {len(left)} not started" + (f":\n{listed(left)}" if left else ".")
         return operations.move(
             transaction,
             batch,
@@ -306,7 +311,7 @@ def _settle(operations: Operations, transaction: sqlite3.Connection, batch: Oper
             actor=stands.stopped_by,
             expect=("running",),
             detail={"outcome": tally},
-            note=f":black_square_for_stop: {asker}, stopped: {tally}, {stands.counts.get('cancelled', 0)} not started.",
+            note=f":black_square_for_stop: {asker}, stopped: {told}",
             outcome=f"Stopped: {tally}",
             ended_by=stands.stopped_by,
             begun=0,
@@ -337,7 +342,7 @@ def _pause_after_failures(
         return False
     note = (
         f":double_vertical_bar: <@{batch.requester}>, paused after {len(stands.failed)} "
-        f"failure{'s' if len(stands.failed) > 1 else ''} ({_named(stands.failed)}), {stands.to_come} still waiting. "
+        f"failure{'s' if len(stands.failed) > 1 else ''} ({first_of(stands.failed)}), {stands.to_come} still waiting. "
         "Tap Continue or Stop on the card above."
     )
     _record(operations, transaction, batch, "batch.paused", SYSTEM, note, {"failed": list(stands.failed)})
@@ -388,11 +393,6 @@ def _record(
     transaction.execute("UPDATE operations SET revision = revision + 1 WHERE id = ?", (batch.id,))
     audit.record(transaction, audit.Event(event, actor, "", batch.id, detail), operations.clock())
     operations.note(transaction, batch.id, note)
-
-
-def _named(names: tuple[str, ...]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:NAMED])
-    return shown + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _marks(values: tuple[str, ...]) -> str:

@@ -399,7 +399,8 @@ def test_people_can_pause_resume_and_stop_a_batch(desk: Desk) -> None:
     assert seen[-4:] == ["batch.paused", "batch.went_on", "batch.stopped", "operation.cancelled"]
     desk.announce()
     said = " ".join(one["text"] for one in desk.slack.said)
-    assert "`client-f`" not in said, "a child that never started has no line"
+    assert "`client-a` —" in said
+    assert "`client-f` —" not in said, "a child that never started has no line"
 
 
 def test_a_running_child_ends_before_its_batch_stops(desk: Desk) -> None:

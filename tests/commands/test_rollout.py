@@ -289,7 +289,7 @@ def test_failed_rehearsals_do_not_stop_the_rollout_to_the_others(bench: Bench) -
     rehearsed(bench)
     (batch,) = bench.context.operations.select("command = 'rollout'")
     assert batch.arguments["tenant"] == "client-e,client-f"
-    assert batch.plan["remarks"]["Left out"].startswith("4: client-a: ")
+    assert batch.plan["remarks"]["Left out"].startswith("4, all in the thread: client-a: ")
     assert batch.plan["facts"]["Pace"] == "4 at once, 2 per host, pauses after 1 failure"
 
 
