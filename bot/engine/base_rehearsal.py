@@ -119,7 +119,7 @@ class BaseRehearsal(Rehearsal):
             "php": (before["php"], after["php"]),
             "mariadb": (before["mariadb"], after["mariadb"]),
             # Files changed by hand are carried over if the release stays the same.
-            **({"overwritten": ()} if self.is_same else {}),
+            **({"overwritten": (), "changed": 0} if self.is_same else {}),
         }
 
     def clean(self) -> None:

@@ -212,7 +212,10 @@ def _told(found: Evidence) -> dict[str, str]:
             f"{name} ({'loads' if loads else 'does not load'})" for name, loads in found.plugins.items()
         )
     if found.overwritten:
-        told["Overwritten"] = f":warning: files that were changed by hand: {', '.join(found.overwritten)}"
+        # The number first, because the card cuts a long line.
+        number = len(found.overwritten) + found.unnamed
+        files = f"{number} file{'s' if number != 1 else ''} that {'were' if number != 1 else 'was'} changed by hand"
+        told["Overwritten"] = f":warning: {files}: {', '.join(found.overwritten)}"
     if found.errors:
         told["New log errors"] = f":warning: {len(found.errors)}: {found.errors[0]}"
     return told

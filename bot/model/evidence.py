@@ -55,14 +55,15 @@ class Evidence:
     (stop, copy, start). `migrations`: those that ran; `written`: rows that they wrote. `schema`: changed lines of
     `information_schema`. `lost`: tables with fewer rows than before, with both counts. `plugins`: the client's own
     plugins, and whether Mautic loads each. `broken`: plugins that Mautic loaded before and no longer loads. `kept`: how
-    many plugins, themes, translations and other files of the client were carried over; `overwritten`: files of the
-    release that the client had changed. `errors`: lines in the log that are new. `failed`: why the rehearsal failed, in
-    a sentence, and `step`: the key of the step that failed. `pages`: the pages that visitors see; `worse`: those that
-    got worse, except by being slower. `uncounted`: tables that take too long to count. `disk`: bytes that the upgrade
-    needs until the old tree is deleted; `memory`: the peak in bytes, 0 where unknown.
-    `took`: seconds of the whole rehearsal. `blueprint`: the blueprint that the copy was moved to, "" where the copy
-    stayed in its own container; `base`: when the blueprint's Debian packages were installed; `php`, `mariadb`: versions
-    before and after. `drift`: facts that void the evidence when they change. `at`: epoch seconds.
+    many plugins, themes, translations and other files of the client were carried over; `overwritten`: the first files
+    of the release that the client had changed, of `changed` (0 in evidence of earlier releases). `errors`: lines in the
+    log that are new. `failed`: why the rehearsal failed, in a sentence, and `step`: the key of the step that failed.
+    `pages`: the pages that visitors see; `worse`: those that got worse, except by being slower. `uncounted`: tables
+    that take too long to count. `disk`: bytes that the upgrade needs until the old tree is deleted; `memory`: the peak
+    in bytes, 0 where unknown. `took`: seconds of the whole rehearsal. `blueprint`: the blueprint that the copy was
+    moved to, "" where the copy stayed in its own container; `base`: when the blueprint's Debian packages were
+    installed; `php`, `mariadb`: versions before and after. `drift`: facts that void the evidence when they change.
+    `at`: epoch seconds.
     """
 
     tenant: str
@@ -94,6 +95,12 @@ class Evidence:
     base: int = 0
     php: tuple[str, str] = ("", "")
     mariadb: tuple[str, str] = ("", "")
+    changed: int = 0
+
+    @property
+    def unnamed(self) -> int:
+        """How many overwritten files are not named."""
+        return max(0, self.changed - len(self.overwritten))
 
     @property
     def patches(self) -> bool:
@@ -163,6 +170,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
         ),
         "kept": sum(len(own[kind]) for kind in ("plugins", "themes", "translations", "overlay")),
         "overwritten": tuple(own["changed"][:NAMED]),
+        "changed": len(own["changed"]),
         "errors": tuple(sorted(set(after["errors"]) - set(before["errors"]))[:NAMED]),
     }
 

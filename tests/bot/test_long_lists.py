@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bot.engine.selection import MOST
+from bot.model.evidence import NAMED, Evidence, compare
 from bot.model.labels import as_labels
 from bot.model.plan import Plan
 from bot.slack.messages import Renderer
@@ -178,6 +179,17 @@ def test_the_report_of_a_rollout_lists_each_tenant_that_failed() -> None:
     shown = "\n".join(text for page in pages for text in mrkdwn(page.blocks))
     assert re.findall(r":x: `(client-\d+)` failed", shown) == [one.tenant for one in failed]
     assert "169 tenants were not started" in shown
+
+
+def test_evidence_says_how_many_files_are_overwritten_beyond_those_that_it_names() -> None:
+    found = {"counts": {}, "uncounted": [], "schema": [], "plugins": {}, "errors": {}}
+    own = {"plugins": [], "themes": [], "translations": [], "overlay": []}
+    own["changed"] = [f"app/bundles/CoreBundle/Views/a-long-name-of-a-template-{number}.php" for number in range(40)]
+    changes = compare({**found, "own": own}, {**found, "own": own})
+    evidence = Evidence("client-x", "5.2.12", "6.0.10", 1, 0.0, {}, **changes)
+    said = Renderer().words("evidence.j2", found=evidence, step="")
+    assert len(re.findall(r"a-long-name-of-a-template-\d+\.php", said)) == NAMED
+    assert "and 28 more" in said
 
 
 def child_of(one: SimpleNamespace, tenant: str, state: str) -> SimpleNamespace:
