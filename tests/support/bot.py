@@ -411,6 +411,7 @@ def make_bench(
     context.jobs.clock, context.jobs.elapsed = clock, clock.elapsed
     context.uptime.wall, context.uptime.ticks = clock, clock.ticks
     context.uptime.now()
+    slack.clock = clock
     return Bench(context, lxd, clock, Runner(context, 1, fault), slack)
 
 
@@ -429,11 +430,11 @@ def notes(bench: Bench, operation: Operation) -> list[str]:
 class FakeSlack:
     """The few methods of Slack's Web API that the core calls; it refuses messages that Slack would refuse.
 
-    `said`: the posted messages, dicts with `method`, `channel`, `user`, `ts`, `thread_ts`, `text`, `blocks`.
+    `said`: the posts and updates, dicts with `method`, `channel`, `user`, `ts`, `thread_ts`, `text`, `blocks`.
     `closed`: channels that the bot is not in. `restricted`: channels in which it may not post, with Slack's error; the
     errors about threads concern only messages in threads, or only all others. `gone`: timestamps of messages that no
     longer exist. `uneditable`: those of messages that may no longer be edited. `people`, `channels` and `groups`: what
-    Slack says about them.
+    Slack says about them. `clock`: Slack's own, which never goes back.
     """
 
     def __init__(self) -> None:
@@ -452,8 +453,14 @@ class FakeSlack:
             "mautic-operators": [OPERATOR.id],
             "mautic-approvers": [LEAD.id, LEAD_2.id],
         }
+        self.clock: Callable[[], float] = lambda: 1_700_000_000.0
+        self._last = 0.0
         self._number = itertools.count(1)
         self._lock = threading.Lock()
+
+    def _ts(self) -> str:
+        self._last = max(self._last, self.clock())
+        return f"{self._last:.0f}.{next(self._number):06}"
 
     def _called(self, method: str) -> None:
         self.calls[method] += 1
@@ -476,7 +483,7 @@ class FakeSlack:
             if message["channel"].startswith("D") and not manifest()["features"]["app_home"]["messages_tab_enabled"]:
                 raise slack_error("messages_tab_disabled")
             block_kit.message_content(message)
-            message.setdefault("ts", f"17{next(self._number):08}.000100")
+            message.setdefault("ts", self._ts())
             self.said.append({"method": method, **message})
             return {"ok": True, "ts": message["ts"], "channel": message["channel"]}
 
@@ -507,17 +514,26 @@ class FakeSlack:
         self._called("conversations.open")
         return {"ok": True, "channel": {"id": f"D{users}"}}
 
+    def _standing(self, channel: str) -> list[dict[str, Any]]:
+        """Return the messages of a channel as they are now, oldest first. An update without metadata keeps them."""
+        now: dict[str, dict[str, Any]] = {}
+        for one in self.said:
+            if one["channel"] == channel and one["method"] != "chat.postEphemeral" and one["ts"] not in self.gone:
+                now[one["ts"]] = now.get(one["ts"], {}) | {name: value for name, value in one.items() if value}
+        return list(now.values())
+
     def conversations_history(self, channel: str, **page: Any) -> dict[str, Any]:
         self._called("conversations.history")
         self._refuse_to_read(channel)
-        said = [one for one in self.said if one["channel"] == channel and not one.get("thread_ts")]
+        said = [one for one in self._standing(channel) if not one.get("thread_ts")]
         return self._page(said[::-1], **page)
 
     def conversations_replies(self, channel: str, ts: str, **page: Any) -> dict[str, Any]:
         self._called("conversations.replies")
         self._refuse_to_read(channel)
-        thread = [one for one in self.said if ts in (one["ts"], one.get("thread_ts")) and one["channel"] == channel]
-        return self._page(thread, **page)
+        if ts in self.gone:
+            raise slack_error("thread_not_found")
+        return self._page([one for one in self._standing(channel) if ts in (one["ts"], one.get("thread_ts"))], **page)
 
     def _refuse_to_read(self, channel: str) -> None:
         """Refuse to show messages that the app has no scope for."""
@@ -527,8 +543,15 @@ class FakeSlack:
             raise slack_error("missing_scope")
 
     def _page(
-        self, said: list[dict[str, Any]], limit: int = 100, cursor: str | None = None, **_: Any
+        self,
+        said: list[dict[str, Any]],
+        limit: int = 100,
+        cursor: str | None = None,
+        oldest: str = "0",
+        inclusive: bool = False,
+        **_: Any,
     ) -> dict[str, Any]:
+        said = [one for one in said if float(one["ts"]) > float(oldest) or (inclusive and one["ts"] == oldest)]
         begin = int(cursor or 0)
         end = begin + limit
         return {
@@ -539,9 +562,16 @@ class FakeSlack:
     def chatter(self, messages: int, user: str = ASKER.id, **more: Any) -> None:
         """Post so many messages of somebody else in the channel."""
         for _ in range(messages):
-            ts = f"17{next(self._number):08}.000100"
             self.said.append(
-                {"method": "", "channel": "C0OPS", "user": user, "ts": ts, "text": "Lunch?", "blocks": [], **more}
+                {
+                    "method": "",
+                    "channel": "C0OPS",
+                    "user": user,
+                    "ts": self._ts(),
+                    "text": "Lunch?",
+                    "blocks": [],
+                    **more,
+                }
             )
 
     def files_upload_v2(self, filename: str, content: bytes, title: str, **message: Any) -> dict[str, Any]:
