@@ -15,6 +15,7 @@ SCOPES = [
     "files:write",
     "groups:history",
     "groups:read",
+    "im:history",
     "im:write",
     "usergroups:read",
     "users:read",

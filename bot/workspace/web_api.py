@@ -78,6 +78,7 @@ class WebApi:
         bot_token: str,
         app_token: str,
     ) -> None:
+        self.state = state
         self.socket_mode = socket_mode
         self.faults = faults
         self.base_url = base_url
@@ -168,6 +169,8 @@ class WebApi:
         if (name == "apps.connections.open") != (token == self.app_token):
             raise SlackError("not_allowed_token_type")
         needed = _SCOPES.get(name)
+        if needed == "channels:history" and self.state.channels.get(str(arguments.get("channel")), {}).get("is_im"):
+            needed = "im:history"
         if self.scopes is not None and needed and needed not in self.scopes:
             raise SlackError("missing_scope", needed=needed, provided=",".join(sorted(self.scopes)))
 

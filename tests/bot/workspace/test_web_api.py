@@ -240,7 +240,7 @@ def test_the_manifest_limits_scopes_commands_and_direct_messages(tmp_path: Path)
         json.dumps(
             {
                 "features": {"slash_commands": [slash], "app_home": {"messages_tab_enabled": False}},
-                "oauth_config": {"scopes": {"bot": ["chat:write"]}},
+                "oauth_config": {"scopes": {"bot": ["channels:history", "chat:write", "im:write"]}},
                 "settings": {"event_subscriptions": {"bot_events": ["app_mention"]}},
             }
         )
@@ -250,6 +250,10 @@ def test_the_manifest_limits_scopes_commands_and_direct_messages(tmp_path: Path)
     try:
         with pytest.raises(SlackApiError, match="missing_scope"):
             server.web_client().users_list()
+        direct = server.web_client().conversations_open(users="U0OPERATOR")["channel"]["id"]
+        assert server.web_client().conversations_history(channel="C0OPS")["ok"]
+        with pytest.raises(SlackApiError, match="im:history"):
+            server.web_client().conversations_history(channel=direct)
         with pytest.raises(SlackApiError, match="messages_tab_disabled"):
             server.web_client().chat_postMessage(channel="U0OPERATOR", text="hello")
         assert server.get("commands")["commands"] == [{**slash, "subcommands": []}]
