@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from typing import Any, NamedTuple
@@ -29,6 +29,8 @@ NO_ENTRY = frozenset(
 """Errors with which Slack lets the bot post nothing in a channel; `is_no_entry` knows more."""
 HALF_DONE = frozenset({"internal_error", "fatal_error"})
 """Errors with which Slack may have carried out part of a request before it failed."""
+HIDDEN = frozenset({"message_not_found", "missing_scope", "thread_not_found"})
+"""Errors beside NO_ENTRY with which Slack does not show something, however often it is asked."""
 PAGE, PAGES = 200, 50
 """Messages on a page of history, and pages that are read for heads: Slack gives 50 pages a minute."""
 LOOK_BACK = 7 * 86_400
@@ -43,7 +45,11 @@ class Refusal(NotPosted):
     """Slack refused a message."""
 
 
-class NoEntry(Refusal):
+class Hidden(Refusal):
+    """Slack does not show a channel or a message to the bot, or it was deleted."""
+
+
+class NoEntry(Hidden):
     """Slack does not let the bot post in a channel, or in its threads."""
 
 
@@ -162,6 +168,15 @@ class Post:
         heads = [str(one.get("audit") or "") for one in carried]
         return Heads(list(dict.fromkeys(filter(None, heads))), whole)
 
+    def payload(self, channel: str, ts: str) -> Mapping[str, object]:
+        """Return what the metadata of a message contain now; empty without any, or if the bot did not post it."""
+        with _told(channel):
+            page = self.client.conversations_replies(
+                channel=channel, ts=ts, oldest=ts, inclusive=True, limit=1, include_all_metadata=True
+            )
+            ours = [one.get("metadata") or {} for one in page["messages"] if one["ts"] == ts and self._is_ours(one)]
+        return ours[0].get("event_payload") or {} if ours else {}
+
     def find(self, channel: str, key: str, *, since: float, thread_ts: str = "", after: str = "") -> str:
         """Return the ts of the message or picture of a key, posted after `since`, or "" when there is none.
 
@@ -196,6 +211,7 @@ def _told(channel: str) -> Iterator[None]:
         why = error.response.get("error")
         if failed(error):
             raise NotPosted(f"Slack failed: {why}.") from error
-        raise (NoEntry if is_no_entry(error) else Refusal)(f"Slack refuses it in {channel}: {why}.") from error
+        kind = NoEntry if is_no_entry(error) else Hidden if why in HIDDEN else Refusal
+        raise kind(f"Slack refuses it in {channel}: {why}.") from error
     except (SlackClientError, OSError, HTTPException) as error:
         raise NotPosted(f"Slack does not answer: {error}.") from error

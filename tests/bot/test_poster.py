@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bot.slack.messages import Message, Renderer
-from bot.slack.poster import NoEntry, NotPosted, Post, Refusal
+from bot.slack.poster import Hidden, NoEntry, NotPosted, Post, Refusal
 from tests.support.bot import FakeSlack, slack_error
 from tests.support.workspace import Workspace
 
@@ -74,6 +74,23 @@ def test_audit_heads_are_found_behind_the_messages_of_others(workspace: Workspac
     last = post.post("C0OPS", HELLO, key="y")
     assert post.heads("C0OPS", since=0) == (["8:4567", "7:0123"], True)
     assert post.heads("C0OPS", since=float(last) - 0.00001) == (["8:4567"], True)
+
+
+def test_a_message_is_read_as_it_is_now_and_keeps_its_metadata_when_it_is_updated_without(workspace: Workspace) -> None:
+    post, client = post_in(workspace), workspace.web_client()
+    post.head = lambda: "7:0123"
+    ts = post.post("C0OPS", HELLO, key="x")
+    workspace.message("operator", "ops", "a reply", thread_ts=ts)
+    client.chat_update(channel="C0OPS", ts=ts, text="Hello again", metadata=None)
+    assert post.payload("C0OPS", ts) == {"key": "x", "audit": "7:0123"}
+    metadata = {"event_type": "x", "event_payload": {"audit": "8:4567"}}
+    client.chat_update(channel="C0OPS", ts=ts, text="Hello again", metadata=metadata)
+    assert post.payload("C0OPS", ts) == {"audit": "8:4567"}
+    theirs = workspace.message("operator", "ops", "mine")["ts"]
+    assert post.payload("C0OPS", theirs) == {}
+    client.chat_delete(channel="C0OPS", ts=ts)
+    with pytest.raises(Hidden):
+        post.payload("C0OPS", ts)
 
 
 @pytest.mark.parametrize(("pages", "heads"), [(2, ([], False)), (3, (["7:0123"], True))])
