@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bot.engine.comparison import WEEK as WEEK
 from bot.engine.context import Context
 from bot.engine.errors import explain
 from bot.fleet.releases import Source, sources
@@ -34,8 +35,6 @@ ROOM = 500 << 20
 """Free bytes that the bot's own folder needs, so that the database can be written."""
 ANSWER = 5.0
 """Seconds that DNS has to answer."""
-WEEK = 7 * 86_400
-"""Seconds back for which the audit log is compared with Slack's messages, and the start of a new log is reported."""
 SOON = timedelta(days=30)
 """How long before its expiry a certificate is reported."""
 

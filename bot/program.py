@@ -22,6 +22,7 @@ import commands
 import schedules
 from bot import checks, docs, local_stack
 from bot.engine.approvals import Approvals
+from bot.engine.comparison import AGAIN, Comparison
 from bot.engine.context import Context
 from bot.engine.context import Edge as EdgeProtocol
 from bot.engine.guards import Change, Guards, Moment
@@ -40,8 +41,8 @@ from bot.slack.announcer import Announcer
 from bot.slack.incidents import Incidents
 from bot.slack.messages import Renderer
 from bot.slack.people import People
-from bot.slack.poster import NotPosted, Post
-from bot.store import audit, restored
+from bot.slack.poster import Post
+from bot.store import audit
 from bot.store.database import Database, DatabaseUnavailable
 from bot.store.inbox import Inbox
 from bot.store.jobs import Jobs
@@ -57,24 +58,25 @@ DRAIN = 30.0
 """Seconds that all work in progress has together at shutdown; what is cut off continues at the next start."""
 
 
-def stop_after_restore(context: Context) -> None:
-    """Cancel, leave to people or pause what waits in a database that was restored from a backup.
+def stop_after_restore(context: Context) -> Comparison:
+    """Cancel, leave to people or pause what waits in a database that was restored from a backup, and freeze tenants.
 
-    A restored database lacks a row that the head file or Slack knows. Called before anything starts.
+    Called before anything starts. Return the comparison that recognises it; if Slack did not answer, it is to go on.
     """
-    if not restored.goes_on(context.operations):
-        return
-    lost = audit.unknown(context.database, restored.kept_head(context.settings.state))
-    if not lost:
-        newest = audit.recent(context.database, limit=1)
+    comparison = Comparison(context.operations, context.post, context.settings)
+    comparison.go_on()
+    return comparison
+
+
+def go_on_comparing(context: Context, comparison: Comparison, over: threading.Event) -> None:
+    """Try to compare until that succeeds, or `over` is set; have a restore that was found reported at once."""
+    while not context.operations.compared and not over.wait(AGAIN):
         try:
-            # Reads the messages since the newest row: hardly any, except after a restore.
-            lost = checks.missing_heads(context, newest[0]["at"] if newest else 0.0)
-        except NotPosted as error:
-            # The hourly job `integrity` reports a restore then.
-            log.warning("whether the database is the newest one is not known: %s", error)
-    if lost and restored.hold(context.operations, lost[0]):
-        log.warning("the database was restored from a backup: what waited in it is cancelled")
+            comparison.go_on()
+        except Exception:
+            log.exception("the audit log could not be compared; the bot tries again")
+    if comparison.restored and not context.jobs.job("integrity").paused:
+        context.jobs.wake("integrity")
 
 
 def compose(settings: Settings, servers: Mapping[str, Lxd], edge: EdgeProtocol, post: Post) -> Context:
@@ -208,11 +210,12 @@ def run() -> int:
     local_stack.note_team(settings, people.ours)
     app = make_app(settings.slack, client, inbox, people.forget)
     transport = SignedHttp(app, settings.slack) if settings.slack.http_port else SocketMode(app, settings.slack)
-    stop_after_restore(context)
+    comparison = stop_after_restore(context)
     announcer.start()
     announcer.wake()
     runner.start()
     scheduler.start()
+    threading.Thread(target=go_on_comparing, args=[context, comparison, over], name="comparison", daemon=True).start()
     context.approvals.expire()
     inbox.recover()
     ready = settings.state / "ready"

@@ -6,13 +6,14 @@ import json
 from dataclasses import replace
 from typing import Literal
 
-from bot.checks import missing_heads
+from bot.checks import WEEK, missing_heads
 from bot.engine.context import Context
 from bot.engine.registry import fresh, query
 from bot.model.actor import Actor
 from bot.slack.messages import Message
 from bot.slack.poster import NotPosted, TooBusy
 from bot.store import audit as log
+from bot.store.restored import restores
 
 
 @fresh
@@ -31,6 +32,10 @@ def audit(context: Context, what: Literal["recent", "verify", "export"] = "recen
             if lost:
                 reason = f"entry {lost[0][0]} with the hash {lost[0][1]}, which the bot posted to Slack, is missing"
                 verdict = replace(verdict, broken=lost[0][0], reason=reason)
+            elif known := restores(context.database, context.now() - WEEK):
+                row, hashed = known[0].row, known[0].head
+                reason = f"entry {row} with the hash {hashed} is missing: the database was restored from a backup"
+                verdict = replace(verdict, broken=row, reason=reason)
         return context.renderer.message("commands/audit.j2", what=what, verdict=verdict, unseen=unseen)
     if what == "export":
         path = context.settings.state / f"audit-{int(context.now())}.jsonl"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from bot.checks import CHECKS
 from bot.engine import quotas
+from bot.engine.comparison import PENDING
 from bot.engine.context import Context
 from bot.engine.registry import query
 from bot.fleet.advisories import advisories, exposed
@@ -157,6 +158,8 @@ def _audit(context: Context) -> str:
     for incident in context.incidents.open():
         if incident.row.where == Where.LOG:
             raise Refused(incident.text)
+    if not context.operations.compared:
+        raise Refused(PENDING)
     return f"intact, {verdict.rows} entries"
 
 

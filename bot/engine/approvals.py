@@ -14,6 +14,7 @@ from typing import Literal, NoReturn
 from zoneinfo import ZoneInfo
 
 from bot.engine.approvers import Approvers, approvals
+from bot.engine.comparison import COMPARED, PENDING
 from bot.model.actor import Actor
 from bot.model.plan import NotNow, Refused
 from bot.model.text import clip, code, line, names, seconds, shown_moment
@@ -159,6 +160,10 @@ class Approvals:
         policy = self.settings.policy(operation.command, batch=operation.in_batch)
         self._refuse_unless_pending(operation, actor, verdict)
         self.refuse_to_decide(operation, actor)
+        if not self.operations.compared:
+            no = NotNow(f"{PENDING} {operation.headed} still waits for approval.")
+            no.guard = COMPARED
+            raise no
         if verdict == "deny":
             reason = _reason(reason)
             return self._write(operation, actor, "deny", reason, via, policy)

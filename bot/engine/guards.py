@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bot.engine.comparison import COMPARED, PENDING
 from bot.engine.context import THE_BOT, Context
 from bot.engine.placement import overloaded
 from bot.engine.times import hours_of
@@ -21,6 +22,7 @@ from bot.lxd.protocol import LxdUnavailable
 from bot.model.actor import Actor
 from bot.model.labels import Role, State
 from bot.model.plan import NotNow, Refused
+from bot.model.text import person
 from bot.store.claims import Hold, has_missed_its_time
 from bot.store.freezes import Freezes
 from bot.store.operation import IS_UNDER_WAY, SYSTEM, Operation
@@ -139,7 +141,8 @@ class Guards:
                     self._ask(guard, Moment.CLAIM, Change.of(operation))
                 except Refused as no:
                     # The bot requests again what is due then; a waiting operation would block the tenant's snapshots.
-                    ends = isinstance(no, _Missed) or (guard.key == FREEZE and operation.requester == SYSTEM)
+                    ours = guard.key in (FREEZE, COMPARED) and operation.requester == SYSTEM
+                    ends = ours or isinstance(no, _Missed)
                     return Hold(guard.key, str(no), no.typed, ends)
         return None
 
@@ -249,9 +252,18 @@ def _frozen(guards: Guards, change: Change) -> None:
         return
     until = f" until {guards.context.renderer.moment(found.until)}" if found.until else ""
     ends = found.to_end(guards.context.settings.policy("unfreeze").ask)
-    no = Refused(f"{found.what} frozen by <@{found.actor}>{until} because {found.reason}. {ends}")
+    no = Refused(f"{found.what} frozen by {person(found.by)}{until} because {found.reason}. {ends}")
     no.typed = found.reason
     raise no
+
+
+# -- compared: whether the database is the newest one, and not from a backup -------------------------------------------
+
+
+def _not_compared(guards: Guards, change: Change) -> None:
+    """Refuse new changes until the audit log was compared with its heads in Slack; a freeze refuses the same ones."""
+    if not (guards.context.operations.compared or change.begun or change.safety):
+        raise Refused(PENDING)
 
 
 # -- busy: another operation locks the tenant, or a Mautic command runs in it -----------------------------------------
@@ -391,6 +403,12 @@ _ALL = (
     Guard("time", {Moment.CLAIM: _too_early_or_late}, waits=frozenset({Moment.CLAIM})),
     Guard("window", {Moment.CLAIM: _outside_hours}, waits=frozenset({Moment.CLAIM})),
     Guard(FREEZE, dict.fromkeys(Moment, _frozen), waits=frozenset({Moment.APPROVAL, Moment.CLAIM}), again=True),
+    Guard(
+        COMPARED,
+        # Decisions, denials too, are refused by `Approvals.decide`.
+        dict.fromkeys((Moment.CLAIM, Moment.RETRY, Moment.MAINTENANCE), _not_compared),
+        waits=frozenset({Moment.CLAIM}),
+    ),
     Guard(
         "busy",
         {

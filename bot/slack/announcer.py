@@ -202,7 +202,9 @@ class Announcer:
     def _updated(self, operation: Operation, ts: str, card: dict[str, Any]) -> bool:
         """Update a card; return False if it was removed or can no longer be edited, or the bot has lost the channel."""
         try:
-            self.client.chat_update(channel=operation.channel, ts=ts, metadata=self._metadata(operation), **card)
+            # Without metadata a card keeps what it has: the head on it is still to be compared with the audit log.
+            metadata = self._metadata(operation) if self.operations.compared else None
+            self.client.chat_update(channel=operation.channel, ts=ts, metadata=metadata, **card)
         except SlackApiError as error:
             if error.response.get("error") not in GONE and not is_no_entry(error):
                 raise

@@ -53,14 +53,22 @@ class Freeze:
         return f"`{self.tenant}` is" if self.tenant else "All tenants are"
 
     @property
+    def by(self) -> str:
+        """Who froze: a person's Slack id, or "the bot"."""
+        return "the bot" if self.actor == SYSTEM else self.actor
+
+    @property
     def way_out(self) -> str:
         """The command that ends the freeze."""
         return f"/mautic unfreeze {self.tenant or 'all'}"
 
     def to_end(self, roles: Sequence[str]) -> str:
         """Say who can end the freeze, and how; `roles`: those that may end the freezes of others."""
-        who = " or ".join(filter(None, [f"<@{self.actor}>", names(roles) if roles else ""]))
-        return f"{who} can end the freeze: `{self.way_out}`"
+        may = ["" if self.actor == SYSTEM else f"<@{self.actor}>", names(roles) if roles else ""]
+        who = " or ".join(filter(None, may))
+        if not who:
+            return f"First add a role to `ask` of `[policies.unfreeze]`; then `{self.way_out}` ends the freeze"
+        return f"{who[0].upper()}{who[1:]} can end the freeze: `{self.way_out}`"
 
 
 class Freezes:
@@ -100,7 +108,7 @@ class Freezes:
         """Freeze a tenant, or EVERYTHING; raise Refused if it is already frozen for at least as long.
 
         A longer freeze replaces a shorter one, but never the other way round: the right to freeze is no right to
-        shorten the freezes of others.
+        shorten the freezes of others. A person's replaces the bot's that is as long.
 
         Args:
             delivery: the key of the Slack delivery that asked for it; the same delivery again does nothing.
@@ -112,7 +120,7 @@ class Freezes:
             if done:
                 return done
             known = self._one(transaction, "ended IS NULL AND tenant = ?", tenant)
-            if known and not all(self._over(known, now, lived)) and _lasts(known.until) >= _lasts(until):
+            if known and not all(self._over(known, now, lived)) and not _replaces(until, actor, known):
                 raise Refused(f"{known.what} already frozen for as long. {known.to_end(may_end)}")
             if known:
                 self._end(transaction, known, actor, "")
@@ -130,7 +138,7 @@ class Freezes:
         """End the freeze of a tenant, or of EVERYTHING; raise Refused if there is none.
 
         `own`: the actor may not end the freezes of others, so a freeze of somebody else that theirs replaced, and that
-        is not over, applies again.
+        is not over, applies again. So does one that the bot's replaced.
         """
         with self.database.transaction() as transaction:
             done = self._made_by(transaction, "ended_in", delivery)
@@ -139,7 +147,7 @@ class Freezes:
             known = self._one(transaction, "ended IS NULL AND tenant = ?", tenant)
             if known is None:
                 raise Refused(self._not_frozen(tenant))
-            before = self._replaced(transaction, known) if own else None
+            before = self._replaced(transaction, known) if own or known.actor == SYSTEM else None
             self._end(transaction, known, actor, delivery)
             if before:
                 self._put_back(transaction, before)
@@ -238,6 +246,14 @@ _COLUMNS = "id, tenant, actor, reason, at, lived, until"
 def _lasts(until: float | None) -> float:
     """Return the end of a freeze for comparison: infinite if it has none."""
     return math.inf if until is None else until
+
+
+def _replaces(until: float | None, actor: str, known: Freeze) -> bool:
+    """Whether a new freeze takes the place of one that is not over."""
+    if known.actor == SYSTEM != actor:
+        # The bot freezes only until people have looked.
+        return _lasts(until) >= _lasts(known.until)
+    return _lasts(until) > _lasts(known.until)
 
 
 def _and(words: Sequence[str]) -> str:

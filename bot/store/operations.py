@@ -47,6 +47,8 @@ class Operations:
         self.clock = clock
         self.at_work = TenantActivity()
         self.changed: Callable[[], None] = lambda: None
+        self.compared = True
+        """Whether the audit log was compared with its heads in Slack since the start (`bot/engine/comparison.py`)."""
 
     def get(self, operation: int) -> Operation:
         """Return one operation, or raise Refused if none has that number."""

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from bot.model.lanes import MANY
+from bot.model.plan import Refused
 from bot.model.text import code
 from bot.store import audit
 from bot.store.database import Database
+from bot.store.freezes import EVERYTHING, Freezes
 from bot.store.operation import RESPONDERS, SYSTEM, Operation
 from bot.store.operations import Operations
 
 HEAD = "audit.head"
 """The file beside the database with the newest head of the audit log; a restore of the database does not touch it."""
+HEADS = 1000
+"""Missing heads that are recorded at most."""
+REASON = (
+    "its database was restored from a backup: check which freezes and paused jobs are missing now "
+    "(/mautic schedule list)"
+)
+"""Why the bot freezes all tenants."""
 _WHY = "The bot's database was restored from a backup"
 _BATCH = "id IN (SELECT operation FROM batches)"
 
@@ -33,33 +46,55 @@ def kept_head(folder: Path) -> list[str]:
     return [path.read_text()] if path.exists() else []
 
 
-def goes_on(operations: Operations) -> bool:
-    """Whether any operation waits, runs, or is to be rolled back by the bot."""
-    return bool(
-        operations.database.read(
-            "SELECT 1 FROM operations WHERE state IN ('awaiting_approval', 'queued', 'running')"
-            " OR state = 'needs_attention' AND undo_by <> '' LIMIT 1"
-        )
-    )
+@dataclass(frozen=True)
+class Restore:
+    """A restore that was recognised, at `at` (epoch seconds).
+
+    `row`, `head`: the newest audit row that the database lacked, and the first characters of its hash. `heads`: those
+    of all heads that it lacked.
+    """
+
+    at: float
+    row: int
+    head: str
+    heads: Sequence[str] = ()
 
 
-def hold(operations: Operations, head: tuple[int, str]) -> bool:
-    """Cancel what waits, leave what had begun to a person, and pause batches; return False if that was done before.
+def restores(database: Database, since: float = 0.0) -> list[Restore]:
+    """Return the restores that were recognised since then (epoch seconds), the latest first."""
+    told = "SELECT at, detail FROM audit WHERE event = 'database.restored' AND at >= ? ORDER BY seq DESC"
+    rows = database.read(told, since)
+    return [Restore(row["at"], **json.loads(row["detail"])) for row in rows]
+
+
+def hold(operations: Operations, lost: Sequence[tuple[int, str]], *, working: bool = False) -> bool:
+    """Cancel what waits, leave what had begun to a person, pause batches and freeze all tenants.
 
     Requests that were cancelled or denied after the backup wait again in the restored database, while their cards in
-    Slack say otherwise; operations in progress have ended since, and other changes have followed them.
+    Slack say otherwise; operations in progress have ended since, and other changes have followed them. Freezes that
+    began since are gone, and jobs that were paused since run again: only people know which.
 
     Args:
-        head: the newest known audit row that the database lacks, and the first characters of its hash. It identifies
-            the restore.
+        lost: the audit rows that the database lacks as far as is known, each with the first characters of its hash.
+            They identify the restore.
+        working: operations in progress have a worker, so they go on.
+
+    Returns:
+        False if that was done before: of these rows, none is new.
     """
-    known = "SELECT 1 FROM audit WHERE event = 'database.restored' AND json_extract(detail, '$.head') = ? LIMIT 1"
-    if operations.database.read(known, head[1]):
+    known = {head for one in restores(operations.database) for head in (one.head, *one.heads)}
+    new = [one for one in lost if one[1] not in known]
+    if not new:
         return False
+    # First, so that it is made up for if the bot dies in between. It may be frozen for as long already.
+    with suppress(Refused):
+        Freezes(operations).begin(EVERYTHING, SYSTEM, REASON, None)
     with operations.database.transaction() as transaction:
-        event = audit.Event("database.restored", SYSTEM, detail={"row": head[0], "head": head[1]})
-        audit.record(transaction, event, operations.clock())
-        under_way = f"state IN ('awaiting_approval', 'queued', 'running') AND NOT (state = 'running' AND {_BATCH})"
+        row, head = max(new)
+        detail = {"row": row, "head": head, "heads": [begin for _, begin in new[:HEADS]]}
+        audit.record(transaction, audit.Event("database.restored", SYSTEM, detail=detail), operations.clock())
+        waits = "'awaiting_approval', 'queued'" + ("" if working else ", 'running'")
+        under_way = f"state IN ({waits}) AND NOT (state = 'running' AND {_BATCH})"
         for operation in operations.select(under_way, limit=MANY):
             touched = operation.begun or operation.undo_by or operation.state == "running"
             # The bot requests its own maintenance again when it is due.
@@ -67,8 +102,12 @@ def hold(operations: Operations, head: tuple[int, str]) -> bool:
                 _leave(operations, transaction, operation)
             else:
                 _cancel(operations, transaction, operation)
-        # Nor does the bot roll anything back by itself once a silent host answers.
-        transaction.execute("UPDATE operations SET undo_by = '' WHERE state = 'needs_attention'")
+        # Nor does the bot roll anything back by itself once a silent host answers. Each card gets a head of this log.
+        transaction.execute(
+            "UPDATE operations SET undo_by = '', revision = revision + 1 WHERE state = 'needs_attention'"
+        )
+        for operation in operations.select(f"state = 'running' AND NOT {_BATCH}", limit=MANY):
+            _tell(operations, transaction, operation)
         for batch in operations.select(f"state = 'running' AND {_BATCH}", limit=MANY):
             _pause(operations, transaction, batch)
     operations.changed()
@@ -77,7 +116,8 @@ def hold(operations: Operations, head: tuple[int, str]) -> bool:
 
 def _cancel(operations: Operations, transaction: sqlite3.Connection, operation: Operation) -> None:
     unchanged = "" if operation.begun else "Nothing was changed. "
-    again = f"{unchanged}Request again: {code('/mautic ' + operation.again_at(operations.clock()))}"
+    again = code(f"/mautic {operation.again_at(operations.clock())}")
+    afterwards = f"{unchanged}After the freeze of all tenants, request again: {again}"
     operations.move(
         transaction,
         operation,
@@ -86,7 +126,7 @@ def _cancel(operations: Operations, transaction: sqlite3.Connection, operation: 
         expect=(operation.state,),
         detail={"why": "database restored"},
         note=f":hourglass: <@{operation.requester}>, cancelled: the bot's database was restored from a backup, so what "
-        f"was decided since then is not known. {again}",
+        f"was decided since then is not known. {afterwards}",
         outcome=_WHY,
         finished=operations.clock(),
         ended_by=SYSTEM,
@@ -109,6 +149,15 @@ def _leave(operations: Operations, transaction: sqlite3.Connection, operation: O
         outcome=f"{_WHY} that was made during this request.",
         undo_by="",
     )
+
+
+def _tell(operations: Operations, transaction: sqlite3.Connection, operation: Operation) -> None:
+    told = (
+        f":rotating_light: {RESPONDERS}the bot's database was restored from a backup, and this request is in progress. "
+        "It goes on, over whatever came after the backup: compare "
+        f"{code('/mautic status ' + operation.tenant)} with what you know."
+    )
+    operations.note(transaction, operation.id, told)
 
 
 def _pause(operations: Operations, transaction: sqlite3.Connection, batch: Operation) -> None:

@@ -61,6 +61,16 @@ def frozen(desk: Desk) -> Callable[[], None]:
     return over
 
 
+def not_compared(desk: Desk) -> Callable[[], None]:
+    operations = desk.bench.context.operations
+    operations.compared = False
+
+    def over() -> None:
+        operations.compared = True
+
+    return over
+
+
 def nobody_may(desk: Desk) -> Callable[[], None]:
     """Take all roles from everybody."""
     groups, people = desk.slack.groups, desk.bench.context.people
@@ -189,6 +199,19 @@ CASES: Mapping[str, Case] = {
         r"<@U0OPSLEAD2> or an approver can end the freeze: `/mautic unfreeze client-x`",
         {
             Moment.REQUEST: "refused",
+            Moment.APPROVAL: "stays open",
+            Moment.CLAIM: "waits",
+            Moment.RETRY: "refused",
+            Moment.MAINTENANCE: "refused",
+        },
+    ),
+    "compared": Case(
+        "stop client-x",
+        not_compared,
+        r"could not read in Slack whether its database is the newest one\. Until it can, nothing is decided and "
+        r"nothing new begins",
+        {
+            Moment.REQUEST: "done",
             Moment.APPROVAL: "stays open",
             Moment.CLAIM: "waits",
             Moment.RETRY: "refused",

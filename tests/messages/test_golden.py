@@ -50,7 +50,8 @@ from bot.store.batches import Standing
 from bot.store.freezes import Freeze
 from bot.store.jobs import Job
 from bot.store.metrics import KnownDisk
-from bot.store.operation import Decision, Operation, StepRow
+from bot.store.operation import SYSTEM, Decision, Operation, StepRow
+from bot.store.restored import REASON
 from bot.workspace import block_kit
 from commands.hosts import Row, Slots
 from commands.releases import Built
@@ -186,6 +187,7 @@ TENANT = Tenant(
 
 FROZEN = Freeze(1, "client-x", "U0OPSLEAD", "of the *sale* <!here> & more", NOW - 600, 0.0, NOW + 7200)
 FROZEN_ALL = replace(FROZEN, id=2, tenant="", until=None)
+FROZEN_BY_THE_BOT = replace(FROZEN_ALL, actor=SYSTEM, reason=REASON)
 
 
 def card(operation: Operation, stands: Standing | None = None, freeze: Freeze | None = None) -> Message:
@@ -992,6 +994,7 @@ MESSAGES: dict[str, Message] = {
     ),
     "card-frozen": frozen_card(ASKED, FROZEN),
     "card-queued-frozen": frozen_card(APPROVED, FROZEN_ALL),
+    "card-frozen-by-the-bot": frozen_card(ASKED, FROZEN_BY_THE_BOT),
     "card-queued-held": card(
         replace(
             APPROVED,
@@ -1004,6 +1007,7 @@ MESSAGES: dict[str, Message] = {
     "commands-unfreeze": words("unfreeze", freeze=FROZEN_ALL, others=[FROZEN]),
     "commands-list-frozen": listed(TENANT, frozen={"client-x": FROZEN, "": FROZEN_ALL}),
     "commands-status-frozen": status(frozen=FROZEN),
+    "digest-frozen-by-the-bot": digested(replace(WELL, frozen=(FROZEN_BY_THE_BOT,), may_end=("approver",))),
     "digest-frozen": digested(replace(WELL, frozen=(FROZEN_ALL, FROZEN), may_end=("approver",))),
     "home-planned": homepage(
         planned=[PLANNED, replace(PLANNED, held_by="window", outcome="Upgrades start between 22:00-05:00.")],

@@ -561,18 +561,9 @@ class FakeSlack:
 
     def chatter(self, messages: int, user: str = ASKER.id, **more: Any) -> None:
         """Post so many messages of somebody else in the channel."""
+        said = {"method": "", "channel": "C0OPS", "user": user, "text": "Lunch?", "blocks": []}
         for _ in range(messages):
-            self.said.append(
-                {
-                    "method": "",
-                    "channel": "C0OPS",
-                    "user": user,
-                    "ts": self._ts(),
-                    "text": "Lunch?",
-                    "blocks": [],
-                    **more,
-                }
-            )
+            self.said.append({**said, "ts": self._ts(), **more})
 
     def files_upload_v2(self, filename: str, content: bytes, title: str, **message: Any) -> dict[str, Any]:
         files = [{"name": filename, "title": title, "content": content}]
