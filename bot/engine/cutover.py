@@ -230,12 +230,13 @@ class Cutover:
     def silence(self, *beside: Callable[[], None]) -> None:
         """Stop the old container from serving and sending while it keeps running; meanwhile call each of `beside`.
 
-        The edge learns the route to the candidate at the same time, so that clients wait only for the longest of these.
+        With `beside`, the edge learns the route to the candidate at the same time. Otherwise only afterwards, because
+        the old container serves until its work has ended, and the candidate is closed.
         """
         # From this label a retry knows that the candidate may serve already.
         self.source.lxd.update(self.old.instance, as_labels(state=State.MOVING))
         with ThreadPoolExecutor(1 + len(beside), "beside") as threads:
-            begun = [threads.submit(self.run.edge.apply, ahead=self.name), *map(threads.submit, beside)]
+            begun = [threads.submit(one) for one in ((self._route_ahead, *beside) if beside else ())]
             if self.old_instance().running:
                 # Only one of the two may send mail, and an attacker may control the old one.
                 try:
@@ -244,6 +245,11 @@ class Cutover:
                     containment.stop(self.source.lxd, self.old.instance)
             for one in begun:
                 one.result()
+        if not beside:
+            self._route_ahead()
+
+    def _route_ahead(self) -> None:
+        self.run.edge.apply(ahead=self.name)
 
     def switch_beside(self) -> None:
         """Silence the old container and switch at the same time, for a candidate that needs nothing more from it."""

@@ -129,23 +129,18 @@ class _OnNewBase:
             if not self.cutover.old_instance().running:
                 # It starts closed if an earlier try has closed it.
                 self.host.start(self.old.instance, urgent=True)
-            self._end_work()
-            told = self._bring(closed=True)
+            # From this label a retry knows that the candidate may serve already.
+            self.host.lxd.update(self.old.instance, as_labels(state=State.MOVING))
+            # Visitors are served until its work has ended, so the edge learns the route to the new, closed container
+            # only then. The old one keeps running, because data is read from it.
+            self.host.mautic.quiesce(self.old.instance)
+            with ThreadPoolExecutor(1, "beside") as beside:
+                routed = beside.submit(self.run.edge.apply, ahead=self.cutover.name)
+                told = self._bring(closed=True)
+                routed.result()
             self.host.lxd.update(self.cutover.name, as_labels(brought=self.run.operation))
         self.cutover.close()
         return told
-
-    def _end_work(self) -> None:
-        """Turn visitors away and shut the database down; the container keeps running, because data is read from it.
-
-        Meanwhile the edge learns the route to the new container, which is closed.
-        """
-        # From this label a retry knows that the candidate may serve already.
-        self.host.lxd.update(self.old.instance, as_labels(state=State.MOVING))
-        with ThreadPoolExecutor(1, "beside") as beside:
-            routed = beside.submit(self.run.edge.apply, ahead=self.cutover.name)
-            self.host.mautic.quiesce(self.old.instance)
-            routed.result()
 
     def _is_brought(self, how: str = "") -> bool:
         """Return whether the new container has all data of the old one, as of when that was closed.

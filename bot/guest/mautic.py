@@ -43,6 +43,9 @@ main(sys.argv[1], request, Wire(asking, answering))
 two pipes, so they cannot answer in its place."""
 PAGE = 90
 """Seconds within which the login page must answer inside a container that was just started."""
+_WORK_ENDS = 300
+"""Seconds for all work inside to end: a worker has two minutes for its current message, and a job that sends has one
+for its batch."""
 _LET_GO = 20
 """Seconds for which writes are locked at most, plus the time to report it."""
 
@@ -231,12 +234,12 @@ class Mautic:
 
         Returns the seconds for which visitors have been turned away by then.
         """
-        seconds: float = self.call(instance, "quiesce", {}, timeout=180)["seconds"]
+        seconds: float = self.call(instance, "quiesce", {}, timeout=_WORK_ENDS)["seconds"]
         return seconds
 
     def stop_work(self, instance: str) -> None:
-        """Turn visitors away and stop cron and workers at once; the database runs until the instance is stopped."""
-        self.call(instance, "stop_work", {}, timeout=180)
+        """Stop cron and workers, then turn visitors away; the database runs until the instance is stopped."""
+        self.call(instance, "stop_work", {}, timeout=_WORK_ENDS)
 
     def unquiesce(self, instance: str) -> None:
         """Undo `quiesce` or `stop_work`, here or in the copy: restart all services, and open it if it was open before.
@@ -327,7 +330,7 @@ class Mautic:
 
     def restart_part(self, instance: str, part: Part) -> None:
         """Restart the services of one part of a tenant."""
-        self.call(instance, "restart", {"part": part}, timeout=300)
+        self.call(instance, "restart", {"part": part}, timeout=420)
 
     def used(self, instance: str) -> int:
         """Return the bytes of all files, counted one by one, which is slow."""

@@ -232,6 +232,7 @@ class _Tenant:
         return {"seconds": 0.3}
 
     def stop_work(self, _request: Mapping[str, Any]) -> dict[str, Any]:
+        self.lxd.push(self.name, MUTE, b"", mode=0o644)
         if not self.closed_as():
             self.mark_closed("moving")
         self.stop("cron", "mautic-worker@email")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot.guest.blueprint.mautic_ctl.outbound import SENDERS
+from bot.guest.blueprint.mautic_ctl.jobs import SENDERS
 from tests.support.workspace import eventually
 from tests.support.world import CHANNEL, World
 

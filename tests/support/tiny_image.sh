@@ -69,7 +69,10 @@ quiesce)
     [ -e $seal ] || echo moving > $seal
     answer="$ok, \"seconds\": 0"
     ;;
-stop_work) [ -e $seal ] || echo moving > $seal ;;
+stop_work)
+    : > $mute
+    [ -e $seal ] || echo moving > $seal
+    ;;
 unquiesce)
     rm -f $mute
     grep -q closed $seal 2> /dev/null || rm -f $seal

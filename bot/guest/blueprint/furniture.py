@@ -45,7 +45,7 @@ def unfurnish(lxd: Lxd, name: str, former: int) -> None:
 
     Safe to run again. The tenant keeps its slot, which older furniture does not know.
     """
-    told = Mautic(lxd).call(name, "unfurnish", {"version": FURNITURE}, timeout=300)
+    told = Mautic(lxd).call(name, "unfurnish", {"version": FURNITURE}, timeout=420)
     if told["version"] == former:
         lxd.update(name, as_labels(furniture=former))
 
@@ -60,5 +60,5 @@ def furnish(lxd: Lxd, name: str, every: int, slot: int | None = None) -> None:
     # Writing into a FIFO that the tenant left there would block forever.
     lxd.remove(name, TAR)
     lxd.push(name, TAR, furniture_tar())
-    Mautic(lxd).call(name, "furnish", {"version": FURNITURE, "every": every * 60, "slot": slot}, timeout=300)
+    Mautic(lxd).call(name, "furnish", {"version": FURNITURE, "every": every * 60, "slot": slot}, timeout=420)
     lxd.update(name, as_labels(furniture=FURNITURE) | ({} if slot is None else as_labels(slot=slot)))

@@ -25,6 +25,7 @@ from bot.guest.blueprint.mautic_ctl import (
     health,
     identity,
     install,
+    jobs,
     logs,
     main,
     outbound,
@@ -636,7 +637,7 @@ def around_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
     monkeypatch.setattr(access, "systemctl", lambda *words: done.append(" ".join(words)))
     monkeypatch.setattr(access, "run", run)
     monkeypatch.setattr(access, "await_database", lambda: done.append("it answers"))
-    monkeypatch.setattr(access, "_end_jobs", lambda patience: done.append(f"jobs end within {patience} s"))
+    monkeypatch.setattr(access, "end_jobs", lambda patience: done.append(f"jobs end within {patience} s"))
     monkeypatch.setattr(access, "workers", lambda: ["mautic-worker@email.service", "mautic-worker@email-2.service"])
     return done
 
@@ -693,15 +694,15 @@ def test_a_job_that_waits_for_its_second_is_not_ended(tmp_path: Path, monkeypatc
     os.mkfifo(fifo)
     job.write_text('#!/bin/bash\nread -r -t 60 <>"$1"\nsleep 60\n')
     job.chmod(0o755)
-    monkeypatch.setattr(access, "WAITING", str(fifo))
+    monkeypatch.setattr(jobs, "WAITING", str(fifo))
     with subprocess.Popen([job, fifo], stdin=subprocess.DEVNULL, start_new_session=True) as process:
         try:
             waits = Path(f"/proc/{process.pid}/fd/0")
             until(lambda: os.readlink(waits) == str(fifo))
-            assert process.pid not in access._jobs()
+            assert process.pid not in jobs._jobs()
             with fifo.open("w") as goes_on:
                 goes_on.write("\n")
-            until(lambda: process.pid in access._jobs())
+            until(lambda: process.pid in jobs._jobs())
         finally:
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -713,19 +714,19 @@ def test_while_outbound_mail_is_off_no_job_sends_and_workers_take_page_hits_only
     crontab = tmp_path / "crontab"
     crontab.write_text(shipped.read_text())
 
-    def jobs() -> set[str]:
+    def enabled() -> set[str]:
         return set(re.findall(r"^[^#\n]*mautic-cron \d+ \d+ (\S+)", crontab.read_text(), re.MULTILINE))
 
-    all_of_them = jobs()
+    all_of_them = enabled()
     calls: list[tuple[str, ...]] = []
     monkeypatch.setattr(outbound, "CRONTAB", crontab)
     monkeypatch.setattr(outbound, "OFF", tmp_path / "off")
     monkeypatch.setattr(outbound, "DROP_IN", tmp_path / "mautic-worker@.service.d/off.conf")
     monkeypatch.setattr(outbound, "systemctl", lambda *words: calls.append(words))
-    monkeypatch.setattr(outbound, "_senders", list)
+    monkeypatch.setattr(outbound, "end_senders", lambda: None)
     for _ in range(2):
         outbound._hold()
-        assert all_of_them - jobs() == set(outbound.SENDERS)
+        assert all_of_them - enabled() == set(jobs.SENDERS)
     assert outbound.DROP_IN.read_text().splitlines()[-1] == "ExecStart=/usr/local/bin/mautic-worker hit"
     assert calls[:2] == [("daemon-reload",), ("try-restart", "mautic-worker@*")]
     outbound._let_go()

@@ -6,14 +6,13 @@ visitors are let in, but jobs and workers still do not run.
 """
 
 import json
-import os
-import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .jobs import end_jobs
 from .system import (
     CLOSED,
     FPM,
@@ -32,14 +31,15 @@ from .system import (
 from .workers import start_workers, workers
 
 STACK = ("mariadb", FPM, "nginx", "cron")
+SUSPENSION_WAITS = 20
+"""Seconds that a job that sends has to end by itself when the tenant is closed: a suspension should be prompt, and the
+bot waits for a minute only."""
 IMPORT_ENDS = 20
 """Seconds that an import has to finish its current contacts after SIGTERM."""
 PAUSE_LIMIT = 60
 """Seconds for which PHP is paused at most while MariaDB restarts."""
 RESTED = Path("/run/mautic-ops-rested.json")
 """The units that were stopped for a restart of the database."""
-WAITING = "/run/mautic-look/wait"
-"""The FIFO that a job reads while it waits for its second."""
 FEW_PAGES = 500
 """Dirty pages (16 kB each) that MariaDB writes at its shutdown in no time."""
 FLUSH_FAST = "SET GLOBAL innodb_io_capacity_max = 40000, innodb_io_capacity = 20000, innodb_max_dirty_pages_pct = 0;"
@@ -53,7 +53,7 @@ def close(request: Mapping[str, Any]) -> dict[str, Any]:
     (reason,) = asked(request, "reason")
     write(CLOSED, f"closed {reason}\n")
     systemctl("stop", "mautic-worker@*")
-    _end_jobs()
+    end_jobs(batch=SUSPENSION_WAITS)
     return {}
 
 
@@ -70,12 +70,10 @@ def quiesce(_request: Mapping[str, Any]) -> dict[str, Any]:
     """Stop all work. What can be done while visitors are still served is done before they are turned away."""
     with suppress(CtlError):
         sql(FLUSH_FAST)
-    systemctl("stop", "cron", "mautic-worker@*")
-    _end_jobs()
+    _end_work()
     run("sync", "-f", str(MAUTIC))
     _await_clean_pages()
     began = time.monotonic()
-    write(MUTE, "")
     _seal()
     end_requests()
     systemctl("stop", FPM, "mariadb.socket", "mariadb")
@@ -84,10 +82,9 @@ def quiesce(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stop_work(_request: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn visitors away, and stop jobs and workers. The database keeps running until the container is stopped."""
+    """Stop jobs and workers, and then turn visitors away. The database keeps running until the container is stopped."""
+    _end_work()
     _seal()
-    systemctl("stop", "cron", "mautic-worker@*")
-    _end_jobs()
     return {}
 
 
@@ -107,6 +104,13 @@ def _wake() -> None:
     systemctl("start", *STACK)
     await_database()
     sql(FLUSH_AS_EVER)
+
+
+def _end_work() -> None:
+    """Stop jobs and workers while visitors are still served; with `MUTE`, none begins any more."""
+    write(MUTE, "")
+    systemctl("stop", "cron", "mautic-worker@*")
+    end_jobs()
 
 
 def _seal() -> None:
@@ -145,7 +149,7 @@ def restart_database() -> None:
     try:
         if ran:
             systemctl("stop", *sorted(ran))
-        _end_jobs(IMPORT_ENDS)
+        end_jobs(IMPORT_ENDS)
         # A timer resumes PHP in any case, even if this process is killed.
         goes_on = ("systemctl", "kill", "--signal=CONT", FPM)
         if run("systemd-run", "--quiet", "--collect", f"--on-active={PAUSE_LIMIT}", *goes_on).returncode == 0:
@@ -170,36 +174,3 @@ def _rested() -> list[str]:
         return [str(unit) for unit in json.loads(RESTED.read_text())]
     except (OSError, ValueError):
         return []
-
-
-def _end_jobs(patience: float = 5) -> None:
-    """Stop the running jobs, which systemd does not; a job that begins while the tenant is closed skips its run."""
-    give_up = time.monotonic() + patience
-    while jobs := _jobs():
-        for job in jobs:
-            with suppress(ProcessLookupError):
-                os.kill(job, signal.SIGTERM if time.monotonic() < give_up else signal.SIGKILL)
-        time.sleep(0.02)
-
-
-def _jobs() -> list[int]:
-    """Return the process ids of cron's jobs and console commands; systemd has stopped the workers by now.
-
-    A job that still waits for its second is left out: it checks for the closed marker when it begins, and killing a
-    weekly job would lose its run.
-    """
-    found = []
-    for folder in Path("/proc").glob("[1-9]*"):
-        with suppress(OSError):
-            command = (folder / "cmdline").read_bytes()
-            is_job = b"mautic-cron" in command and not _waits(folder)
-            if is_job or b"/mautic/bin/console" in command:
-                found.append(int(folder.name))
-    return found
-
-
-def _waits(process: Path) -> bool:
-    # A process that cannot be inspected counts as begun.
-    with suppress(OSError):
-        return os.readlink(process / "fd/0") == WAITING
-    return False

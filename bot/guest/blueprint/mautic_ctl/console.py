@@ -5,8 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from .jobs import SENDERS
 from .logs import known_secrets, masked
-from .outbound import A_HIT, OFF, SENDERS
+from .outbound import A_HIT, OFF
 from .system import BEATS, CLOSED, CRONTAB, MAUTIC, PROGRAM, CtlError, asked, run, sql
 
 LIMIT = 20_000

@@ -21,7 +21,7 @@ Verbs, with the fields of their requests (`?`: optional) and of their answers:
 - `close`      reason → {}: show a polite page and stop jobs and workers, across reboots too.
 - `open`       → {}: undo `close`, `quiesce` or `stop_work`, or open a container that was made closed.
 - `quiesce`    → seconds: stop all work for a last copy.
-- `stop_work`       → {}: turn visitors away and stop jobs and workers at once; the database keeps running.
+- `stop_work`       → {}: stop jobs and workers, then turn visitors away; the database keeps running.
 - `unquiesce`  → {}: undo `quiesce` or `stop_work`; a tenant that had been closed before stays closed.
 - `counts`     since → contacts, submissions, opt_outs since then, last_write.
 - `restart`    part → {}: part is worker, cron, web or database.

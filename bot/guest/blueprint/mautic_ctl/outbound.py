@@ -6,16 +6,14 @@ Both are files, so they survive a reboot and need nothing from the image that th
 sends at once (a form's answer, a test mail) goes through the same queue, so it waits too.
 """
 
-import os
 import re
-import signal
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from . import due
+from .jobs import SENDERS, end_senders
 from .page import wait_for_page
 from .system import (
     BEATS,
@@ -37,15 +35,6 @@ OFF = STATE / "outbound-off"
 """The marker that outbound mail is off, since its modification time."""
 DROP_IN = Path("/etc/systemd/system/mautic-worker@.service.d/outbound-off.conf")
 PAGE_HITS = "# Outbound mail is off.\n[Service]\nExecStart=\nExecStart=/usr/local/bin/mautic-worker hit\n"
-SENDERS = (
-    "mautic:campaigns:trigger",
-    "mautic:messages:send",
-    "mautic:broadcasts:send",
-    "mautic:email:sendwinner",
-    "mautic:reports:scheduler",
-    "mautic:contacts:scheduled_export",
-)
-"""The jobs that send, or queue what is sent."""
 COMMENTED = "#outbound-off# "
 
 PENDING = f"""emails e JOIN email_list_xref x ON x.email_id = e.id
@@ -294,7 +283,7 @@ def _hold() -> None:
     systemctl("daemon-reload")
     # Only running workers: those of a closed or muted tenant stay stopped.
     systemctl("try-restart", "mautic-worker@*")
-    _end_senders()
+    end_senders()
 
 
 def _let_go() -> None:
@@ -306,24 +295,3 @@ def _let_go() -> None:
     systemctl("try-restart", "mautic-worker@*")
     # Removed last: while the marker is there, an interrupted run is repeated.
     OFF.unlink(missing_ok=True)
-
-
-def _end_senders() -> None:
-    """Stop the sending jobs that run or still wait for their second."""
-    give_up = time.monotonic() + 5
-    while jobs := _senders():
-        for job in jobs:
-            with suppress(ProcessLookupError):
-                os.kill(job, signal.SIGTERM if time.monotonic() < give_up else signal.SIGKILL)
-        time.sleep(0.02)
-
-
-def _senders() -> list[int]:
-    found = []
-    for folder in Path("/proc").glob("[1-9]*"):
-        with suppress(OSError):
-            # This also matches cron's shell that has not started the job yet.
-            command = (folder / "cmdline").read_bytes()
-            if any(sender.encode() in command for sender in SENDERS):
-                found.append(int(folder.name))
-    return found
