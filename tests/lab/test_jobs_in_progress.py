@@ -79,3 +79,17 @@ def test_visitors_are_served_until_the_workers_have_ended(
         ended.result()
     assert set(served[:-1]) == {200}
     assert ask(one.address, one.domain, "/s/login")[0] == 503
+
+
+def test_mariadb_writes_as_before_once_it_was_restarted_or_the_tenant_reopened(
+    host: LxdGateway, clone: Callable[..., Clone]
+) -> None:
+    """Before its shutdown, its dirty pages are written as fast as the disk can."""
+    one, mautic = clone(), Mautic(host)
+    asked = "SELECT @@innodb_io_capacity, @@innodb_io_capacity_max, @@innodb_max_dirty_pages_pct"
+    before = sql(host, one.name, asked)
+    mautic.restart_part(one.name, "database")
+    assert sql(host, one.name, asked) == before
+    sql(host, one.name, "SET GLOBAL innodb_io_capacity_max = 40000, innodb_io_capacity = 20000")
+    mautic.unquiesce(one.name)
+    assert sql(host, one.name, asked) == before

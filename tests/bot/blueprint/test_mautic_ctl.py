@@ -633,6 +633,11 @@ def around_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
             done.append(" ".join(word for word in words if word not in ("systemctl", "--quiet", "--collect")))
         return subprocess.CompletedProcess(words, 3 if "mautic-worker@email-2.service" in words else 0, "", "")
 
+    def sql(statements: str, **_: object) -> list[list[str]]:
+        done.append({access.FLUSH_FAST: "flush", access.FLUSH_AS_EVER: "flush as ever"}.get(statements, "dirty pages?"))
+        return [["Innodb_buffer_pool_pages_dirty", "0"]]
+
+    monkeypatch.setattr(access, "sql", sql)
     monkeypatch.setattr(access, "RESTED", tmp_path / "rested.json")
     monkeypatch.setattr(access, "systemctl", lambda *words: done.append(" ".join(words)))
     monkeypatch.setattr(access, "run", run)
@@ -646,16 +651,30 @@ def test_before_the_database_restarts_jobs_and_workers_end_and_pages_wait(around
     """An import that loses the database stays half done for hours, and then its file is deleted."""
     access.restart_database()
     assert around_the_database == [
+        "flush",
         "stop cron mautic-worker@email.service",
         "jobs end within 20 s",
+        "dirty pages?",
         f"systemd-run --on-active=60 kill --signal=CONT {system.FPM}",
         f"kill --signal=STOP {system.FPM}",
         "restart mariadb",
         "it answers",
         f"kill --signal=CONT {system.FPM}",
         "start --no-block cron mautic-worker@email.service",
+        "flush as ever",
     ]
     assert not access.RESTED.exists()
+
+
+def test_a_database_that_hangs_is_restarted_all_the_same(
+    around_the_database: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("mariadb", 5)
+
+    monkeypatch.setattr(access, "sql", hang)
+    access.restart_database()
+    assert "restart mariadb" in around_the_database
 
 
 def test_pages_and_workers_continue_if_the_database_does_not_start(
@@ -667,9 +686,10 @@ def test_pages_and_workers_continue_if_the_database_does_not_start(
     monkeypatch.setattr(access, "await_database", refuse)
     with pytest.raises(system.CtlError):
         access.restart_database()
-    assert around_the_database[-2:] == [
+    assert around_the_database[-3:] == [
         f"kill --signal=CONT {system.FPM}",
         "start --no-block cron mautic-worker@email.service",
+        "flush as ever",
     ]
 
 
@@ -685,6 +705,7 @@ def test_units_that_a_killed_attempt_stopped_are_started_by_the_next(
     assert around_the_database == [
         f"kill --signal=CONT {system.FPM}",
         "start --no-block cron mautic-worker@email.service",
+        "flush as ever",
     ]
 
 

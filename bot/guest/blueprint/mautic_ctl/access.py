@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Any
 
 from .jobs import end_jobs
@@ -40,12 +41,19 @@ PAUSE_LIMIT = 60
 """Seconds for which PHP is paused at most while MariaDB restarts."""
 RESTED = Path("/run/mautic-ops-rested.json")
 """The units that were stopped for a restart of the database."""
+FLUSH_ENDS = 10
+"""Seconds that MariaDB may take to write its dirty pages while visitors are still served: what is left makes its
+shutdown longer, but with much traffic some always is."""
+ANSWERS = 5
+"""Seconds within which MariaDB must answer while it is flushed; one that hangs is restarted without."""
 FEW_PAGES = 500
 """Dirty pages (16 kB each) that MariaDB writes at its shutdown in no time."""
 FLUSH_FAST = "SET GLOBAL innodb_io_capacity_max = 40000, innodb_io_capacity = 20000, innodb_max_dirty_pages_pct = 0;"
 FLUSH_AS_EVER = (
-    "SET GLOBAL innodb_io_capacity = DEFAULT, innodb_io_capacity_max = DEFAULT, innodb_max_dirty_pages_pct = DEFAULT;"
+    "SET GLOBAL innodb_io_capacity = DEFAULT, innodb_io_capacity_max = 2000, innodb_max_dirty_pages_pct = DEFAULT;"
 )
+"""The values after a start. The default of `innodb_io_capacity_max` would be no limit; MariaDB makes 2000 of it when it
+starts."""
 
 
 def close(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,8 +76,7 @@ def open_up(_request: Mapping[str, Any]) -> dict[str, Any]:
 
 def quiesce(_request: Mapping[str, Any]) -> dict[str, Any]:
     """Stop all work. What can be done while visitors are still served is done before they are turned away."""
-    with suppress(CtlError):
-        sql(FLUSH_FAST)
+    _set(FLUSH_FAST)
     _end_work()
     run("sync", "-f", str(MAUTIC))
     _await_clean_pages()
@@ -118,12 +125,18 @@ def _seal() -> None:
         write(CLOSED, "moving\n")
 
 
+def _set(variables: str) -> None:
+    # MariaDB may be stopped or hang.
+    with suppress(CtlError, TimeoutExpired):
+        sql(variables, timeout=ANSWERS)
+
+
 def _await_clean_pages() -> None:
-    """Wait until MariaDB has little left to write at its shutdown, three seconds at most."""
-    give_up = time.monotonic() + 3
-    with suppress(CtlError):
+    """Wait until MariaDB has little left to write at its shutdown, `FLUSH_ENDS` seconds at most."""
+    give_up = time.monotonic() + FLUSH_ENDS
+    with suppress(CtlError, TimeoutExpired):
         while time.monotonic() < give_up:
-            ((_, dirty),) = sql("SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_dirty';")
+            ((_, dirty),) = sql("SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_dirty';", timeout=ANSWERS)
             if int(dirty) < FEW_PAGES:
                 return
             time.sleep(0.05)
@@ -141,15 +154,18 @@ def restart_database() -> None:
     """Restart MariaDB and wait until it answers; jobs and workers are stopped before, and new page requests wait.
 
     An import that loses the database stays “in progress”, and Mautic deletes its file hours later; an import that gets
-    SIGTERM postpones itself and continues in its next run. Pages in progress when MariaDB stops may fail.
+    SIGTERM postpones itself and continues in its next run. Pages in progress when MariaDB stops may fail. Its dirty
+    pages are written before, while it still answers, so that it stops quickly.
     """
     ran = {unit for unit in ("cron", *workers()) if run("systemctl", "is-active", unit).returncode == 0}
     # LXD kills this process when the bot ends; the next attempt then starts what had been stopped.
     write(RESTED, json.dumps(sorted(ran | set(_rested()))))
+    _set(FLUSH_FAST)
     try:
         if ran:
             systemctl("stop", *sorted(ran))
         end_jobs(IMPORT_ENDS)
+        _await_clean_pages()
         # A timer resumes PHP in any case, even if this process is killed.
         goes_on = ("systemctl", "kill", "--signal=CONT", FPM)
         if run("systemd-run", "--quiet", "--collect", f"--on-active={PAUSE_LIMIT}", *goes_on).returncode == 0:
@@ -166,6 +182,8 @@ def restart_stopped() -> None:
         run("systemctl", "kill", "--signal=CONT", FPM)
         if units := _rested():
             systemctl("start", "--no-block", *units)
+        # MariaDB may not have been restarted after all.
+        _set(FLUSH_AS_EVER)
         RESTED.unlink()
 
 

@@ -149,14 +149,14 @@ def await_database(deadline: float = 60) -> None:
         time.sleep(0.02)
 
 
-def sql(statements: str, database: str = "", *, force: bool = False) -> list[list[str]]:
+def sql(statements: str, database: str = "", *, force: bool = False, timeout: float = 60) -> list[list[str]]:
     """Execute statements as the database's root, over its socket, and return all rows.
 
-    Raises CtlError with the error's number, never its text, which may hold a secret; with `force`, skips a statement
-    that fails.
+    Raises CtlError with the error's number, never its text, which may hold a secret, and TimeoutExpired; with `force`,
+    skips a statement that fails.
     """
     argv = ["mariadb", "--batch", "--skip-column-names", "--default-character-set=utf8mb4"]
-    ended = run(*argv, *["--force"] * force, *[database] * bool(database), stdin=statements)
+    ended = run(*argv, *["--force"] * force, *[database] * bool(database), stdin=statements, timeout=timeout)
     if ended.returncode and not force:
         number = re.search(r"ERROR \d+ \(\w+\)", ended.stderr)
         raise CtlError(f"the database refused a statement ({number[0] if number else 'no connection'})")
