@@ -429,7 +429,14 @@ def test_a_tenant_is_resized_to_another_plan_while_it_serves(mautic: Mautic, hos
     well(mautic, tenant)
 
 
-@pytest.mark.parametrize("change", ["resized", "brought up to date", "closed for its last copy"])
+@pytest.mark.parametrize("ill", ["stop", "kill --signal=STOP"])
+def test_php_that_is_stopped_or_hangs_is_restarted(ill: str, mautic: Mautic, host: LxdGateway, tenant: Clone) -> None:
+    assert host.execute(tenant.name, ["sh", "-c", f"systemctl {ill} php8.2-fpm"]).code == 0
+    mautic.restart_part(tenant.name, "web")
+    assert _status(tenant) == 200
+
+
+@pytest.mark.parametrize("change", ["resized", "brought up to date", "restarted", "closed for its last copy"])
 def test_a_page_in_progress_is_answered_while_the_tenant_is(
     change: str, mautic: Mautic, host: LxdGateway, clone: Callable[..., Clone]
 ) -> None:
@@ -447,6 +454,8 @@ def test_a_page_in_progress_is_answered_while_the_tenant_is(
                 mautic.resize(one.name, replace(SIZE, fpm_children=9))
             case "brought up to date":
                 furnish(host, one.name, every=60)
+            case "restarted":
+                mautic.restart_part(one.name, "web")
             case _:
                 mautic.quiesce(one.name)
         assert page.result()[::2] == (200, "whole")

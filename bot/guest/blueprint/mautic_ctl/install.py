@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from . import trees
 from .migrations import record_all
-from .page import login_page
+from .page import await_login_page
 from .parameters import LOCAL, PROVIDER, PROVIDER_PARAMETERS, RENDER_PARAMETERS, read_parameters, write_parameters
 from .system import (
     FPM,
@@ -97,11 +96,7 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
     _write_baseline()
     systemctl("reload", FPM, "nginx")
     # PHP does not answer for a moment while it reloads.
-    give_up = time.monotonic() + PATIENCE
-    while not (seen := login_page(site_url.split("//")[-1].split("/")[0]))[1]:
-        if time.monotonic() > give_up:
-            raise CtlError(f"after the installation the login page answers {seen[0]}")
-        time.sleep(0.1)
+    await_login_page(site_url.split("//")[-1].split("/")[0], PATIENCE)
     return {"version": version, "already": False}
 
 

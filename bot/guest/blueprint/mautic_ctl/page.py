@@ -75,14 +75,21 @@ def wait_for_page(request: Mapping[str, Any]) -> dict[str, Any]:
     began = time.monotonic()
     # Mautic logs an error for each request that finds no database, and so many errors would be a finding for a day.
     await_database(request["seconds"])
+    await_login_page(domain, request["seconds"] - (time.monotonic() - began))
+    return {"seconds": time.monotonic() - began}
+
+
+def await_login_page(domain: str, seconds: float) -> None:
+    """Request the login page until it answers. Raises CtlError after `seconds`."""
+    began = time.monotonic()
     while True:
         try:
-            status, is_login, _ = login_page(domain)
+            status, is_login, _ = login_page(domain, min(30, max(5, seconds)))
         except OSError:
             status, is_login = 0, False
-        took = time.monotonic() - began
         if is_login:
-            return {"seconds": took}
-        if took > request["seconds"]:
+            return
+        took = time.monotonic() - began
+        if took > seconds:
             raise CtlError(f"the login page is not there after {took:.0f} s (HTTP {status})")
         time.sleep(0.02)

@@ -1,13 +1,16 @@
 """`restart`: restarts the services of one part of a tenant."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .access import restart_database
+from .page import wait_for_page
 from .system import FPM, CtlError, asked, systemctl
 from .workers import LOOK, LOOK_UNIT, workers
 
 PARTS = {"cron": ["cron"], "web": [FPM, "nginx"], "database": ["mariadb"]}
+PATIENCE = 15
+"""Seconds within which the login page must answer after a reload, which ends hung requests after five."""
 
 
 def restart(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,6 +23,16 @@ def restart(request: Mapping[str, Any]) -> dict[str, Any]:
         raise CtlError(f"there is no {part} to restart")
     if part == "database":
         restart_database()
-    else:
+    elif part != "web" or not _reloaded(units):
         systemctl("restart", *units)
     return {}
+
+
+def _reloaded(units: Sequence[str]) -> bool:
+    """Replace all processes without cutting pages in progress, as a restart would; return whether that was enough."""
+    try:
+        systemctl("reload-or-restart", *units)
+        wait_for_page({"seconds": PATIENCE})
+    except CtlError:
+        return False
+    return True
