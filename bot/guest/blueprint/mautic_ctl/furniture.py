@@ -3,6 +3,7 @@
 import json
 import os
 import tarfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,10 @@ FORMER, KEPT = STATE / "furniture-former.tar", STATE / "furniture-former.json"
 DATABASE_CONFIG = Path("/etc/mysql/mariadb.conf.d/80-mautic.cnf")
 DATABASE_RUNS = Path("/run/mysqld/mysqld.pid")
 """The file that MariaDB writes at each start."""
+
+FPM_SOCKET = f"/run/php/{FPM}.sock"
+PAGES_END = 5
+"""Seconds to wait at most for a moment without a request."""
 
 PLACEHOLDER = "@PHP@"
 """The placeholder for the version of PHP in the furniture's files and their names."""
@@ -135,6 +140,7 @@ def _apply() -> None:
     await_database()
     restart_stopped()
     sql(READER)
+    _await_no_page()
     # Services that do not run are not started: this may be a blueprint in the making, or a closed tenant.
     run("systemctl", "try-reload-or-restart", "nginx", FPM, timeout=120)
     run("systemctl", "try-restart", "cron")
@@ -143,6 +149,17 @@ def _apply() -> None:
     else:
         run("systemctl", "stop", LOOK)
     run("systemctl", "--no-block", "try-restart", "mautic-worker@*")
+
+
+def _await_no_page() -> None:
+    """Wait for a moment without a request: a php-fpm that runs with older furniture cuts pages when it reloads."""
+    give_up = time.monotonic() + PAGES_END
+    while time.monotonic() < give_up:
+        sockets = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+        # The sixth field of an established connection is 03.
+        if not any(one[5] == "03" and one[-1] == FPM_SOCKET for one in sockets):
+            return
+        time.sleep(0.02)
 
 
 def lay(tar: tarfile.TarFile) -> None:
