@@ -17,7 +17,7 @@ from bot.guest.blueprint import furniture
 from bot.guest.blueprint.mautic_ctl import furniture as inside
 from bot.guest.blueprint.mautic_ctl import outbound, sizes, slots, version
 from bot.guest.blueprint.mautic_ctl.jobs import SENDERS
-from bot.guest.blueprint.mautic_ctl.system import CtlError
+from bot.guest.blueprint.mautic_ctl.system import PHP, CtlError
 from bot.guest.blueprint.recipe import FIRST, FURNITURE, furniture_digest, furniture_tar, recipe_tar
 from bot.model.labels import label_of
 from tests.support.simulated_lxd import SimulatedLxd
@@ -84,6 +84,16 @@ def test_files_and_links_are_laid_and_correct_ones_are_left_alone(root: Path) ->
     assert "mautic:import" in crontab.read_text()
     assert os.readlink(link) == "/dev/null"
     assert not other.is_symlink()
+
+
+def test_the_version_of_php_is_filled_in_everywhere(root: Path) -> None:
+    lay()
+    names_it = [
+        path for path in root.rglob("*") if "@PHP@" in path.name or (path.is_file() and b"@PHP@" in path.read_bytes())
+    ]
+    assert names_it == []
+    ordered = (root / "etc/systemd/system/nginx.service.d/start.conf").read_text()
+    assert f" php{PHP}-fpm.service " in ordered
 
 
 def test_a_new_crontab_sends_nothing_while_outbound_mail_is_off(root: Path) -> None:
