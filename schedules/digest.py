@@ -35,9 +35,9 @@ def digest(context: Context) -> None:
     """Post the digest every morning in the bot's channel, with a chart and each tenant's details in its thread.
 
     One a local day, after its hour; days on which the bot was away are not made up for. When the bot is back, or the
-    machine was suspended, it is posted after the first sweep. What is to be said is written
-    down before it is posted, and what a crash or a lost answer leaves uncertain is looked for in Slack: so nothing is
-    said twice, and nothing is left out.
+    machine was suspended, it is posted after the first sweep. What is to be said is written down before it is posted,
+    and what a crash or a lost answer leaves uncertain is looked for in Slack: so nothing is said twice, and nothing is
+    left out.
     """
     local = datetime.fromtimestamp(context.now(), context.renderer.zone)
     due = datetime.combine(local, time(context.settings.digest.hour), context.renderer.zone).timestamp()

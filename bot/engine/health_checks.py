@@ -134,8 +134,7 @@ def _look(
         elif look.running and tenant.state == State.LIVE:
             look = replace(look, page=_page(context, tenant.domain))
             rest = end - time.monotonic()
-            since = look.at - awake
-            inside = host.mautic.health(tenant.instance, limits, size, usage=usage, awake=since, timeout=rest)
+            inside = host.mautic.health(tenant.instance, limits, size, usage=usage, awake=look.at - awake, timeout=rest)
             look = replace(look, inside=inside, disk=disk_of(inside["facts"]["disk"]))
         if not look.running and known:
             look = replace(look, disk=last_known(tenant, known, size, now), disk_at=known.at)

@@ -33,7 +33,7 @@ class Outcome(Untrusted):
 
 
 class Check(Untrusted):
-    """One check of `health`; `known`: whether its figure could be measured, and is not explained by a gap alone."""
+    """One check of `health`; `known`: whether it could be made, and what is late is not so only because of a gap."""
 
     ok: bool
     text: str

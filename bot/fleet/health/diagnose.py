@@ -72,8 +72,7 @@ def _unlooked(look: Look) -> frozenset[str]:
 def _blind(look: Look) -> frozenset[str]:
     """Return the findings that cannot be judged for lack of a measurement: its absence is no recovery.
 
-    Nor is it a recovery where the tool inside, or the bot's own records, show only that a gap in the checks made
-    something late.
+    Nor is it a recovery where something is late, but may be so only because of a gap in the checks.
     """
     unknown = {name for name, check in look.checks.items() if not check.get("known", True)}
     return frozenset(

@@ -112,7 +112,7 @@ class Look:
 
     @property
     def snapshot_late(self) -> bool | None:
-        """Return whether the next snapshot is late by a whole interval, None while only a gap in the checks tells."""
+        """Return whether the next snapshot is late by a whole interval, None while it may be so because of a gap."""
         patience = 2 * self.snapshot_due
         # A creation in the future was recorded by a clock that was ahead.
         created = self.tenant.created if self.tenant.created <= self.at else 0
