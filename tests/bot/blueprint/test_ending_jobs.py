@@ -63,7 +63,7 @@ def test_a_job_that_sends_for_long_is_stopped(start: Callable[[str, float], subp
 
 
 def test_a_job_that_ignores_sigterm_is_killed() -> None:
-    with subprocess.Popen(["/bin/sh", "-c", "trap '' TERM; echo; while :; do sleep 0.05; done"], stdout=-1) as deaf:
+    with subprocess.Popen(["sh", "-c", "trap '' TERM; echo; while :; do sleep 0.05; done"], stdout=-1) as deaf:
         assert deaf.stdout is not None
         deaf.stdout.readline()
         jobs._end(lambda: {} if deaf.poll() is not None else {deaf.pid: b"/mautic/bin/console"}, 0.1, 0)
