@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from bot.guest import simulated_consent, simulated_own, simulated_pages, simulated_upgrade
 from bot.guest.blueprint.furniture import closes_itself
-from bot.guest.blueprint.mautic_ctl.health import CATCHES_UP, cron_states
+from bot.guest.blueprint.mautic_ctl.crons import CATCHES_UP, cron_states
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.simulated_state import change, read
 from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.guest.blueprint.mautic_ctl import slots as inside
-from bot.guest.blueprint.mautic_ctl.health import cron_times
+from bot.guest.blueprint.mautic_ctl.crons import cron_times
 from bot.guest.blueprint.mautic_ctl.outbound import without_senders
 from bot.guest.blueprint.mautic_ctl.system import CtlError
 from bot.guest.blueprint.recipe import recipe_files

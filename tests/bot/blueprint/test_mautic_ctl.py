@@ -20,6 +20,7 @@ import pytest
 from bot.guest.answers import SHAPES
 from bot.guest.blueprint.mautic_ctl import (
     access,
+    crons,
     disk,
     edge,
     health,
@@ -57,7 +58,7 @@ ASKED = {"limits": {name: getattr(LIMITS, name) for name in ("disk", "memory", "
 
 
 def test_periods_and_limits_are_read_from_the_crontab() -> None:
-    assert health.cron_times(CRONTAB) == {
+    assert crons.cron_times(CRONTAB) == {
         "mautic:segments:update": (900, 7200),
         "mautic:import": (180, 7200),
         "mautic:webhooks:process": (60, 1800),
@@ -95,7 +96,7 @@ def test_periods_and_limits_are_read_from_the_crontab() -> None:
 def test_a_job_is_late_after_two_periods_plus_15_minutes_or_its_time_limit(
     beat: dict[str, object], since: float, late: bool, why: str
 ) -> None:
-    states = health.cron_states({"mautic:segments:update": (900, 7200)}, {"mautic_segments_update": beat}, since, NOW)
+    states = crons.cron_states({"mautic:segments:update": (900, 7200)}, {"mautic_segments_update": beat}, since, NOW)
     assert (states["mautic:segments:update"]["late"], states["mautic:segments:update"]["why"]) == (late, why)
 
 
@@ -119,7 +120,7 @@ def test_a_job_that_is_late_only_because_of_a_gap_in_the_checks_is_not_known_to_
     beat: dict[str, object], awake: float, state: str
 ) -> None:
     times = {"mautic:segments:update": (900, 7200)}
-    told = health.cron_states(times, {"mautic_segments_update": beat}, 0, NOW, NOW - awake)["mautic:segments:update"]
+    told = crons.cron_states(times, {"mautic_segments_update": beat}, 0, NOW, NOW - awake)["mautic:segments:update"]
     assert (told["late"], told["known"]) == {
         "on time": (False, True),
         "unknown": (False, False),
@@ -132,7 +133,7 @@ def test_a_daily_job_that_fails_again_after_the_gap_is_late_without_two_more_day
     """The first runs after a gap all begin at once: one that fails then may succeed with the next."""
     beats = {"mautic_webhooks_delete_logs": FAILED | {"end": ended}}
     times = {"mautic:webhooks:delete_logs": (86_400, 3600)}
-    told = health.cron_states(times, beats, 0, NOW, NOW - 36_000)["mautic:webhooks:delete_logs"]
+    told = crons.cron_states(times, beats, 0, NOW, NOW - 36_000)["mautic:webhooks:delete_logs"]
     assert (told["late"], told["known"]) == (late, late)
 
 
@@ -143,7 +144,7 @@ def test_a_job_that_was_only_looked_at_is_reported_as_such() -> None:
         "mautic_email_fetch": LOOKED | {"skipped": "running"},
     }
     times = dict.fromkeys(("mautic:import", "mautic:messages:send", "mautic:email:fetch"), (300, 3600))
-    states = health.cron_states(times, beats, 0, NOW)
+    states = crons.cron_states(times, beats, 0, NOW)
     assert {command: state["looked"] for command, state in states.items()} == {
         "mautic:import": True,
         "mautic:messages:send": False,
@@ -301,7 +302,7 @@ def test_a_failure_of_systemctl_is_reported_with_its_first_line(monkeypatch: pyt
 
 
 def test_a_job_that_needs_setting_up_is_never_late() -> None:
-    assert not health.cron_states({"mautic:email:fetch": (600, 1800)}, {}, NOW - 90_000, NOW)["mautic:email:fetch"][
+    assert not crons.cron_states({"mautic:email:fetch": (600, 1800)}, {}, NOW - 90_000, NOW)["mautic:email:fetch"][
         "late"
     ]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.guest.blueprint.mautic_ctl import health
+from bot.guest.blueprint.mautic_ctl import crons
 from bot.guest.blueprint.mautic_look import look, rules, worker
 from bot.guest.blueprint.mautic_look.database import Database, DatabaseAway, DatabaseRefused
 from bot.guest.blueprint.recipe import FILES, FIRST_SUITE
@@ -46,7 +46,7 @@ WHERE_SET_UP = {
 
 
 def test_every_job_has_a_rule_or_runs_each_time() -> None:
-    times = health.cron_times(CRONTAB)
+    times = crons.cron_times(CRONTAB)
     assert set(times) == (set(rules.RULES) - WHERE_SET_UP) | EACH_TIME
     assert set(re.findall(r"^[^#\n]* && mautic-cron \d+ \d+ (\S+)", CRONTAB, re.MULTILINE)) == WHERE_SET_UP
     assert {command for command, (period, _) in times.items() if period >= 86_400} == EACH_TIME
