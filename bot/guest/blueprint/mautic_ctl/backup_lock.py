@@ -12,6 +12,8 @@ from .wire import Wire
 
 DEADLINE = 15.0
 """Seconds after which writes continue even if nobody releases the lock."""
+LATE = 45.0
+"""Seconds to wait for the bot after that: its snapshot may take longer."""
 
 
 def backup_lock(_request: Mapping[str, Any], wire: Wire) -> dict[str, Any]:
@@ -64,7 +66,11 @@ def _held(session: "subprocess.Popen[str]", wire: Wire) -> dict[str, Any]:
     wire.tell({"ok": True, "held": True, "why": ""})
     in_time = wire.goes_on(DEADLINE)
     ended = done("BACKUP STAGE END")
-    return {"kept": ended and in_time, "seconds": round(time.monotonic() - began, 3)}
+    seconds = round(time.monotonic() - began, 3)
+    if not in_time:
+        # The bot's line is still to come, and must not be taken for its receipt of the answer.
+        wire.goes_on(LATE)
+    return {"kept": ended and in_time, "seconds": seconds}
 
 
 def _reason(said: str) -> str:

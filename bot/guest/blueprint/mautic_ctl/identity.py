@@ -87,8 +87,8 @@ def identity(request: Mapping[str, Any]) -> dict[str, Any]:
     # Hashing takes long, and only the database needs the hash: it runs beside the rest, after the files are written,
     # so that they may be in place before PHP-FPM starts.
     hashing = php(BCRYPT, password)
-    # The container has just been started: services that have not started yet, as they wait for MariaDB, will read the
-    # files written above. Then this waits for their start.
+    # The container has just been started: services that have not started yet will read the files written above, and
+    # this waits for their start.
     await_systemd()
     reload = ["systemctl", "reload-or-restart", FPM, "nginx"]
     reloading = subprocess.Popen(reload, stderr=subprocess.PIPE, text=True)
