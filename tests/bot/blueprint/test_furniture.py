@@ -93,7 +93,7 @@ def test_the_version_of_php_is_filled_in_everywhere(root: Path) -> None:
     ]
     assert names_it == []
     ordered = (root / "etc/systemd/system/nginx.service.d/start.conf").read_text()
-    assert f" php{PHP}-fpm.service " in ordered
+    assert f" php{PHP}-fpm.service\n" in ordered
 
 
 def test_a_new_crontab_sends_nothing_while_outbound_mail_is_off(root: Path) -> None:
