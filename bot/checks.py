@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bot.engine.comparison import WEEK as WEEK
+from bot.engine.comparison import WEEK
 from bot.engine.context import Context
 from bot.engine.errors import explain
 from bot.fleet.releases import Source, sources

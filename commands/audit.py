@@ -6,7 +6,8 @@ import json
 from dataclasses import replace
 from typing import Literal
 
-from bot.checks import WEEK, missing_heads
+from bot.checks import missing_heads
+from bot.engine.comparison import WEEK
 from bot.engine.context import Context
 from bot.engine.registry import fresh, query
 from bot.model.actor import Actor

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-from bot.checks import WEEK, missing_heads
+from bot.checks import missing_heads
+from bot.engine.comparison import WEEK
 from bot.engine.context import Context
 from bot.engine.scheduler import schedule
 from bot.model.diagnosis import Diagnosis, Finding

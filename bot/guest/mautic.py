@@ -44,8 +44,8 @@ two pipes, so they cannot answer in its place."""
 PAGE = 90
 """Seconds within which the login page must answer inside a container that was just started."""
 _WORK_ENDS = 300
-"""Seconds for all work inside to end: a worker has two minutes for its current message, and a job that sends has one
-for its batch."""
+"""Seconds for all work inside to end: a worker has 40 seconds for its current message (two minutes with older
+furniture), and a job that sends has one minute for its batch."""
 _LET_GO = 20
 """Seconds for which writes are locked at most, plus the time to report it."""
 

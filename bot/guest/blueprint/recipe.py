@@ -21,7 +21,7 @@ they are so here."""
 LOOKS = "usr/local/lib/mautic-ops/guest"
 """The folder in a tenant with the package that decides whether PHP has to be started, and the conditions that it shares
 with the tool."""
-LOOK_SOURCES = ("mautic_look/*.py", "mautic_ctl/__init__.py", "mautic_ctl/due.py")
+LOOK_SOURCES = ("mautic_look/*.py", "mautic_ctl/__init__.py", "mautic_ctl/due.py", "mautic_ctl/jobs.py")
 
 FURNITURE = 10
 """The version of what we put into a tenant: its files and units, and what the tool's verb `furnish` does with them. A

@@ -7,14 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.guest.blueprint.mautic_ctl import jobs as ctl_jobs
 from bot.guest.blueprint.mautic_look import drain
 
 CONSOLE = "php8.2\0/var/www/mautic/bin/console\0"
-
-
-def test_the_senders_are_those_that_outbound_mail_off_holds_back() -> None:
-    assert {sender.decode() for sender in drain.SENDERS} == set(ctl_jobs.SENDERS)
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from ..mautic_ctl.jobs import SENDERS
+
 SYSTEMCTL = "/usr/bin/systemctl"
-SENDERS = (
-    b"mautic:campaigns:trigger",
-    b"mautic:messages:send",
-    b"mautic:broadcasts:send",
-    b"mautic:email:sendwinner",
-    b"mautic:reports:scheduler",
-    b"mautic:contacts:scheduled_export",
-)
-"""The jobs that send, or queue what is sent."""
 PATIENCE = 40.0
 """Seconds that jobs may take in all. nginx, PHP and MariaDB stop afterwards, within the minute that a container has."""
 UNDISTURBED = 35.0
@@ -37,7 +30,7 @@ def told_after(command: bytes, *, begun: bool) -> float | None:
         # systemd itself tells the workers.
         return None
     if b"/mautic/bin/console" in command:
-        return UNDISTURBED if any(sender in command for sender in SENDERS) else 0.0
+        return UNDISTURBED if any(sender.encode() in command for sender in SENDERS) else 0.0
     if b"mautic-cron" in command:
         # It ends together with its job, and writes the heartbeat. One that still waits for its second must not begin.
         return NEVER if begun else 0.0
