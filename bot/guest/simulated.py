@@ -14,13 +14,12 @@ from typing import Any, Protocol
 from bot.guest import simulated_consent, simulated_own, simulated_pages, simulated_upgrade
 from bot.guest.blueprint.furniture import closes_itself
 from bot.guest.blueprint.mautic_ctl.crons import CATCHES_UP, cron_states
-from bot.guest.blueprint.mautic_ctl.system import CtlError
+from bot.guest.blueprint.mautic_ctl.system import FULL, CtlError
 from bot.guest.simulated_state import change, read
 from bot.lxd.protocol import Lxd, NotFound, PoolFull, size_bytes
 from bot.model.labels import Role, State, label_of, moment_of
 
 CLOSED, MUTE = "/etc/nginx/sealed", "/etc/nginx/muted"
-FULL = "its disk is full"
 OUTBOUND_OFF = "/var/lib/mautic-ops/outbound-off"
 SERVICES = ("mariadb", "php8.2-fpm", "nginx", "cron", "mautic-worker@email")
 PARTS = {

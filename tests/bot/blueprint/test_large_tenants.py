@@ -211,7 +211,7 @@ def test_mail_is_dropped_in_batches_and_all_of_it_comes_back(
 ) -> None:
     monkeypatch.setattr(outbound, "AT_ONCE", 400)
     held: list[Any] = []
-    for name in ("await_systemd", "await_database", "_hold", "_let_go"):
+    for name in ("await_systemd", "start_database", "_hold", "_let_go"):
         monkeypatch.setattr(outbound, name, lambda: held.append(1))
     monkeypatch.setattr(outbound, "systemctl", lambda *_: None)
     before = outbound.mail({})["kinds"]

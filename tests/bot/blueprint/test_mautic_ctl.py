@@ -21,6 +21,7 @@ from bot.guest.answers import SHAPES
 from bot.guest.blueprint.mautic_ctl import (
     access,
     crons,
+    database,
     disk,
     edge,
     health,
@@ -613,13 +614,13 @@ def test_an_edge_must_be_an_address() -> None:
 
 def test_no_page_is_requested_while_the_database_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Mautic would log an error each time, and the tenant would count as degraded for a day after a restore."""
-    monkeypatch.setattr(system, "DATABASE_SOCKET", tmp_path / "mysqld.sock")
+    monkeypatch.setattr(database, "SOCKET", tmp_path / "mysqld.sock")
     monkeypatch.setattr(page, "login_page", lambda *_: pytest.fail("it was asked for"))
     with pytest.raises(system.CtlError, match="MariaDB did not start"):
         page.wait_for_page({"seconds": 0.1})
-    with socket.socket(socket.AF_UNIX) as database:
-        database.bind(str(system.DATABASE_SOCKET))
-        database.listen()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(database.SOCKET))
+        server.listen()
         monkeypatch.setattr(page, "login_page", lambda *_: (200, True, 0.1))
         assert page.wait_for_page({"seconds": 0.1})["seconds"] >= 0
 
@@ -642,7 +643,7 @@ def around_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
     monkeypatch.setattr(access, "RESTED", tmp_path / "rested.json")
     monkeypatch.setattr(access, "systemctl", lambda *words: done.append(" ".join(words)))
     monkeypatch.setattr(access, "run", run)
-    monkeypatch.setattr(access, "await_database", lambda: done.append("it answers"))
+    monkeypatch.setattr(access, "start_database", lambda verb: done.append(f"{verb} database"))
     monkeypatch.setattr(access, "end_jobs", lambda patience: done.append(f"jobs end within {patience} s"))
     monkeypatch.setattr(access, "workers", lambda: ["mautic-worker@email.service", "mautic-worker@email-2.service"])
     return done
@@ -658,8 +659,7 @@ def test_before_the_database_restarts_jobs_and_workers_end_and_pages_wait(around
         "dirty pages?",
         f"systemd-run --on-active=60 kill --signal=CONT {system.FPM}",
         f"kill --signal=STOP {system.FPM}",
-        "restart mariadb",
-        "it answers",
+        "restart database",
         f"kill --signal=CONT {system.FPM}",
         "start --no-block cron mautic-worker@email.service",
         "flush as ever",
@@ -675,16 +675,16 @@ def test_a_database_that_hangs_is_restarted_all_the_same(
 
     monkeypatch.setattr(access, "sql", hang)
     access.restart_database()
-    assert "restart mariadb" in around_the_database
+    assert "restart database" in around_the_database
 
 
 def test_pages_and_workers_continue_if_the_database_does_not_start(
     around_the_database: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse() -> None:
+    def refuse(_verb: str) -> None:
         raise system.CtlError("MariaDB did not start within 60 s")
 
-    monkeypatch.setattr(access, "await_database", refuse)
+    monkeypatch.setattr(access, "start_database", refuse)
     with pytest.raises(system.CtlError):
         access.restart_database()
     assert around_the_database[-3:] == [
@@ -781,7 +781,7 @@ def test_without_a_choice_mail_is_kept_back_if_no_job_has_succeeded_for_long(
     if was_off:
         outbound.OFF.touch()
     monkeypatch.setattr(outbound, "BEATS", beat)
-    for name in ("await_systemd", "await_database"):
+    for name in ("await_systemd", "start_database"):
         monkeypatch.setattr(outbound, name, lambda: None)
     monkeypatch.setattr(outbound, "systemctl", lambda *_: None)
     monkeypatch.setattr(outbound, "_counted", lambda: {"waits": waits, "oldest": 0, "kinds": {"broadcasts": 0}})
@@ -809,7 +809,7 @@ def test_waiting_mail_is_settled_before_the_page_is_awaited(
     done: list[object] = []
     for name in ("OFF", "DROP_IN"):
         monkeypatch.setattr(outbound, name, tmp_path / name)
-    for name in ("await_systemd", "await_database"):
+    for name in ("await_systemd", "start_database"):
         monkeypatch.setattr(outbound, name, lambda: None)
     monkeypatch.setattr(outbound, "systemctl", lambda *_: None)
     monkeypatch.setattr(outbound, "_counted", lambda: {"waits": 0, "oldest": 0, "kinds": {"broadcasts": 0}})

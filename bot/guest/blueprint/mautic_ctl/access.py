@@ -13,6 +13,7 @@ from pathlib import Path
 from subprocess import TimeoutExpired
 from typing import Any
 
+from .database import start_database
 from .jobs import end_jobs
 from .system import (
     CLOSED,
@@ -22,7 +23,6 @@ from .system import (
     MUTE,
     CtlError,
     asked,
-    await_database,
     await_systemd,
     run,
     sql,
@@ -31,7 +31,6 @@ from .system import (
 )
 from .workers import start_workers, workers
 
-STACK = ("mariadb", FPM, "nginx", "cron")
 SUSPENSION_WAITS = 20
 """Seconds that a job that sends has to end by itself when the tenant is closed: a suspension should be prompt, and the
 bot waits for a minute only."""
@@ -108,8 +107,7 @@ def _wake() -> None:
     if not IDENTITY.exists():
         raise CtlError("it has no identity of its own yet, and is not opened without one")
     await_systemd()
-    systemctl("start", *STACK)
-    await_database()
+    start_database(beside=[FPM, "nginx", "cron"])
     sql(FLUSH_AS_EVER)
 
 
@@ -170,8 +168,7 @@ def restart_database() -> None:
         goes_on = ("systemctl", "kill", "--signal=CONT", FPM)
         if run("systemd-run", "--quiet", "--collect", f"--on-active={PAUSE_LIMIT}", *goes_on).returncode == 0:
             run("systemctl", "kill", "--signal=STOP", FPM)
-        systemctl("restart", "mariadb")
-        await_database()
+        start_database("restart")
     finally:
         restart_stopped()
 

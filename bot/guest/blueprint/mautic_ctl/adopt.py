@@ -14,6 +14,7 @@ from typing import Any
 
 from . import outbound, trees
 from .cache import BUILT, CARRIED, cache_of
+from .database import start_database
 from .edge import EDGE, checked_address, edge_conf
 from .furniture import READER
 from .identity import rename_machine
@@ -28,7 +29,6 @@ from .system import (
     MUTE,
     CtlError,
     asked,
-    await_database,
     await_systemd,
     mautic_version,
     run,
@@ -73,8 +73,7 @@ def adopt(request: Mapping[str, Any]) -> dict[str, Any]:
     link_workers(int(workers))
     write(EDGE, edge_conf(address))
     run("systemctl", "try-reload-or-restart", "nginx")
-    systemctl("start", "mariadb")
-    await_database(SECONDS)
+    start_database()
     _bring_up_to_date()
     sql(READER)
     write_parameters({}, provider_parameters(domain, address))

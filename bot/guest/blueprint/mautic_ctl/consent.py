@@ -19,9 +19,10 @@ from typing import Any
 
 from . import outbound
 from .access import end_requests
+from .database import start_database
 from .php import unserialized
 from .recipients import ADDRESS, sent_to
-from .system import CLOSED, FPM, CtlError, await_database, await_systemd, run, sql, sql_text, systemctl
+from .system import CLOSED, FPM, CtlError, await_systemd, run, sql, sql_text
 
 PAGE = 2000
 """Rows of a kind in one answer at most."""
@@ -183,8 +184,7 @@ def withdraw(request: Mapping[str, Any]) -> dict[str, Any]:
     if not CLOSED.exists():
         raise CtlError("it is open, and its contacts are not changed behind its users' backs")
     await_systemd()
-    systemctl("start", "mariadb")
-    await_database()
+    start_database()
     said, erased = request.get("said") or [], request.get("erased") or []
     laid, unknown, addresses = _lay(said) if said else (0, 0, set())
     gone, left, theirs = _erase(erased) if erased else (0, 0, set())

@@ -11,6 +11,7 @@ from typing import Any
 
 from . import outbound, trees
 from .access import restart_database, restart_stopped
+from .database import start_database
 from .replaced_files import keep, put_back
 from .sizes import DATABASE_PLAN, planned_pool, write_pool
 from .slots import SETTINGS, asked_slot, cron_settings, in_slot, take_slot, write_cron_settings
@@ -21,7 +22,6 @@ from .system import (
     PHP,
     STATE,
     asked,
-    await_database,
     await_systemd,
     read_json,
     run,
@@ -135,9 +135,8 @@ def _apply() -> None:
     # Not together with other units: a service that starts while the journal stops dies of SIGPIPE, which systemd takes
     # for a clean exit.
     run("systemctl", "try-restart", "systemd-journald")
-    systemctl("start", "mariadb")
+    start_database()
     _restart_database()
-    await_database()
     restart_stopped()
     sql(READER)
     _await_no_page()

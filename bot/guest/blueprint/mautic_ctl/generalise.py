@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .database import start_database
 from .edge import EDGE, edge_conf
-from .system import BEATS, CLOSED, FPM, IDENTITY, MAUTIC, await_database, empty, mautic_version, sql, systemctl
+from .system import BEATS, CLOSED, FPM, IDENTITY, MAUTIC, empty, mautic_version, sql, systemctl
 from .workers import WANTS
 
 IDENTITY_TABLES = [
@@ -31,8 +32,7 @@ def generalise(_request: Mapping[str, Any]) -> dict[str, Any]:
     mautic_version()
     CLOSED.touch()
     systemctl("stop", "cron", "mautic-worker@*")
-    systemctl("start", "mariadb")
-    await_database()
+    start_database()
     # No password has this hash.
     sql(
         in_one_transaction(FORGET + "UPDATE users SET password = '*', last_login = NULL, last_active = NULL;"),

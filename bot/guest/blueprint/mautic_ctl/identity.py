@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .database import await_database
 from .edge import EDGE, checked_address, edge_conf
 from .generalise import FORGET, delete_identity_files, in_one_transaction
 from .page import login_page
@@ -25,7 +26,6 @@ from .system import (
     IDENTITY,
     CtlError,
     asked,
-    await_database,
     await_systemd,
     console,
     mautic_version,

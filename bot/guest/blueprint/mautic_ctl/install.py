@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import trees
+from .database import start_database
 from .migrations import record_all
 from .page import await_login_page
 from .parameters import LOCAL, PROVIDER, PROVIDER_PARAMETERS, RENDER_PARAMETERS, read_parameters, write_parameters
@@ -16,7 +17,6 @@ from .system import (
     STATE,
     CtlError,
     asked,
-    await_database,
     console,
     empty,
     mautic_version,
@@ -40,8 +40,7 @@ def install(request: Mapping[str, Any]) -> dict[str, Any]:
     """Install Mautic for a blueprint; do nothing if it is installed already."""
     (site_url,) = asked(request, "site_url")
     version = mautic_version()
-    systemctl("start", "mariadb", FPM, "nginx")
-    await_database()
+    start_database(beside=[FPM, "nginx"])
     tables = {row[0] for row in sql("SELECT table_name FROM information_schema.tables WHERE table_schema='mautic';")}
     if tables:
         # The installer would drop the tables, whatever its options say.

@@ -76,7 +76,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-from .system import LOCK, CtlError
+from .system import FULL, LOCK, CtlError
 from .wire import Wire
 
 VERBS = {
@@ -170,7 +170,7 @@ def _answer(verb: str, text: bytes, wire: Wire) -> dict[str, Any]:
         return {"ok": False, "error": str(error)}
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return {"ok": False, "error": "its disk is full"}
+            return {"ok": False, "error": FULL}
         # Tell only where it happened: the text of an unexpected error may hold a secret.
         place = traceback.extract_tb(error.__traceback__)[-1]
         return {

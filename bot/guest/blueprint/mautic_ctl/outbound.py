@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import due
+from .database import start_database
 from .jobs import SENDERS, end_senders
 from .page import wait_for_page
 from .system import (
@@ -22,7 +23,6 @@ from .system import (
     MUTE,
     STATE,
     CtlError,
-    await_database,
     await_systemd,
     read_json,
     sql,
@@ -155,8 +155,7 @@ def release(request: Mapping[str, Any]) -> dict[str, Any]:
     if choice not in ("", "send", "drop", "off", "back"):
         raise CtlError("`choice` is none of send, drop, off and back")
     await_systemd()
-    systemctl("start", "mariadb")
-    await_database()
+    start_database()
     counted = _counted()
     if not choice:
         # Mail that could not be counted in time may be the most of all.

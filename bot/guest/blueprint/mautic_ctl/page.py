@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .system import IDENTITY, CtlError, await_database, read_json
+from .database import await_database
+from .system import IDENTITY, CtlError, read_json
 
 INSIDE_SOCKET = Path("/run/nginx-inside.sock")
 MOST = 1 << 20

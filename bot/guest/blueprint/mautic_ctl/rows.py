@@ -5,7 +5,8 @@ import re
 import time
 from collections.abc import Iterable
 
-from .system import CtlError, await_database, sql
+from .database import await_database
+from .system import CtlError, sql
 
 PATIENCE, BUDGET = 1.0, 2.0
 """Seconds that counting may take: for one table, and for all of them."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .system import FPM, PHP, PHP_FOLDER, CtlError, asked, await_database, run, sql, systemctl, write
+from .database import start_database
+from .system import FPM, PHP, PHP_FOLDER, CtlError, asked, run, sql, systemctl, write
 from .workers import set_workers
 
 DATABASE_PLAN = Path("/etc/mysql/mariadb.conf.d/90-plan.cnf")
@@ -64,10 +65,8 @@ def resize(request: Mapping[str, Any]) -> dict[str, Any]:
     pool, children, workers = asked(request, "innodb_buffer_pool", "fpm_children", "email_workers")
     pool_bytes = bytes_of(pool)
     write_sizes(pool, int(children))
-    if run("systemctl", "is-active", "--quiet", "mariadb").returncode:
-        run("systemctl", "reset-failed", "mariadb")
-        systemctl("start", "mariadb")
-    await_database()
+    run("systemctl", "reset-failed", "mariadb")
+    start_database()
     sql(f"SET GLOBAL innodb_buffer_pool_size = {pool_bytes};")
     systemctl("reload-or-restart", FPM)
     set_workers(int(workers))

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -18,11 +17,13 @@ CLOSED, MUTE = Path("/etc/nginx/sealed"), Path("/etc/nginx/muted")
 CRONTAB = Path("/etc/cron.d/mautic")
 LOCK = Path("/run/mautic-ctl.lock")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-DATABASE_SOCKET = Path("/run/mysqld/mysqld.sock")
 PHP_FOLDER = Path("/etc/php")
 """The folder in which Debian keeps a folder for each version of PHP."""
 BEFORE_SUITES = "8.2"
 """The version of PHP to assume if PHP_FOLDER shows none."""
+FULL = "its disk is full"
+UNIT_STOPS = 310
+"""Seconds that systemctl may take: systemd kills MariaDB, which ends slowest, after 300."""
 
 
 def php_series(folder: Path = PHP_FOLDER) -> str:
@@ -108,8 +109,11 @@ def run(*argv: str, stdin: str = "", user: str | None = None, timeout: float = 6
 
 
 def systemctl(*words: str) -> None:
-    """Run systemctl; raises CtlError with its first error line."""
-    ended = run("systemctl", *words, timeout=300)
+    """Run systemctl; raises CtlError with its first error line, or when it takes longer than a slow stop may."""
+    try:
+        ended = run("systemctl", *words, timeout=UNIT_STOPS)
+    except subprocess.TimeoutExpired:
+        raise CtlError(f"systemctl {' '.join(words)} did not end within {UNIT_STOPS} s") from None
     if ended.returncode:
         raise CtlError(f"systemctl {' '.join(words)} failed: {ended.stderr.strip().partition(chr(10))[0]}")
 
@@ -133,20 +137,6 @@ def await_systemd(deadline: float = 60) -> None:
         if time.monotonic() > give_up:
             raise CtlError(f"the container did not boot within {deadline:.0f} s")
         time.sleep(0.01)
-
-
-def await_database(deadline: float = 60) -> None:
-    """Wait until MariaDB accepts connections on its socket; raises CtlError after `deadline` seconds."""
-    give_up = time.monotonic() + deadline
-    while True:
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(DATABASE_SOCKET))
-                return
-            except OSError:
-                if time.monotonic() > give_up:
-                    raise CtlError(f"MariaDB did not start within {deadline:.0f} s") from None
-        time.sleep(0.02)
 
 
 def sql(statements: str, database: str = "", *, force: bool = False, timeout: float = 60) -> list[list[str]]:

@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .cache import is_carried, warm
+from .database import start_database
 from .install import BASELINE
 from .logs import words_of
 from .migrations import available, migrate, recorded
 from .page import assets, wait_for_page
 from .rows import rows
 from .swap import swap
-from .system import FPM, MAUTIC, CtlError, asked, await_database, console, mautic_version, systemctl, write
+from .system import FPM, MAUTIC, CtlError, asked, console, mautic_version, systemctl, write
 from .trees import must_be_closed
 
 PAGE = 60
@@ -63,8 +64,7 @@ def _upgrade(request: Mapping[str, Any], version: str, beside: ThreadPoolExecuto
     swap(request)
     timed("swap", began)
     began = time.monotonic()
-    systemctl("start", "mariadb")
-    await_database()
+    start_database()
     timed("database", began)
     began = time.monotonic()
     carried = is_carried()
