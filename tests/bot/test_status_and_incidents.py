@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ percent = st.integers(0, 100)
     memory=st.integers(0, 2 * GIB),
     disk=st.integers(0, 5 * GIB),
     limits=st.builds(
-        HealthSettings,
+        partial(replace, LIMITS),
         memory=percent,
         disk=percent,
         pool=percent,
