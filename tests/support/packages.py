@@ -61,9 +61,9 @@ SUITE = (
 BASE = frozenset(
     {
         "apt-cache", "apt-get", "awk", "basename", "bash", "cat", "chmod", "chown", "chroot", "cp", "date", "dd",
-        "dirname", "dpkg-deb", "dpkg-query", "echo", "env", "false", "find", "grep", "gzip", "head", "id", "ldd", "ln",
-        "losetup", "ls", "mkdir", "mktemp", "mount", "mv", "nsenter", "perl", "printf", "readlink", "rm", "sed",
-        "seq", "sh", "sha256sum", "sleep", "sort", "stat", "sync", "tail", "tar", "touch", "tr", "trap",
+        "dirname", "dpkg-deb", "dpkg-query", "echo", "env", "false", "find", "flock", "grep", "gzip", "head", "id",
+        "ldd", "ln", "losetup", "ls", "mkdir", "mktemp", "mount", "mv", "nsenter", "perl", "printf", "readlink", "rm",
+        "sed", "seq", "sh", "sha256sum", "sleep", "sort", "stat", "sync", "tail", "tar", "touch", "tr", "trap",
         "true", "umount", "uname", "unshare", "wc",
     }
 )
