@@ -140,7 +140,7 @@ def tenant(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(system.ENVIRONMENT, "HOME", str(made.home))
     monkeypatch.setattr(consent, "CLOSED", tmp_path / "sealed")
     (tmp_path / "sealed").touch()
-    for done_elsewhere in ("await_systemd", "systemctl", "await_database"):
+    for done_elsewhere in ("await_systemd", "start_database"):
         monkeypatch.setattr(consent, done_elsewhere, lambda *_: None)
     return InMariaDb(made)
 
