@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -47,17 +46,3 @@ def test_waiting_ends_although_a_job_does_not(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(drain.os, "kill", lambda pid, _: told.append(pid))
     drain.drain()
     assert told == [7, 9]
-
-
-@pytest.mark.parametrize(("state", "drains"), [("stopping", True), ("running", False), ("degraded", False)])
-def test_jobs_are_only_waited_for_when_the_whole_container_stops(
-    state: str, drains: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    systemctl = tmp_path / "systemctl"
-    systemctl.write_text(f"#!/bin/sh\necho {state}\n")
-    systemctl.chmod(0o755)
-    done: list[str] = []
-    monkeypatch.setattr(drain, "SYSTEMCTL", str(systemctl))
-    monkeypatch.setattr(drain, "drain", lambda: done.append("drained"))
-    drain.main()
-    assert bool(done) is drains

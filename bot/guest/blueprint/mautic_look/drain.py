@@ -1,19 +1,17 @@
 """`mautic-drain`: waits until Mautic's jobs have ended, before their database stops together with the container.
 
-systemd runs it after each stop of cron; it does nothing unless the whole container stops. An import that loses its
-database stays “in progress” for good, and the contacts of a sender's unfinished batch never get their mail.
+An import that loses its database stays “in progress” for good, and the contacts of a sender's unfinished batch never
+get their mail.
 """
 
 import os
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from ..mautic_ctl.jobs import SENDERS
 
-SYSTEMCTL = "/usr/bin/systemctl"
 PATIENCE = 40.0
 """Seconds that jobs may take in all. nginx, PHP and MariaDB stop afterwards, within the minute that a container has."""
 UNDISTURBED = 35.0
@@ -58,10 +56,3 @@ def drain() -> None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
         time.sleep(0.05)
-
-
-def main() -> None:
-    """Drain the jobs if the container stops."""
-    asked = subprocess.run([SYSTEMCTL, "is-system-running"], capture_output=True, text=True, check=False)
-    if asked.stdout.strip() == "stopping":
-        drain()
