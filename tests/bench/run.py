@@ -499,7 +499,7 @@ def upgrade_floor_of(world: World, name: str, release: Archive) -> float:
 
 
 def test_idle_tenants(host: LxdGateway, figures: dict[str, Any]) -> None:
-    """Twenty of them for three minutes, ten minutes after their creation."""
+    """Twenty of them for five minutes, ten minutes after their creation."""
     figures |= measure(host, load(environment={}).plans["small"])
 
 
