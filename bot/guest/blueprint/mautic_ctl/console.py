@@ -58,7 +58,7 @@ def run_console(request: Mapping[str, Any]) -> dict[str, Any]:
             f"{words[0]} takes longer than {SECONDS} seconds. It goes on by itself, as a run of its schedule does"
         )
     if code == _RUNS:
-        raise CtlError(f"{words[0]} runs already; its schedule has started it")
+        raise CtlError(f"{words[0]} runs already; try again when that run has ended")
     if code == _LATE:
         raise CtlError(f"{words[0]} did not end within {limit} seconds and was stopped")
     return {"code": code, "output": masked(said[-4 * LIMIT :], known_secrets())[-LIMIT:]}
