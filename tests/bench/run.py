@@ -72,7 +72,7 @@ LIMITS = {
     "rollback_downtime_s": 3.0,
     "sweep_1000_s": 10.0,
     "sweep_1000_lxd_requests": 1,
-    "idle_cpu_ms_per_min": 60,
+    "idle_cpu_ms_per_min": 70,
     "idle_memory_mb": 110,
     "first_page_after_idle_s": 0.5,
     "next_page_s": 0.1,
