@@ -115,6 +115,29 @@ def test_an_instance_that_is_held_by_snapshots_is_not_waited_for(
 
 
 @pytest.mark.parametrize(
+    ("action", "stops", "asked"),
+    [("stop", True, ["stop"]), ("stop", False, ["stop", "stop"]), ("restart", True, ["restart", "stop", "start"])],
+)
+def test_a_container_that_seems_not_to_have_heard_is_asked_again_unless_it_stops(
+    monkeypatch: pytest.MonkeyPatch, action: str, stops: bool, asked: list[str]
+) -> None:
+    lxd = LxdGateway("/nowhere")
+    heard: list[str] = []
+
+    def change(_verb: str, _path: str, doing: str, body: dict[str, Any], **_: Any) -> None:
+        heard.append(body["action"])
+        if len(heard) == 1:
+            text = 'Failed shutting down instance, status is "Running": shutting down the container failed'
+            raise lxd.connection.refusal(text, doing)
+
+    monkeypatch.setattr(lxd.connection, "change", change)
+    monkeypatch.setattr(lxd, "instance", lambda _: SimpleNamespace(status="Stopped" if stops else "Running"))
+    monkeypatch.setattr("bot.lxd.changes.SOON", 0.0)
+    getattr(lxd, action)("c")
+    assert heard == asked
+
+
+@pytest.mark.parametrize(
     ("endpoint", "driver", "stays"),
     [("https://10.0.0.5:8443", "btrfs", True), ("https://10.0.0.5:8443", "zfs", False), ("/nowhere", "btrfs", False)],
 )
