@@ -202,17 +202,20 @@ BEFORE = {
 def test_an_older_tenant_is_brought_up_to_date_while_it_serves(host: LxdGateway, clone: Callable[..., Clone]) -> None:
     one = clone()
     mautic = Mautic(host)
+    # By itself: it ends what names mautic-cron, which the next lines do.
+    inside(host, one, "systemctl stop cron mautic-drain")
     inside(
         host,
         one,
         "systemctl stop mautic-worker@email; systemctl disable --now mautic-look 2>&1;"
-        " rm -rf /usr/local/lib/mautic-ops /usr/local/bin/mautic-look /etc/systemd/system/mautic-look.service"
+        " rm -rf /etc/systemd/system/mautic-drain.service /etc/systemd/system/cron.service.d/jobs.conf"
+        " /usr/local/lib/mautic-ops /usr/local/bin/mautic-look /etc/systemd/system/mautic-look.service"
         " /etc/default/mautic-cron /var/lib/mautic-ops/furniture.json;"
         " mariadb -e \"DROP USER 'www-data'@'localhost'\"",
     )
     for path, text in BEFORE.items():
         host.push(one.name, path, text.encode(), mode=0o755 if "/bin/" in path else 0o644)
-    inside(host, one, "systemctl daemon-reload; systemctl restart mariadb; systemctl start mautic-worker@email")
+    inside(host, one, "systemctl daemon-reload; systemctl restart mariadb; systemctl start cron mautic-worker@email")
     host.update(one.name, {"user.mautic-ops.furniture": None})
     inside(host, one, "runuser -u www-data -- mautic-cron 1 60 mautic:import")
     before = eventually(lambda: mautic.health(one.name, LIMITS), lambda found: bool(found["healthy"]))
@@ -245,6 +248,7 @@ def test_an_older_tenant_is_brought_up_to_date_while_it_serves(host: LxdGateway,
     assert set(looked(host, one).values()) == {"nothing", "off"}
     after = eventually(lambda: mautic.health(one.name, LIMITS), lambda found: bool(found["healthy"]))
     assert after["facts"]["services"]["mautic-look"] == "active"
+    assert inside(host, one, "systemctl is-active mautic-drain") == "active\n"
     main = inside(host, one, "systemctl show -p MainPID --value mautic-worker@email").strip()
     assert re.search(
         rb"python3.*mautic-worker", host.execute(one.name, ["cat", f"/proc/{main}/cmdline"]).stdout.encode()
