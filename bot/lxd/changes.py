@@ -11,16 +11,13 @@ from bot.lxd.bridge import unfiltered
 from bot.lxd.connection import LONG, SHORT, path_of
 from bot.lxd.inside import LxdInside
 from bot.lxd.protocol import LxdError, PoolFull
-from bot.lxd.refusals import AddressTaken, Held
+from bot.lxd.refusals import AddressTaken, Held, Unheard
 from bot.lxd.wire import NIC, given, kept, put_back, taken_off
 
 FREEZING = 10
 """Seconds that freezing a container for a snapshot may take; after them the snapshot is taken of the running one."""
 SOON = 10.0
 """Seconds within which a container that was asked to stop usually has."""
-_UNHEARD = "shutting down the container failed"
-"""LXD's words where liblxc reports at once that the request to shut down failed. It was seen once, on a busy machine,
-and the container stopped nevertheless."""
 _WRITTEN = 0.1
 """Seconds that LXD's helper for files takes to have the pool write down its changes (20 to 75 ms were measured beside a
 copy). A start that comes earlier ends the helper, which then checks only once a second whether it may end."""
@@ -147,9 +144,7 @@ class LxdChanges(LxdInside):
         with _unless("already stopped"), ignoring_full_disk(lambda: self.instance(name).status == "Stopped"):
             try:
                 stop()
-            except LxdError as error:
-                if _UNHEARD not in str(error).lower():
-                    raise
+            except Unheard:
                 # The container stops all the same, or it is asked again.
                 if not self._has_stopped(name):
                     stop()
@@ -161,9 +156,7 @@ class LxdChanges(LxdInside):
             self.connection.change("put", f"{path_of(name)}/state", f"restart `{name}`", body, deadline=timeout + SHORT)
         except AddressTaken:
             self.start(name)
-        except LxdError as error:
-            if _UNHEARD not in str(error).lower():
-                raise
+        except Unheard:
             self.stop(name, timeout=timeout)
             self.start(name)
 

@@ -23,6 +23,9 @@ _VANISHED = re.compile(r"instance snapshot: (lstat|readdirent|open|stat) /.*: no
 _PASSING = re.compile(r'device "(?:veth|phys)\w+" does not exist')
 """LXD's text where it goes through all interfaces of its machine, and another container's interface disappears
 meanwhile; liblxc calls an interface `phys…` while it leaves a container."""
+_UNHEARD = "shutting down the container failed"
+"""LXD's text where liblxc reports at once that a request to shut down failed. It was seen once, on a busy machine, and
+the container stopped nevertheless."""
 _FULL = ("no space left", "quota exceeded", "enospc", "not enough space", "out of space")
 _TAKEN = ("already exists", '" already in use', "unique constraint failed")
 _ABSENT = ("not found", "no such object", "image not provided")
@@ -59,6 +62,10 @@ class Passing(Busy):
     """Something unrelated to the request disappeared in the middle of it; the next try may well succeed."""
 
 
+class Unheard(LxdError):
+    """A container seems not to have heard the request to shut down; it may stop all the same."""
+
+
 class HelperGone(LxdUnavailable):
     """LXD's helper for an instance's files is ending, as it does when idle; the next one starts when it is gone."""
 
@@ -85,6 +92,8 @@ def refusal(reason: str, doing: str, status: int, *, product: str, endpoint: str
         return Vanished(f"{product} could not {doing}: files were deleted meanwhile. Try again.")
     if _PASSING.search(low):
         return Passing(f"{product} could not {doing}: {text}.")
+    if _UNHEARD in low:
+        return Unheard(f"{product} could not {doing}: {text}.")
     if any(word in low for word in _OCCUPIED):
         return Busy(f"{product} could not {doing}: {text}.")
     if _SENDING in low or _HELD in low:

@@ -12,7 +12,7 @@ from bot.lxd.connection import LxdConnection
 from bot.lxd.gateway import LxdGateway
 from bot.lxd.leftovers import Leftovers
 from bot.lxd.protocol import LxdError, PoolFull, Vanished
-from bot.lxd.refusals import Busy, Held, Passing
+from bot.lxd.refusals import Busy, Held, Passing, Unheard
 
 WALK = "Create instance snapshot: {} /var/lib/lxd/storage-pools/p/containers/p_c/rootfs/{}: no such file or directory"
 
@@ -70,6 +70,8 @@ def test_a_call_that_failed_because_another_container_ended_is_retried(
     ("text", "kind"),
     [
         (GONE, Passing),
+        ('Failed shutting down instance, status is "Running": shutting down the container failed', Unheard),
+        ('Failed shutting down instance, status is "Running": context deadline exceeded', LxdError),
         (GONE.replace("vethfe2f36a8", "physFlnr2X"), Passing),
         ("Error deleting storage volume: Cannot remove a volume that has snapshots", Held),
         ("Could not set subvolume flags: operation not permitted", Busy),
