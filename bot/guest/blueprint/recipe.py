@@ -23,7 +23,7 @@ LOOKS = "usr/local/lib/mautic-ops/guest"
 with the tool."""
 LOOK_SOURCES = ("mautic_look/*.py", "mautic_ctl/__init__.py", "mautic_ctl/due.py", "mautic_ctl/jobs.py")
 
-FURNITURE = 10
+FURNITURE = 11
 """The version of what we put into a tenant: its files and units, and what the tool's verb `furnish` does with them. A
 tenant without a version has 1. Every change increments it, so that tenants with older furniture can be recognised."""
 FIRST = ("etc/nginx/sealed", "etc/nginx/conf.d/edge.conf", "etc/mysql/mariadb.conf.d/90-plan.cnf")
