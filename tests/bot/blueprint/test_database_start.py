@@ -58,7 +58,10 @@ def test_a_start_that_waits_for_space_is_told_of_soon(machine: Machine, monkeypa
 
 
 def test_a_server_that_waits_for_space_is_started_anew_when_there_is_some(machine: Machine) -> None:
-    machine.systemctl("case $1 in kill) pkill -f '^sleep 601$';; *) test $n -gt 1 || { sleep 601; exit 1; };; esac")
+    waiting = machine.calls.with_name("pid")
+    machine.systemctl(
+        f"case $1 in kill) kill $(cat {waiting});; *) test $n -gt 1 || {{ echo $$ >{waiting}; exec sleep 600; }};; esac"
+    )
     machine.free = [NONE, ROOM]
     database.start_database()
     assert machine.called() == ["start mariadb", "kill --signal=KILL mariadb", "start mariadb"]

@@ -49,15 +49,15 @@ def start_database(verb: str = "start", beside: Sequence[str] = ()) -> None:
 
     Raises CtlError if one of them does not start, and if the disk stays full.
     """
-    if _ended(verb, *beside):
+    if _failure(verb, *beside):
         # A server that waited for space ends once there is some.
-        told = _ended("start", *beside)
+        told = _failure("start", *beside)
         if told:
             raise CtlError(f"MariaDB did not start: {told}")
     await_database()
 
 
-def _ended(verb: str, *beside: str) -> str:
+def _failure(verb: str, *beside: str) -> str:
     """Run systemctl for MariaDB and other units, and return its first error line, "" if all of them run."""
     starting = subprocess.Popen(
         [SYSTEMCTL, verb, "mariadb", *beside], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
