@@ -233,8 +233,11 @@ def test_counts_include_only_what_came_since_a_time(mautic: Mautic, host: LxdGat
 def test_a_closed_tenant_stays_closed_over_a_restart_until_it_is_opened(
     mautic: Mautic, host: LxdGateway, tenant: Clone
 ) -> None:
-    job = "runuser -u www-data -- mautic-cron 600 30 mautic:import >/dev/null 2>&1 &"
+    # An id of its own: cron's own jobs wait for their second meanwhile, and are left alone.
+    job = "runuser -u www-data -- bash -c 'exec -a /var/www/mautic/bin/console=4711 sleep 600' >/dev/null 2>&1 &"
+    runs = ["sh", "-c", "grep -l console=471[1] /proc/[0-9]*/cmdline"]
     host.execute(tenant.name, ["sh", "-c", job])
+    eventually(lambda: host.execute(tenant.name, runs).stdout, bool)
     mautic.close(tenant.name, "suspend")
 
     def is_closed() -> None:
@@ -244,7 +247,7 @@ def test_a_closed_tenant_stays_closed_over_a_restart_until_it_is_opened(
         assert host.execute(tenant.name, ["systemctl", "is-active", "mautic-worker@email"]).stdout == "inactive\n"
 
     is_closed()
-    assert host.execute(tenant.name, ["sh", "-c", "grep -l mautic-cro[n] /proc/[0-9]*/cmdline"]).stdout == ""
+    assert host.execute(tenant.name, runs).stdout == ""
     with pytest.raises(LxdError, match="it is closed"):
         mautic.console(tenant.name, ["mautic:messages:send"])
     host.restart(tenant.name)
