@@ -171,6 +171,6 @@ def test_no_mailbox_is_left(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["a", "a'", "'", "a%40", "a@", "'a", "=@"])
 def test_no_log_takes_long_to_mask(text: str) -> None:
-    began = time.monotonic()
+    began = time.thread_time()
     without_mailboxes(text * 50_000)
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2
