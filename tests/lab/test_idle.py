@@ -37,18 +37,24 @@ def rest(host: LxdGateway, tenant: Clone) -> None:
     inside(host, tenant, f"runuser -u www-data -- sh -c '{ALL_JOBS}'")
 
 
-def resting(host: LxdGateway, tenant: Clone) -> Clone:
-    """Wait for mautic-look, let each job run a first time, and return the tenant."""
-    look = ["systemctl", "is-active", "mautic-look"]
-    eventually(lambda: host.execute(tenant.name, look).stdout, lambda said: said == "active\n")
-    rest(host, tenant)
-    return tenant
-
-
 def looked(host: LxdGateway, tenant: Clone) -> dict[str, str]:
     """Return what mautic-look found for each job, as its heartbeat says: `nothing`, `off` or another answer."""
     beats = [json.loads(line) for line in inside(host, tenant, f"cat {BEATS}/*.json").splitlines()]
     return {beat["cmd"].split()[0]: beat["looked"] for beat in beats}
+
+
+def resting(host: LxdGateway, tenant: Clone) -> Clone:
+    """Let each job run until mautic-look answers each time that nothing is to be done, and return the tenant.
+
+    It does not answer while it starts, or a job that cron runs at the same moment; then the job runs.
+    """
+
+    def answers() -> set[str]:
+        rest(host, tenant)
+        return set(looked(host, tenant).values())
+
+    eventually(answers, lambda seen: seen == {"nothing", "off"})
+    return tenant
 
 
 @pytest.fixture(scope="module")
@@ -243,9 +249,7 @@ def test_an_older_tenant_is_brought_up_to_date_while_it_serves(host: LxdGateway,
         visitor.join()
     assert max(gaps) < 3
     assert not is_old(host.instance(one.name))
-    rest(host, one)
-    rest(host, one)
-    assert set(looked(host, one).values()) == {"nothing", "off"}
+    resting(host, one)
     after = eventually(lambda: mautic.health(one.name, LIMITS), lambda found: bool(found["healthy"]))
     assert after["facts"]["services"]["mautic-look"] == "active"
     assert inside(host, one, "systemctl is-active mautic-drain") == "active\n"
