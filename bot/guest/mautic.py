@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -372,6 +373,7 @@ def _let_go(instance: str, talk: Talk, lock: BackupLock) -> None:
         lock.consistent, lock.why = False, "writes were let go before the snapshot had ended"
 
 
+@cache
 def _packed() -> bytes:
     """Return the tool as one file: a zip of its package."""
     buffer = io.BytesIO()

@@ -20,9 +20,9 @@ _HELD = "volume that has snapshots"
 also for an instance with snapshots that LXD does not know."""
 _VANISHED = re.compile(r"instance snapshot: (lstat|readdirent|open|stat) /.*: no such file or directory", re.DOTALL)
 """LXD's text where a file was deleted while LXD looked for subvolumes among a running instance's files."""
-_PASSING = re.compile(r'device "(?:veth|phys)\w+" does not exist')
-"""LXD's text where it goes through all interfaces of its machine, and another container's interface disappears
-meanwhile; liblxc calls an interface `phys…` while it leaves a container."""
+_PASSING = re.compile(r'device "[^"\s/]{1,15}" does not exist')
+"""The text where LXD or Incus goes through all interfaces of its machine and one disappears meanwhile: another
+container's, or the bridge of another server; liblxc calls an interface `phys…` while it leaves a container."""
 _UNHEARD = "shutting down the container failed"
 """LXD's text where liblxc reports at once that a request to shut down failed. It was seen once, on a busy machine, and
 the container stopped nevertheless."""

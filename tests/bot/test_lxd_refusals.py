@@ -73,6 +73,7 @@ def test_a_call_that_failed_because_another_container_ended_is_retried(
         ('Failed shutting down instance, status is "Running": shutting down the container failed', Unheard),
         ('Failed shutting down instance, status is "Running": context deadline exceeded', LxdError),
         (GONE.replace("vethfe2f36a8", "physFlnr2X"), Passing),
+        (GONE.replace("vethfe2f36a8", "another-bridge0"), Passing),
         ("Error deleting storage volume: Cannot remove a volume that has snapshots", Held),
         ("Could not set subvolume flags: operation not permitted", Busy),
         ("Instance is busy running a stop operation", Busy),
