@@ -9,15 +9,18 @@ import shutil
 import tempfile
 import threading
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 from uuid import uuid4
 
+from jinja2.bccache import Bucket, BytecodeCache
 from slack_sdk import WebClient
 from slack_sdk.errors import SlackApiError
 from slack_sdk.web import SlackResponse
@@ -53,6 +56,23 @@ LEAD = Actor("U0OPSLEAD", frozenset({"requester", "operator", "approver"}))
 LEAD_2 = Actor("U0OPSLEAD2", frozenset({"requester", "operator", "approver"}))
 _registry = functools.cache(Registry)
 """One for all benches: it has no state, and building it takes as long as all the rest of a bench."""
+_toml = functools.cache(tomllib.loads)
+
+
+class Compiled(BytecodeCache):
+    """The compiled templates of all benches, in memory."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, CodeType | None] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._codes.get(bucket.key + bucket.checksum)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._codes[bucket.key + bucket.checksum] = bucket.code
+
+
+COMPILED = Compiled()
 
 
 @functools.cache
@@ -128,18 +148,16 @@ def add_releases(bench: Bench, *versions: str) -> None:
 def settings_in(folder: Path, **environment: str) -> Settings:
     """Return the shipped settings with their state in a folder."""
     own = {"MAUTIC_OPS_CONFIG": str(folder / CONFIG)} if (folder / CONFIG).exists() else {}
-    return load(
-        environment=own
-        | {
-            "MAUTIC_OPS_BOT__STATE": str(folder),
-            "MAUTIC_OPS_LXD__ENDPOINT": "simulated",
-            # No tenant waits for its turn to start; tests of that wait set another value.
-            "MAUTIC_OPS_CAPACITY__START_DELAY": "0",
-            # There is no browser to wait for.
-            "MAUTIC_OPS_PICTURES__CHROMIUM": "/nowhere/chromium",
-        }
-        | environment
-    )
+    of_benches = {
+        "MAUTIC_OPS_BOT__STATE": str(folder),
+        "MAUTIC_OPS_LXD__ENDPOINT": "simulated",
+        # No tenant waits for its turn to start; tests of that wait set another value.
+        "MAUTIC_OPS_CAPACITY__START_DELAY": "0",
+        # There is no browser to wait for.
+        "MAUTIC_OPS_PICTURES__CHROMIUM": "/nowhere/chromium",
+    }
+    with patch("bot.settings.tomllib.loads", lambda text: deepcopy(_toml(text))):
+        return load(environment=own | of_benches | environment)
 
 
 ROOM_FOR_MANY = {"MAUTIC_OPS_LXD__SUBNET": "10.70.0.1/21"}
@@ -404,6 +422,7 @@ def make_bench(
         file.write_bytes(_migrated())
     with patch("bot.program.Registry", _registry):
         context = compose(settings, servers, SimulatedEdge(*servers.values()), Post(cast(WebClient, slack)))
+    context.renderer.environment.bytecode_cache = COMPILED
     context.people.connect()
     context.operations.clock = clock
     context.incidents.clock = clock
