@@ -233,7 +233,7 @@ def test_counts_include_only_what_came_since_a_time(mautic: Mautic, host: LxdGat
 def test_a_closed_tenant_stays_closed_over_a_restart_until_it_is_opened(
     mautic: Mautic, host: LxdGateway, tenant: Clone
 ) -> None:
-    # An id of its own: cron's own jobs wait for their second meanwhile, and are left alone.
+    # A name of its own: cron's own jobs wait for their second meanwhile, and are left alone.
     job = "runuser -u www-data -- bash -c 'exec -a /var/www/mautic/bin/console=4711 sleep 600' >/dev/null 2>&1 &"
     runs = ["sh", "-c", "grep -l console=471[1] /proc/[0-9]*/cmdline"]
     host.execute(tenant.name, ["sh", "-c", job])
